@@ -1,0 +1,18 @@
+//! What is true of tokens, authorizations and time. No I/O.
+//!
+//! [`policy`] and [`schedule`] are pure: state and time in, a decision out. [`refresh`] carries the decisions out
+//! through the [`ports`], which the crate `adapters` implements.
+#![warn(missing_docs)]
+
+mod clock;
+pub mod policy;
+pub mod ports;
+pub mod refresh;
+pub mod report;
+pub mod schedule;
+mod streamer;
+mod token;
+
+pub use clock::Clock;
+pub use streamer::{Authorized, Streamer, StreamerId, TokenState};
+pub use token::{AccessToken, RefreshToken, TokenPair};

@@ -1,0 +1,410 @@
+//! The rule of time and the rule of failure, as pure functions: state and `now` in, a decision out.
+//!
+//! Nothing here reads a clock, calls anybody or changes anything.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::streamer::TokenState;
+
+/// A token with less than this left is refreshed. One hour, as the brief has it: longer than the two retries that
+/// a failed refresh may need.
+pub const EXPIRY_MARGIN: TimeDelta = TimeDelta::hours(1);
+
+/// After a failed refresh nothing is tried for this long (the brief's 15 minutes).
+pub const RETRY_DELAY: TimeDelta = TimeDelta::minutes(15);
+
+/// A second refusal counts as the confirmation of the first only up to this age (the brief's 30 minutes).
+pub const RETRY_WINDOW: TimeDelta = TimeDelta::minutes(30);
+
+/// Twitch demands hourly validation. Three sweeps of 15 minutes, so that one lost sweep still keeps the hour.
+pub const VALIDATION_AGE: TimeDelta = TimeDelta::minutes(45);
+
+/// So many refusals without a success in between deactivate, however old the last one is.
+pub const REFUSAL_LIMIT: u32 = 3;
+
+/// So many outages in a row, with no success between, end a cycle: Twitch is down and not to be hammered.
+pub const OUTAGE_LIMIT: u32 = 20;
+
+/// Deactivations are counted over this long against their budget.
+pub const BUDGET_PERIOD: TimeDelta = TimeDelta::hours(1);
+
+/// How many streamers may be deactivated within [`BUDGET_PERIOD`]: the larger of 3 and 20 % of the authorized.
+#[must_use]
+pub fn deactivation_budget(authorized: u64) -> u64 {
+    (authorized / 5).max(3)
+}
+
+/// Whose fault a failed refresh is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The grant is dead: only the streamer can mend it.
+    Refusal,
+    /// Anything that is not the streamer's doing.
+    Outage,
+}
+
+impl FailureKind {
+    /// The kind as logs and the database spell it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refusal => "refusal",
+            Self::Outage => "outage",
+        }
+    }
+}
+
+/// A failure that stands: the last refresh failed and none has succeeded since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// When (`token_refresh_failed_at`).
+    pub at: DateTime<Utc>,
+    /// Whose fault.
+    pub kind: FailureKind,
+    /// Refusals recorded since the last success, this one included.
+    pub refusals: u32,
+}
+
+impl Failure {
+    /// A failure of which only the time is known, because another writer recorded it: a first refusal, as the
+    /// brief has it.
+    #[must_use]
+    pub fn recorded_elsewhere(at: DateTime<Utc>) -> Self {
+        Self { at, kind: FailureKind::Refusal, refusals: 1 }
+    }
+}
+
+/// What a trigger asks for beyond what is due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// Everybody is due, whatever the expiry or a failure says.
+    pub force: bool,
+    /// Tokens that Twitch has not validated lately are validated.
+    pub validate: bool,
+}
+
+/// What to do with one authorized streamer now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The token is due.
+    Refresh,
+    /// The token is not due, but Twitch is to be asked whether it still lives.
+    Validate,
+    /// Nothing to do.
+    Skip(NotDue),
+}
+
+/// Why a streamer is not due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotDue {
+    /// The token lives longer than [`EXPIRY_MARGIN`].
+    Valid {
+        /// How long it has left.
+        left: TimeDelta,
+    },
+    /// A failure stands and is younger than the retry delay.
+    RetryAt(DateTime<Utc>),
+}
+
+/// What a failed refresh changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A forced attempt, a double click or a duplicate event: it counts for nothing, the standing failure keeps
+    /// its time.
+    Repeated(Failure),
+    /// The failure is recorded and the streamer tried again; nobody is told.
+    Recorded(Failure),
+    /// The grant is dead beyond doubt.
+    Deactivate,
+}
+
+/// The rules with the two settings that they take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// See [`RETRY_DELAY`]; shorter for trying things by hand.
+    pub retry_delay: TimeDelta,
+    /// `false`: nobody is deactivated, every refusal that would do so counts as an outage.
+    pub deactivation: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { retry_delay: RETRY_DELAY, deactivation: true }
+    }
+}
+
+impl Policy {
+    /// The rule of time, for an authorized streamer.
+    ///
+    /// A standing failure makes the streamer due when the retry delay is over, even while the token has time
+    /// left: a dead grant is better known before the token dies than after.
+    #[must_use]
+    pub fn decide(&self, token: &TokenState, demand: Demand, now: DateTime<Utc>) -> Decision {
+        let due_at = self.due_at(token);
+        if demand.force || due_at.is_none_or(|at| at <= now) {
+            return Decision::Refresh;
+        }
+        if let Some(failure) = token.failure {
+            return Decision::Skip(NotDue::RetryAt(failure.at + self.retry_delay));
+        }
+        let proven = token.refreshed_at.max(token.validated_at);
+        if demand.validate && proven.is_none_or(|at| now - at >= VALIDATION_AGE) {
+            return Decision::Validate;
+        }
+        Decision::Skip(NotDue::Valid { left: token.expires_at.map_or(TimeDelta::zero(), |at| at - now) })
+    }
+
+    /// From when on the token is due; `None` if it always was.
+    #[must_use]
+    pub fn due_at(&self, token: &TokenState) -> Option<DateTime<Utc>> {
+        match token.failure {
+            Some(failure) => Some(failure.at + self.retry_delay),
+            None => token.expires_at.map(|at| at - EXPIRY_MARGIN),
+        }
+    }
+
+    /// The rule of failure: what a failed refresh of class `kind` does to a streamer with the standing failure
+    /// `before`.
+    #[must_use]
+    pub fn after_failure(&self, before: Option<Failure>, kind: FailureKind, now: DateTime<Utc>) -> Verdict {
+        let recorded = |kind, refusals| Verdict::Recorded(Failure { at: now, kind, refusals });
+        let Some(before) = before else {
+            return recorded(kind, u32::from(kind == FailureKind::Refusal));
+        };
+        let age = now - before.at;
+        if age < self.retry_delay {
+            return Verdict::Repeated(before);
+        }
+        if kind == FailureKind::Outage {
+            return recorded(kind, before.refusals);
+        }
+        let confirmed = before.kind == FailureKind::Refusal && age <= RETRY_WINDOW;
+        let refusals = before.refusals.saturating_add(1);
+        if !confirmed && refusals < REFUSAL_LIMIT {
+            return recorded(kind, refusals);
+        }
+        if self.deactivation { Verdict::Deactivate } else { recorded(FailureKind::Outage, before.refusals) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeZone;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn now() -> DateTime<Utc> {
+        Utc.with_ymd_and_hms(2026, 11, 23, 20, 0, 0).unwrap()
+    }
+
+    fn minutes(n: i64) -> TimeDelta {
+        TimeDelta::minutes(n)
+    }
+
+    fn failed(minutes_ago: i64, kind: FailureKind, refusals: u32) -> Failure {
+        Failure { at: now() - minutes(minutes_ago), kind, refusals }
+    }
+
+    fn living(left: TimeDelta) -> TokenState {
+        TokenState {
+            expires_at: Some(now() + left),
+            refreshed_at: Some(now() - minutes(10)),
+            ..TokenState::default()
+        }
+    }
+
+    fn decide(token: &TokenState, demand: Demand) -> Decision {
+        Policy::default().decide(token, demand, now())
+    }
+
+    const SWEEP: Demand = Demand { force: false, validate: true };
+    const FORCE: Demand = Demand { force: true, validate: false };
+    const PLAIN: Demand = Demand { force: false, validate: false };
+
+    #[test]
+    fn a_token_is_due_within_its_last_hour() {
+        assert_eq!(decide(&living(minutes(60)), PLAIN), Decision::Refresh);
+        assert_eq!(decide(&living(minutes(-300)), PLAIN), Decision::Refresh);
+        let left = minutes(60) + TimeDelta::microseconds(1);
+        assert_eq!(decide(&living(left), PLAIN), Decision::Skip(NotDue::Valid { left }));
+    }
+
+    #[test]
+    fn an_unknown_expiry_is_due() {
+        assert_eq!(decide(&TokenState::default(), PLAIN), Decision::Refresh);
+    }
+
+    #[test]
+    fn a_standing_failure_waits_for_its_retry_whatever_the_token_has_left() {
+        for left in [minutes(-1), minutes(200)] {
+            let mut token = living(left);
+            token.failure = Some(failed(14, FailureKind::Outage, 0));
+            let retry_at = now() + minutes(1);
+            assert_eq!(decide(&token, SWEEP), Decision::Skip(NotDue::RetryAt(retry_at)));
+            assert_eq!(decide(&token, FORCE), Decision::Refresh);
+            token.failure = Some(failed(15, FailureKind::Outage, 0));
+            assert_eq!(decide(&token, PLAIN), Decision::Refresh);
+        }
+    }
+
+    #[test]
+    fn only_a_sweep_validates_and_only_what_was_not_proven_for_45_minutes() {
+        let mut token = living(minutes(120));
+        token.refreshed_at = Some(now() - minutes(100));
+        assert_eq!(decide(&token, SWEEP), Decision::Validate);
+        assert_eq!(decide(&token, PLAIN), Decision::Skip(NotDue::Valid { left: minutes(120) }));
+        token.validated_at = Some(now() - minutes(45));
+        assert_eq!(decide(&token, SWEEP), Decision::Validate);
+        token.validated_at = Some(now() - minutes(44));
+        assert_eq!(decide(&token, SWEEP), Decision::Skip(NotDue::Valid { left: minutes(120) }));
+        assert_eq!(decide(&token, FORCE), Decision::Refresh);
+    }
+
+    /// The table of the rule of failure, row by row.
+    #[test]
+    fn the_failure_table() {
+        use FailureKind::{Outage, Refusal};
+        let record = |kind, refusals| Verdict::Recorded(Failure { at: now(), kind, refusals });
+        let rows = [
+            // no failure recorded
+            (None, Refusal, record(Refusal, 1)),
+            (None, Outage, record(Outage, 0)),
+            // under 15 minutes old: counts for nothing
+            (Some(failed(14, Refusal, 1)), Refusal, Verdict::Repeated(failed(14, Refusal, 1))),
+            (Some(failed(14, Outage, 2)), Refusal, Verdict::Repeated(failed(14, Outage, 2))),
+            (Some(failed(0, Refusal, 1)), Outage, Verdict::Repeated(failed(0, Refusal, 1))),
+            // 15 to 30 minutes old and a refusal
+            (Some(failed(15, Refusal, 1)), Refusal, Verdict::Deactivate),
+            (Some(failed(30, Refusal, 1)), Refusal, Verdict::Deactivate),
+            (Some(failed(15, Refusal, 1)), Outage, record(Outage, 1)),
+            // older, or an outage
+            (Some(failed(31, Refusal, 1)), Refusal, record(Refusal, 2)),
+            (Some(failed(20, Outage, 0)), Refusal, record(Refusal, 1)),
+            (Some(failed(20, Outage, 1)), Refusal, record(Refusal, 2)),
+            (Some(failed(600, Outage, 1)), Outage, record(Outage, 1)),
+            // the third refusal without a success, at any age
+            (Some(failed(600, Refusal, 2)), Refusal, Verdict::Deactivate),
+            (Some(failed(20, Outage, 2)), Refusal, Verdict::Deactivate),
+        ];
+        for (before, kind, expected) in rows {
+            let verdict = Policy::default().after_failure(before, kind, now());
+            assert_eq!(verdict, expected, "{before:?} then {kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_failure_that_another_writer_recorded_is_a_first_refusal() {
+        let before = Failure::recorded_elsewhere(now() - minutes(20));
+        let verdict = Policy::default().after_failure(Some(before), FailureKind::Refusal, now());
+        assert_eq!(verdict, Verdict::Deactivate);
+    }
+
+    #[test]
+    fn the_budget_is_the_larger_of_3_and_a_fifth() {
+        for (authorized, budget) in [(0, 3), (1, 3), (19, 3), (20, 4), (2_000, 400)] {
+            assert_eq!(deactivation_budget(authorized), budget);
+        }
+    }
+
+    fn any_kind() -> impl Strategy<Value = FailureKind> {
+        prop_oneof![Just(FailureKind::Refusal), Just(FailureKind::Outage)]
+    }
+
+    fn any_time() -> impl Strategy<Value = DateTime<Utc>> {
+        (-200_000_i64..200_000).prop_map(|seconds| now() + TimeDelta::seconds(seconds))
+    }
+
+    fn any_failure() -> impl Strategy<Value = Option<Failure>> {
+        let failure = (any_time(), any_kind(), 0_u32..5);
+        proptest::option::of(failure.prop_map(|(at, kind, refusals)| Failure { at, kind, refusals }))
+    }
+
+    fn any_token() -> impl Strategy<Value = TokenState> {
+        let time = || proptest::option::of(any_time());
+        (time(), time(), time(), any_failure()).prop_map(
+            |(expires_at, refreshed_at, validated_at, failure)| TokenState {
+                expires_at,
+                refreshed_at,
+                validated_at,
+                failure,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn force_always_refreshes(token in any_token(), validate: bool) {
+            prop_assert_eq!(decide(&token, Demand { force: true, validate }), Decision::Refresh);
+        }
+
+        #[test]
+        fn once_due_a_token_stays_due(token in any_token(), later in 0_i64..100_000) {
+            if decide(&token, PLAIN) == Decision::Refresh {
+                let at = now() + TimeDelta::seconds(later);
+                prop_assert_eq!(Policy::default().decide(&token, PLAIN, at), Decision::Refresh);
+            }
+        }
+
+        #[test]
+        fn a_token_in_its_last_hour_is_never_left_alone_but_for_a_retry(token in any_token()) {
+            if let Decision::Skip(NotDue::Valid { left }) = decide(&token, PLAIN) {
+                prop_assert!(left > EXPIRY_MARGIN);
+            }
+        }
+
+        #[test]
+        fn a_skip_says_when_it_ends(token in any_token()) {
+            if let Decision::Skip(NotDue::RetryAt(at)) = decide(&token, PLAIN) {
+                prop_assert!(at > now());
+                prop_assert_eq!(Policy::default().decide(&token, PLAIN, at), Decision::Refresh);
+            }
+        }
+
+        #[test]
+        fn an_outage_never_deactivates(before in any_failure()) {
+            let verdict = Policy::default().after_failure(before, FailureKind::Outage, now());
+            prop_assert_ne!(verdict, Verdict::Deactivate);
+        }
+
+        #[test]
+        fn nobody_is_deactivated_at_a_first_refusal(kinds in proptest::collection::vec(any_kind(), 0..20)) {
+            // However many outages came before, spaced as retries are.
+            let mut standing = None;
+            let mut refusals = 0;
+            for (n, kind) in (0_i64..).zip(kinds) {
+                let at = now() + RETRY_DELAY * i32::try_from(n).unwrap();
+                refusals += u32::from(kind == FailureKind::Refusal);
+                match Policy::default().after_failure(standing, kind, at) {
+                    Verdict::Deactivate => {
+                        prop_assert!(refusals >= 2);
+                        break;
+                    }
+                    Verdict::Recorded(failure) | Verdict::Repeated(failure) => standing = Some(failure),
+                }
+            }
+        }
+
+        #[test]
+        fn the_third_refusal_deactivates_at_the_latest(waits in proptest::collection::vec(15_i64..5_000, 3)) {
+            let (mut at, mut standing, mut verdicts) = (now(), None, Vec::new());
+            for wait in waits {
+                at += minutes(wait);
+                let verdict = Policy::default().after_failure(standing, FailureKind::Refusal, at);
+                if let Verdict::Recorded(failure) = verdict {
+                    standing = Some(failure);
+                }
+                verdicts.push(verdict);
+            }
+            prop_assert!(verdicts.contains(&Verdict::Deactivate));
+        }
+
+        #[test]
+        fn switched_off_nobody_is_deactivated(before in any_failure(), kind in any_kind()) {
+            let policy = Policy { deactivation: false, ..Policy::default() };
+            prop_assert_ne!(policy.after_failure(before, kind, now()), Verdict::Deactivate);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What a refresh needs from outside: where the streamers are kept, and Twitch.
+
+use std::future::Future;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::policy::Failure;
+use crate::schedule::Trigger;
+use crate::streamer::{Authorized, Streamer, StreamerId, TokenState};
+use crate::token::{AccessToken, RefreshToken, TokenPair};
+
+/// The database failed; the text says at what, and what the reader can do. Holds no secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct StoreError(pub String);
+
+/// Where streamers, tokens, leases and the history are kept.
+pub trait Store: Send + Sync {
+    /// The next page of authorized streamers behind `after`, in a stable order; empty at the end.
+    fn authorized(
+        &self,
+        after: Option<&Authorized>,
+        now: DateTime<Utc>,
+    ) -> impl Future<Output = Result<Vec<Authorized>, StoreError>> + Send;
+
+    /// Takes a lease until `until` on each of these streamers that nobody else holds one on, and reads what it
+    /// protects, as of after the lease was taken.
+    fn claim(
+        &self,
+        ids: &[StreamerId],
+        now: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> impl Future<Output = Result<Vec<Claim>, StoreError>> + Send;
+
+    /// Writes these results and gives their leases back, in one transaction. While the database is away it tries
+    /// again until `give_up_at`. Answers in the order of `attempts`.
+    fn record(
+        &self,
+        attempts: &[Attempt],
+        give_up_at: DateTime<Utc>,
+    ) -> impl Future<Output = Result<Vec<Recorded>, StoreError>> + Send;
+
+    /// Deactivates the streamer of this refused attempt, if the budget allows it, and gives its lease back.
+    fn deactivate(&self, attempt: &Attempt) -> impl Future<Output = Result<Deactivation, StoreError>> + Send;
+}
+
+/// A streamer under our lease.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// Who.
+    pub streamer: Streamer,
+    /// The state as of the lease.
+    pub token: TokenState,
+    /// The access token that is stored.
+    pub access: Result<AccessToken, Unreadable>,
+    /// The refresh token that is stored.
+    pub refresh: Result<RefreshToken, Unreadable>,
+    /// The lease.
+    pub lease: Lease,
+}
+
+/// The right to write one streamer's result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The streamer.
+    pub id: StreamerId,
+    /// The fencing id: a result under any other is not written.
+    pub fence: i64,
+    /// When the lease ends.
+    pub until: DateTime<Utc>,
+    /// The refresh token as stored, encrypted, that the attempt starts from. If another writer has changed it by
+    /// the time the result is written, theirs stands.
+    pub started_from: Option<String>,
+}
+
+/// Why a stored token can't be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// There is none.
+    #[error("none is stored")]
+    Missing,
+    /// The text is in no known format.
+    #[error("the stored text is in no known format")]
+    UnknownFormat,
+    /// A known format, but our keys don't open it.
+    #[error("{0}")]
+    Keys(String),
+}
+
+/// What became of one streamer's lease, to be written.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// Who.
+    pub streamer: Streamer,
+    /// Under which lease.
+    pub lease: Lease,
+    /// Why.
+    pub trigger: Trigger,
+    /// When Twitch was first asked.
+    pub started_at: DateTime<Utc>,
+    /// When the answer was there.
+    pub ended_at: DateTime<Utc>,
+    /// The expiry before the attempt.
+    pub expires_before: Option<DateTime<Utc>>,
+    /// What it changes.
+    pub change: Change,
+}
+
+/// What an [`Attempt`] changes.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A new pair, which clears a standing failure.
+    Refreshed {
+        /// The new pair.
+        pair: TokenPair,
+        /// When the access token dies, as far as Twitch said so.
+        expires_at: Option<DateTime<Utc>>,
+    },
+    /// Twitch calls the token valid.
+    Validated {
+        /// When it dies, as Twitch says.
+        expires_at: DateTime<Utc>,
+    },
+    /// The refresh failed; this failure stands now.
+    Failed {
+        /// The failure that stands.
+        failure: Failure,
+        /// What happened, without secrets.
+        reason: String,
+        /// What is known of the access token's expiry by now.
+        expires_at: Option<DateTime<Utc>>,
+    },
+    /// The refresh was refused for good. For [`Store::deactivate`].
+    Deactivated {
+        /// What happened, without secrets.
+        reason: String,
+    },
+    /// Nothing: only the lease is given back.
+    Released,
+}
+
+/// What became of one written [`Attempt`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// Written.
+    Written,
+    /// The lease was taken over or another writer changed the tokens meanwhile: theirs stand.
+    Superseded,
+}
+
+/// What became of a deactivation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deactivation {
+    /// The streamer is deactivated.
+    Done,
+    /// The budget of this hour is used up; nothing was changed, the lease is still held.
+    OverBudget,
+    /// As [`Recorded::Superseded`].
+    Superseded,
+}
+
+/// Twitch's OAuth 2.0 endpoints.
+pub trait Twitch: Send + Sync {
+    /// Asks for a new pair.
+    fn refresh(&self, token: &RefreshToken) -> impl Future<Output = Result<Grant, RefreshError>> + Send;
+
+    /// Asks whether the access token lives.
+    fn validate(&self, token: &AccessToken) -> impl Future<Output = Result<Validity, Outage>> + Send;
+}
+
+/// A successful refresh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The pair to keep from now on.
+    pub pair: TokenPair,
+    /// How long the access token lives; Twitch does not always say.
+    pub expires_in: Option<TimeDelta>,
+}
+
+/// What `/oauth2/validate` says of an access token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validity {
+    /// It lives.
+    Valid {
+        /// For so long.
+        expires_in: TimeDelta,
+    },
+    /// It is dead.
+    Invalid,
+}
+
+/// Anything that is not the streamer's doing. The text holds no secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Outage(pub String);
+
+/// A refresh that failed, by class. The texts hold no secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RefreshError {
+    /// This grant is dead.
+    #[error("{0}")]
+    Refused(String),
+    /// Not the streamer's doing.
+    #[error(transparent)]
+    Outage(#[from] Outage),
+    /// Our application's credentials are wrong: nobody can be refreshed.
+    #[error("{0}")]
+    Misconfigured(String),
+}

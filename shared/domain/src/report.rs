@@ -1,0 +1,232 @@
+//! What a cycle did: an outcome per streamer while it runs, the counts at its end.
+
+use std::fmt;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Serialize, Serializer};
+
+use crate::policy::{FailureKind, NotDue};
+use crate::streamer::Streamer;
+
+/// What a cycle did with one streamer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A new pair is stored.
+    Refreshed {
+        /// When the new access token dies, as far as Twitch said so.
+        expires_at: Option<DateTime<Utc>>,
+    },
+    /// The refresh failed.
+    Failed {
+        /// What happened, without secrets.
+        reason: String,
+        /// Where that leaves the streamer.
+        standing: Standing,
+        /// The fault is our own (a key, the database, the program): somebody has to look.
+        alarm: bool,
+    },
+    /// No refresh was called for.
+    Skipped(Skip),
+    /// A dry run: this streamer would have been refreshed.
+    WouldRefresh,
+}
+
+/// Where a failed refresh leaves the streamer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The failure is recorded; the streamer is tried again from `retry_at` on.
+    Recorded {
+        /// Whose fault.
+        kind: FailureKind,
+        /// When the next attempt is due.
+        retry_at: DateTime<Utc>,
+    },
+    /// An earlier failure stands, younger than the retry delay: this one counts for nothing.
+    Repeated {
+        /// When the next attempt is due.
+        retry_at: DateTime<Utc>,
+    },
+    /// The streamer is deactivated.
+    Deactivated,
+    /// Nothing could be written.
+    NotRecorded,
+}
+
+/// Why a streamer was not refreshed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// The policy says so.
+    NotDue(NotDue),
+    /// Twitch was asked and calls the token valid.
+    Validated {
+        /// How long the token has left.
+        left: TimeDelta,
+    },
+    /// Twitch was asked whether the token lives and gave no answer.
+    NotValidated(String),
+    /// Another run holds the lease.
+    Leased,
+    /// Another writer changed the tokens meanwhile; theirs stand.
+    Superseded,
+    /// The cycle stopped first.
+    Stopped,
+}
+
+/// A length of time as people read it: `2 h 10`, `35 min`, `40 s`.
+pub struct Human(pub TimeDelta);
+
+impl fmt::Display for Human {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.num_seconds().max(0);
+        let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+        if hours > 0 {
+            write!(f, "{hours} h {minutes:02}")
+        } else if minutes > 0 {
+            write!(f, "{minutes} min")
+        } else {
+            write!(f, "{seconds} s")
+        }
+    }
+}
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotDue(NotDue::Valid { left }) => write!(f, "valid for {}", Human(*left)),
+            Self::NotDue(NotDue::RetryAt(at)) => {
+                write!(f, "failed lately, retry at {}", at.format("%H:%M:%S"))
+            }
+            Self::Validated { left } => write!(f, "validated, valid for {}", Human(*left)),
+            Self::NotValidated(reason) => write!(f, "could not be validated: {reason}"),
+            Self::Leased => f.write_str("another run is refreshing it"),
+            Self::Superseded => f.write_str("another writer changed its tokens meanwhile, theirs stand"),
+            Self::Stopped => f.write_str("the cycle stopped first"),
+        }
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Recorded { kind, retry_at } => {
+                write!(f, "{} recorded, retry at {}", kind.as_str(), retry_at.format("%H:%M:%S"))
+            }
+            Self::Repeated { retry_at } => {
+                write!(f, "an earlier failure stands, retry at {}", retry_at.format("%H:%M:%S"))
+            }
+            Self::Deactivated => f.write_str("deactivated: the streamer has to reconnect"),
+            Self::NotRecorded => f.write_str("nothing recorded"),
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refreshed { expires_at: Some(at) } => {
+                write!(f, "refreshed, valid until {}", at.format("%H:%M:%S"))
+            }
+            Self::Refreshed { expires_at: None } => f.write_str("refreshed, expiry unknown"),
+            Self::Failed { reason, standing, .. } => write!(f, "{reason} ({standing})"),
+            Self::Skipped(skip) => skip.fmt(f),
+            Self::WouldRefresh => f.write_str("would be refreshed"),
+        }
+    }
+}
+
+/// Called with each streamer's outcome as soon as it is stored.
+pub type Observer<'a> = &'a (dyn Fn(&Streamer, &Outcome) + Send + Sync);
+
+/// The counts of a cycle. `total = success + failed + skipped + would_refresh`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Streamers looked at.
+    pub total: u64,
+    /// Refreshed.
+    pub success: u64,
+    /// Refresh failed.
+    pub failed: u64,
+    /// Not refreshed, and nothing wrong.
+    pub skipped: u64,
+    /// Of the skipped, those whose token Twitch has just called valid.
+    pub validated: u64,
+    /// Of the failed, those deactivated.
+    pub deactivated: u64,
+    /// Of the failed, those whose fault is our own: a key, the database, the program.
+    pub alarms: u64,
+    /// In a dry run, those that were due.
+    pub would_refresh: u64,
+    /// How long the cycle took; in milliseconds where it is serialized.
+    #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
+    pub duration: TimeDelta,
+    /// Why the cycle ended before everybody was looked at, if it did.
+    pub stopped: Option<Stop>,
+}
+
+fn milliseconds<S: Serializer>(duration: &TimeDelta, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_i64(duration.num_milliseconds())
+}
+
+impl Report {
+    /// Counts one streamer.
+    pub(crate) fn count(&mut self, outcome: &Outcome) {
+        self.total += 1;
+        match outcome {
+            Outcome::Refreshed { .. } => self.success += 1,
+            Outcome::Failed { standing, alarm, .. } => {
+                self.failed += 1;
+                self.deactivated += u64::from(*standing == Standing::Deactivated);
+                self.alarms += u64::from(*alarm);
+            }
+            Outcome::Skipped(skip) => {
+                self.skipped += 1;
+                self.validated += u64::from(matches!(skip, Skip::Validated { .. }));
+            }
+            Outcome::WouldRefresh => self.would_refresh += 1,
+        }
+    }
+}
+
+/// Why a cycle ended before everybody was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The function's deadline is near; the rest can be claimed by the next run.
+    Deadline,
+    /// Too many outages in a row: Twitch is down.
+    Outages,
+    /// Our credentials are wrong.
+    Misconfigured(String),
+    /// The database failed.
+    Store(String),
+}
+
+impl Serialize for Stop {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Stop {
+    /// Whether the run is to count as failed: something of ours has to be mended first.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        match self {
+            Self::Deadline | Self::Outages => false,
+            Self::Misconfigured(_) | Self::Store(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deadline => f.write_str("the deadline is near; the rest is left to the next run"),
+            Self::Outages => write!(
+                f,
+                "{} outages in a row: Twitch seems to be down; the rest is left to the next run",
+                crate::policy::OUTAGE_LIMIT
+            ),
+            Self::Misconfigured(reason) | Self::Store(reason) => f.write_str(reason),
+        }
+    }
+}
