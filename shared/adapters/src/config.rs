@@ -1,0 +1,448 @@
+//! The configuration: the only place that reads environment variables.
+//!
+//! All faults are found before anything starts and are listed at once. A fault names its variable, what is wrong
+//! and what to do; it never shows a value.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::IsTerminal;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use chrono::TimeDelta;
+use domain::policy::{Policy, RETRY_DELAY, RETRY_WINDOW};
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use url::{Host, Url};
+use zeroize::Zeroizing;
+
+use crate::cipher::{CipherSettings, TokenCipher};
+
+/// Where the real OAuth 2.0 endpoints are.
+const TWITCH_ID_URL: &str = "https://id.twitch.tv";
+
+/// Calls to Twitch under way at once, unless configured.
+const MAX_IN_FLIGHT: usize = 64;
+
+/// More would only queue on our side.
+const MOST_IN_FLIGHT: usize = 1_024;
+
+/// What is wrong with the configuration, every fault of it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigError(pub Vec<String>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration is not complete:")?;
+        self.0.iter().try_for_each(|fault| write!(f, "\n  - {fault}"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Our application's secret at Twitch.
+#[derive(Clone)]
+pub struct ClientSecret(Zeroizing<String>);
+
+impl ClientSecret {
+    /// The plain text, for the body of a request to Twitch.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ClientSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientSecret(redacted)")
+    }
+}
+
+/// How Twitch is reached.
+#[derive(Clone, Debug)]
+pub struct TwitchConfig {
+    /// `TWITCH_ID_URL`, without a slash at its end.
+    pub id_url: Url,
+    /// `TWITCH_CLIENT_ID`.
+    pub client_id: String,
+    /// `TWITCH_CLIENT_SECRET`.
+    pub client_secret: ClientSecret,
+    /// `TWITCH_MAX_IN_FLIGHT`: calls under way at once.
+    pub max_in_flight: usize,
+    /// `TWITCH_MAX_PER_SECOND`: calls begun a second; `None`: no limit.
+    pub max_per_second: Option<u32>,
+    /// `TWITCH_CA_FILE`: the authority (PEM) that signed a simulated Twitch's certificate. Loopback only.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// What a program needs that refreshes tokens.
+#[derive(Debug)]
+pub struct RefreshConfig {
+    /// `DATABASE_URL`.
+    pub database: PgConnectOptions,
+    /// `APP_KEY`, `TOKEN_KEYS`, `TOKEN_CIPHER`.
+    pub cipher: TokenCipher,
+    /// `TWITCH_*`.
+    pub twitch: TwitchConfig,
+    /// `RETRY_DELAY`, `DEACTIVATION`.
+    pub policy: Policy,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line, for machines.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// `LOG_LEVEL` and `LOG_FORMAT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The least level that is written.
+    pub level: tracing::level_filters::LevelFilter,
+    /// How.
+    pub format: LogFormat,
+}
+
+/// The variables that the configuration is read from.
+pub struct Source(HashMap<String, String>);
+
+impl Source {
+    /// The environment, as it is on AWS.
+    #[must_use]
+    pub fn environment() -> Self {
+        Self(
+            std::env::vars_os()
+                .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+                .collect(),
+        )
+    }
+
+    /// The environment, and a `.env` file in this directory, if there is one, for what the environment doesn't say.
+    ///
+    /// # Errors
+    ///
+    /// If the file is there and can't be read.
+    pub fn environment_and_file(directory: &Path) -> Result<Self, ConfigError> {
+        let mut source = Self::environment();
+        let path = directory.join(".env");
+        if !path.exists() {
+            return Ok(source);
+        }
+        // The crate's own errors carry the line, which may be a secret.
+        let fault = |what: &str| ConfigError(vec![format!("{} {what}", path.display())]);
+        let lines =
+            dotenvy::from_path_iter(&path).map_err(|_| fault("can't be read: check its permissions"))?;
+        for (number, line) in lines.enumerate() {
+            let (name, value) = line.map_err(|_| {
+                fault(&format!("has a line that is not NAME=value: its assignment {}", number + 1))
+            })?;
+            source.0.entry(name).or_insert(value);
+        }
+        Ok(source)
+    }
+
+    /// An empty value counts as none, as in a `.env` file that was copied from a sample.
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.trim().is_empty())
+    }
+}
+
+impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Source {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
+        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+/// Reads values and remembers what is wrong with them.
+struct Reader<'a> {
+    source: &'a Source,
+    faults: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(source: &'a Source) -> Self {
+        Self { source, faults: Vec::new() }
+    }
+
+    fn fault(&mut self, text: impl Into<String>) {
+        self.faults.push(text.into());
+    }
+
+    fn required(&mut self, name: &str, what: &str) -> Option<&'a str> {
+        let value = self.source.get(name);
+        if value.is_none() {
+            self.fault(format!("{name} is missing: set it to {what}"));
+        }
+        value
+    }
+
+    fn number<N: Copy + FromStr + PartialOrd + fmt::Display>(
+        &mut self,
+        name: &str,
+        least: N,
+        most: N,
+    ) -> Option<N> {
+        let text = self.source.get(name)?;
+        match text.trim().parse::<N>() {
+            Ok(number) if number >= least && number <= most => Some(number),
+            _ => {
+                self.fault(format!("{name} is not a whole number from {least} to {most}"));
+                None
+            }
+        }
+    }
+
+    fn finish<T>(self, value: Option<T>) -> Result<T, ConfigError> {
+        value.filter(|_| self.faults.is_empty()).ok_or(ConfigError(self.faults))
+    }
+
+    fn database(&mut self) -> Option<PgConnectOptions> {
+        let url = self.required("DATABASE_URL", "postgres://user:password@host/database")?;
+        let Ok(options) = PgConnectOptions::from_str(url) else {
+            self.fault("DATABASE_URL is not of the form postgres://user:password@host/database");
+            return None;
+        };
+        let host = options.get_host();
+        let near = options.get_socket().is_some() || host.starts_with('/') || is_loopback(host);
+        if !near && !matches!(options.get_ssl_mode(), PgSslMode::VerifyFull) {
+            self.fault(
+                "DATABASE_URL leaves this machine without proving who answers: add ?sslmode=verify-full \
+                 (and sslrootcert=FILE if the certificate's authority is not a public one)",
+            );
+        }
+        Some(options)
+    }
+
+    fn cipher(&mut self) -> Option<TokenCipher> {
+        let secret = |name| self.source.get(name).map(|value| Zeroizing::new(value.to_owned()));
+        let settings = CipherSettings {
+            app_key: secret("APP_KEY"),
+            token_keys: secret("TOKEN_KEYS"),
+            token_cipher: self.source.get("TOKEN_CIPHER").map(str::to_owned),
+        };
+        TokenCipher::new(&settings).map_err(|faults| self.faults.extend(faults)).ok()
+    }
+
+    fn twitch(&mut self) -> Option<TwitchConfig> {
+        let client_id = self.required("TWITCH_CLIENT_ID", "the application's client id");
+        let client_secret = self.required("TWITCH_CLIENT_SECRET", "the application's client secret");
+        let id_url = self.twitch_url();
+        let max_in_flight = self.number("TWITCH_MAX_IN_FLIGHT", 1, MOST_IN_FLIGHT).unwrap_or(MAX_IN_FLIGHT);
+        let max_per_second = self.number("TWITCH_MAX_PER_SECOND", 1, 100_000);
+        let ca_file = self.source.get("TWITCH_CA_FILE").map(PathBuf::from);
+        if ca_file.is_some() && !id_url.as_ref().is_some_and(has_loopback_host) {
+            self.fault("TWITCH_CA_FILE is for a simulated Twitch: it is taken only where TWITCH_ID_URL is on loopback");
+        }
+        Some(TwitchConfig {
+            id_url: id_url?,
+            client_id: client_id?.to_owned(),
+            client_secret: ClientSecret(Zeroizing::new(client_secret?.to_owned())),
+            max_in_flight,
+            max_per_second,
+            ca_file,
+        })
+    }
+
+    fn twitch_url(&mut self) -> Option<Url> {
+        let text = self.source.get("TWITCH_ID_URL").unwrap_or(TWITCH_ID_URL);
+        let url = Url::parse(text.trim_end_matches('/')).ok().filter(|url| {
+            let safe = url.scheme() == "https" || (url.scheme() == "http" && has_loopback_host(url));
+            safe && url.username().is_empty() && url.password().is_none() && url.query().is_none()
+        });
+        if url.is_none() {
+            self.fault("TWITCH_ID_URL is neither an https URL nor an http URL on loopback (without credentials and query)");
+        }
+        url
+    }
+
+    fn policy(&mut self) -> Policy {
+        // A retry that comes after the window could never confirm a refusal.
+        let longest = RETRY_WINDOW.num_seconds() - 1;
+        let retry_delay = self.number("RETRY_DELAY", 1, longest).map_or(RETRY_DELAY, TimeDelta::seconds);
+        let deactivation = match self.source.get("DEACTIVATION") {
+            None | Some("on") => true,
+            Some("off") => false,
+            Some(_) => {
+                self.fault("DEACTIVATION is neither `on` nor `off`");
+                true
+            }
+        };
+        Policy { retry_delay, deactivation }
+    }
+}
+
+impl RefreshConfig {
+    /// Reads all that a refresh needs.
+    ///
+    /// # Errors
+    ///
+    /// With every fault found.
+    pub fn read(source: &Source) -> Result<Self, ConfigError> {
+        let mut reader = Reader::new(source);
+        let (database, cipher, twitch, policy) =
+            (reader.database(), reader.cipher(), reader.twitch(), reader.policy());
+        let config = match (database, cipher, twitch) {
+            (Some(database), Some(cipher), Some(twitch)) => Some(Self { database, cipher, twitch, policy }),
+            _ => None,
+        };
+        reader.finish(config)
+    }
+}
+
+/// Reads where the database is, for a program that needs nothing else.
+///
+/// # Errors
+///
+/// With every fault found.
+pub fn database(source: &Source) -> Result<PgConnectOptions, ConfigError> {
+    let mut reader = Reader::new(source);
+    let options = reader.database();
+    reader.finish(options)
+}
+
+/// Reads the rules' settings, for a program that only looks.
+///
+/// # Errors
+///
+/// With every fault found.
+pub fn policy(source: &Source) -> Result<Policy, ConfigError> {
+    let mut reader = Reader::new(source);
+    let policy = reader.policy();
+    reader.finish(Some(policy))
+}
+
+impl LogConfig {
+    /// Reads how to log: by default from `info` on, as text on a terminal and as JSON elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// With every fault found.
+    pub fn read(source: &Source) -> Result<Self, ConfigError> {
+        let mut reader = Reader::new(source);
+        let level = source.get("LOG_LEVEL").unwrap_or("info").parse().unwrap_or_else(|_| {
+            reader.fault("LOG_LEVEL is none of off, error, warn, info, debug, trace");
+            tracing::level_filters::LevelFilter::INFO
+        });
+        let format = match source.get("LOG_FORMAT") {
+            Some("text") => LogFormat::Text,
+            None if std::io::stderr().is_terminal() => LogFormat::Text,
+            Some("json") | None => LogFormat::Json,
+            Some(_) => {
+                reader.fault("LOG_FORMAT is neither `json` nor `text`");
+                LogFormat::Json
+            }
+        };
+        reader.finish(Some(Self { level, format }))
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn has_loopback_host(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMPLETE: [(&str, &str); 4] = [
+        ("DATABASE_URL", "postgres://app:hunter2secret@127.0.0.1/twitch_polls"),
+        ("APP_KEY", "0123456789abcdefghijklmnopqrstuv"),
+        ("TWITCH_CLIENT_ID", "client"),
+        ("TWITCH_CLIENT_SECRET", "s3cr3t-of-the-application"),
+    ];
+
+    fn with(changes: &[(&str, &str)]) -> Result<RefreshConfig, ConfigError> {
+        RefreshConfig::read(&COMPLETE.iter().chain(changes).copied().collect())
+    }
+
+    fn faults(changes: &[(&str, &str)]) -> Vec<String> {
+        with(changes).map(|_| ()).unwrap_err().0
+    }
+
+    #[test]
+    fn the_defaults_are_the_designs() {
+        let config = with(&[]).unwrap();
+        assert_eq!(config.twitch.id_url.as_str(), "https://id.twitch.tv/");
+        assert_eq!(config.twitch.max_in_flight, 64);
+        assert_eq!(config.twitch.max_per_second, None);
+        assert_eq!(config.policy, Policy::default());
+    }
+
+    #[test]
+    fn all_faults_are_listed_at_once() {
+        let none: [(&str, &str); 0] = [];
+        let faults = RefreshConfig::read(&Source::from_iter(none)).unwrap_err().0;
+        for name in ["DATABASE_URL", "APP_KEY", "TWITCH_CLIENT_ID", "TWITCH_CLIENT_SECRET"] {
+            assert_eq!(faults.iter().filter(|fault| fault.starts_with(name)).count(), 1, "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_value_is_a_missing_one() {
+        assert_eq!(faults(&[("TWITCH_CLIENT_ID", "  ")]).len(), 1);
+    }
+
+    #[test]
+    fn each_malformed_value_is_named() {
+        for (name, value) in [
+            ("DATABASE_URL", "nonsense"),
+            ("DATABASE_URL", "postgres://app@db.example.com/twitch_polls"),
+            ("DATABASE_URL", "postgres://app@db.example.com/twitch_polls?sslmode=require"),
+            ("TWITCH_ID_URL", "http://id.twitch.tv"),
+            ("TWITCH_ID_URL", "https://user:pass@id.twitch.tv"),
+            ("TWITCH_ID_URL", "twitch"),
+            ("TWITCH_MAX_IN_FLIGHT", "0"),
+            ("TWITCH_MAX_IN_FLIGHT", "1025"),
+            ("TWITCH_MAX_PER_SECOND", "-1"),
+            ("TWITCH_CA_FILE", "/tmp/ca.pem"),
+            ("RETRY_DELAY", "0"),
+            ("RETRY_DELAY", "1800"),
+            ("RETRY_DELAY", "15 min"),
+            ("DEACTIVATION", "yes"),
+            ("TOKEN_CIPHER", "rot13"),
+        ] {
+            let faults = faults(&[(name, value)]);
+            assert_eq!(faults.len(), 1, "{name}={value}: {faults:?}");
+            assert!(faults[0].starts_with(name), "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn a_database_elsewhere_is_taken_if_it_is_verified() {
+        let url = "postgres://app@db.example.com/twitch_polls?sslmode=verify-full";
+        assert!(with(&[("DATABASE_URL", url)]).is_ok());
+        for near in [
+            "postgres://app@localhost/x",
+            "postgres://app@[::1]/x",
+            "postgres://app@localhost/x?host=/run/pg",
+        ] {
+            assert!(with(&[("DATABASE_URL", near)]).is_ok(), "{near}");
+        }
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let config = with(&[]).unwrap();
+        let shown = format!(
+            "{:?} {:?} {:?}",
+            config.twitch,
+            config.cipher,
+            faults(&[("DEACTIVATION", "hunter2secret")])
+        );
+        for (_, secret) in [COMPLETE[1], COMPLETE[3], ("", "hunter2secret")] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! How it is done: PostgreSQL, Twitch, the cipher, the configuration, the clock, the log.
+#![warn(missing_docs)]
+
+pub mod cipher;
+mod clock;
+pub mod config;
+pub mod store;
+pub mod telemetry;
+pub mod twitch;
+
+pub use clock::SystemClock;

@@ -1,0 +1,110 @@
+//! Leases: who may refresh a streamer's token.
+
+use chrono::{DateTime, Utc};
+use domain::ports::{Claim, Lease, Unreadable};
+use domain::{AccessToken, RefreshToken, StreamerId};
+use sqlx::Error;
+use uuid::Uuid;
+
+use super::{PgStore, StreamerRow};
+use crate::cipher::{self, Column};
+
+impl PgStore {
+    /// Two statements on purpose: the second sees what the holder before us committed, which the snapshot of a
+    /// statement that had to wait for it would not.
+    pub(super) async fn lease(
+        &self,
+        ids: &[StreamerId],
+        now: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Result<Vec<Claim>, Error> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        // In the order of the ids, so that two runs that want the same streamers never wait for each other in a ring.
+        let leases = sqlx::query!(
+            r#"
+            INSERT INTO token_refresh.streamers AS ours (streamer_id, fence, leased_until)
+            SELECT s.id, 1, $3 FROM streamers s WHERE s.id = ANY($1) ORDER BY s.id FOR KEY SHARE
+            ON CONFLICT (streamer_id) DO UPDATE SET fence = ours.fence + 1, leased_until = $3
+                WHERE ours.leased_until IS NULL OR ours.leased_until <= $2
+            RETURNING streamer_id, fence
+            "#,
+            &ids,
+            now,
+            until
+        )
+        .fetch_all(self.pool())
+        .await?;
+
+        let (ids, fences): (Vec<_>, Vec<_>) =
+            leases.into_iter().map(|lease| (lease.streamer_id, lease.fence)).unzip();
+        let rows = sqlx::query!(
+            r#"
+            SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
+                   s.token_expires_at, s.last_token_refresh_at, ours.validated_at, s.token_refresh_failed_at,
+                   ours.failed_at, ours.failure_kind, ours.refusals, ours.fence,
+                   s.access_token_encrypted, s.refresh_token_encrypted
+            FROM unnest($1::uuid[], $2::bigint[]) AS leased (id, fence)
+            JOIN token_refresh.streamers ours ON ours.streamer_id = leased.id AND ours.fence = leased.fence
+            JOIN streamers s ON s.id = leased.id
+            "#,
+            &ids,
+            &fences
+        )
+        .fetch_all(self.pool())
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| {
+                let access =
+                    self.read(row.id, Column::AccessToken, row.access_token_encrypted.as_deref(), now);
+                let refresh =
+                    self.read(row.id, Column::RefreshToken, row.refresh_token_encrypted.as_deref(), now);
+                let (streamer, token) = StreamerRow {
+                    id: row.id,
+                    login: row.login,
+                    display_name: row.display_name,
+                    is_active: row.is_active,
+                    until: None,
+                    expires_at: row.token_expires_at,
+                    refreshed_at: row.last_token_refresh_at,
+                    validated_at: row.validated_at,
+                    failed_at: row.token_refresh_failed_at,
+                    known_failure_at: row.failed_at,
+                    failure_kind: row.failure_kind,
+                    refusals: Some(row.refusals),
+                }
+                .into_parts();
+                Claim {
+                    lease: Lease {
+                        id: streamer.id,
+                        fence: row.fence,
+                        until,
+                        started_from: row.refresh_token_encrypted,
+                    },
+                    streamer,
+                    token,
+                    access: access.map(AccessToken::new),
+                    refresh: refresh.map(RefreshToken::new),
+                }
+            })
+            .collect())
+    }
+
+    fn read(
+        &self,
+        id: Uuid,
+        column: Column,
+        stored: Option<&str>,
+        now: DateTime<Utc>,
+    ) -> Result<String, Unreadable> {
+        let stored = stored.filter(|text| !text.is_empty()).ok_or(Unreadable::Missing)?;
+        self.cipher.decrypt(id, column, stored, now).map(|plain| plain.to_string()).map_err(|error| {
+            match error {
+                cipher::Unreadable::UnknownFormat => Unreadable::UnknownFormat,
+                ours @ (cipher::Unreadable::UnknownKey { .. } | cipher::Unreadable::AuthenticationFailed) => {
+                    Unreadable::Keys(ours.to_string())
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,164 @@
+//! The PostgreSQL adapter: pages of authorized streamers, leases, results, history.
+//!
+//! Every query that a cycle runs is one statement and commits by itself: no transaction is ever open while Twitch
+//! is asked, and none spans two round trips (but for a deactivation). Time always comes in as a parameter.
+
+mod claim;
+mod deactivate;
+mod history;
+mod pages;
+mod record;
+mod schema;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use domain::policy::{Failure, FailureKind};
+use domain::ports::{Attempt, Claim, Deactivation, Recorded, Store, StoreError};
+use domain::{Authorized, Clock, Streamer, StreamerId, TokenState};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use uuid::Uuid;
+
+pub use self::history::HistoryEntry;
+pub use self::pages::Lookup;
+pub use self::schema::migrate;
+use crate::cipher::TokenCipher;
+
+/// How long a first connection may take before the database counts as away.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One connection to read and lease with, the others to write with while it does.
+const CONNECTIONS: u32 = 6;
+
+/// The database, on this program's schema. What needs no key is here.
+#[derive(Clone)]
+pub struct Database {
+    pool: PgPool,
+}
+
+impl Database {
+    /// Connects, and makes sure that the schema is the one this program was built for.
+    ///
+    /// # Errors
+    ///
+    /// If the database can't be reached or lets us not in, and if its migrations are missing or newer than this
+    /// program; the text says what to do.
+    pub async fn open(options: PgConnectOptions) -> Result<Self, StoreError> {
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(CONNECT_TIMEOUT)
+            .connect_lazy_with(options.clone());
+        schema::check(&pool, &options).await?;
+        Ok(Self { pool })
+    }
+}
+
+/// The database, with the cipher that the tokens in it are encrypted with.
+#[derive(Clone)]
+pub struct PgStore {
+    database: Database,
+    cipher: Arc<TokenCipher>,
+    clock: Arc<dyn Clock>,
+}
+
+impl PgStore {
+    /// The clock says for how long a failing write may be repeated.
+    #[must_use]
+    pub fn new(database: Database, cipher: TokenCipher, clock: Arc<dyn Clock>) -> Self {
+        Self { database, cipher: Arc::new(cipher), clock }
+    }
+
+    /// What needs no key.
+    #[must_use]
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    fn pool(&self) -> &PgPool {
+        &self.database.pool
+    }
+}
+
+impl Store for PgStore {
+    async fn authorized(
+        &self,
+        after: Option<&Authorized>,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Authorized>, StoreError> {
+        self.database.authorized(after, now).await
+    }
+
+    async fn claim(
+        &self,
+        ids: &[StreamerId],
+        now: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Result<Vec<Claim>, StoreError> {
+        self.lease(ids, now, until).await.map_err(failed("leasing streamers"))
+    }
+
+    async fn record(
+        &self,
+        attempts: &[Attempt],
+        give_up_at: DateTime<Utc>,
+    ) -> Result<Vec<Recorded>, StoreError> {
+        self.write(attempts, give_up_at).await.map_err(failed("writing results"))
+    }
+
+    async fn deactivate(&self, attempt: &Attempt) -> Result<Deactivation, StoreError> {
+        self.deactivate_within_budget(attempt).await.map_err(failed("deactivating a streamer"))
+    }
+}
+
+/// Says at what the database failed. The database's own texts name columns and roles, never values of ours.
+fn failed(doing: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
+    move |error| StoreError(format!("the database failed at {doing}: {error}"))
+}
+
+/// A streamer as it is stored. Nullable all over; [`TokenState`] is what the columns mean together.
+struct StreamerRow {
+    id: Uuid,
+    login: String,
+    display_name: String,
+    is_active: bool,
+    /// The end of the last authorization.
+    until: Option<DateTime<Utc>>,
+    expires_at: Option<DateTime<Utc>>,
+    refreshed_at: Option<DateTime<Utc>>,
+    validated_at: Option<DateTime<Utc>>,
+    /// The application's column, which others write as well.
+    failed_at: Option<DateTime<Utc>>,
+    /// What we remember of the failure at the very time `known_failure_at`, and of no other.
+    known_failure_at: Option<DateTime<Utc>>,
+    failure_kind: Option<String>,
+    refusals: Option<i32>,
+}
+
+impl StreamerRow {
+    fn into_parts(self) -> (Streamer, TokenState) {
+        let failure = self.failed_at.map(|at| {
+            let known = self.known_failure_at == Some(at);
+            match self.failure_kind.as_deref().and_then(parse_kind).filter(|_| known) {
+                Some(kind) => {
+                    let refusals = self.refusals.and_then(|n| n.try_into().ok()).unwrap_or(0);
+                    Failure { at, kind, refusals }
+                }
+                None => Failure::recorded_elsewhere(at),
+            }
+        });
+        let token = TokenState {
+            expires_at: self.expires_at,
+            refreshed_at: self.refreshed_at,
+            validated_at: self.validated_at,
+            failure,
+        };
+        let streamer =
+            Streamer { id: StreamerId(self.id), login: self.login, display_name: self.display_name };
+        (streamer, token)
+    }
+}
+
+fn parse_kind(text: &str) -> Option<FailureKind> {
+    [FailureKind::Refusal, FailureKind::Outage].into_iter().find(|kind| kind.as_str() == text)
+}

@@ -1,0 +1,111 @@
+//! Who is authorized, page by page and one by one.
+
+use chrono::{DateTime, Utc};
+use domain::ports::StoreError;
+use domain::{Authorized, Streamer, StreamerId};
+use uuid::Uuid;
+
+use super::{Database, StreamerRow, failed};
+
+/// Large enough that a page's round trip weighs nothing, small enough that memory doesn't grow with the table.
+const PAGE: i64 = 1_000;
+
+/// What is known of a streamer that was asked for by its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// Active, with an authorization that is not over.
+    Authorized(Authorized),
+    /// Active, but no campaign has its authorization now.
+    NotAuthorized(Streamer),
+    /// Deactivated.
+    Inactive(Streamer),
+    /// No such streamer.
+    Unknown,
+}
+
+impl Database {
+    /// The page behind `after`, ordered by the end of the authorization, then by id: each streamer once, at the
+    /// end of its last authorization. The order is that of the index `token_refresh_authorized_idx`, so a page
+    /// costs the same wherever it lies.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn authorized(
+        &self,
+        after: Option<&Authorized>,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Authorized>, StoreError> {
+        // "Not over" is "later than now, whatever the id".
+        let (until, id) = after.map_or((now, Uuid::max()), |last| (last.until, last.streamer.id.0));
+        let rows = sqlx::query_as!(
+            StreamerRow,
+            r#"
+            SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
+                   m.poll_authorization_expires_at AS until,
+                   s.token_expires_at AS expires_at, s.last_token_refresh_at AS refreshed_at,
+                   ours.validated_at AS "validated_at?", s.token_refresh_failed_at AS failed_at,
+                   ours.failed_at AS "known_failure_at?", ours.failure_kind AS "failure_kind?",
+                   ours.refusals AS "refusals?"
+            FROM campaign_memberships m
+            JOIN streamers s ON s.id = m.streamer_id AND s.is_active
+            LEFT JOIN token_refresh.streamers ours ON ours.streamer_id = s.id
+            WHERE m.status = 'ACTIVE'
+              AND (m.poll_authorization_expires_at, m.streamer_id) > ($1, $2)
+              AND NOT EXISTS (
+                  SELECT FROM campaign_memberships later
+                  WHERE later.streamer_id = m.streamer_id AND later.status = 'ACTIVE'
+                    AND (later.poll_authorization_expires_at, later.id) > (m.poll_authorization_expires_at, m.id))
+            ORDER BY m.poll_authorization_expires_at, m.streamer_id
+            LIMIT $3
+            "#,
+            until,
+            id,
+            PAGE
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(failed("reading the authorized streamers"))?;
+        let authorized = |row: StreamerRow| {
+            let until = row.until?;
+            let (streamer, token) = row.into_parts();
+            Some(Authorized { streamer, until, token })
+        };
+        Ok(rows.into_iter().filter_map(authorized).collect())
+    }
+
+    /// One streamer, authorized or not.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn find(&self, id: StreamerId, now: DateTime<Utc>) -> Result<Lookup, StoreError> {
+        let row = sqlx::query_as!(
+            StreamerRow,
+            r#"
+            SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
+                   (SELECT max(m.poll_authorization_expires_at) FROM campaign_memberships m
+                    WHERE m.streamer_id = s.id AND m.status = 'ACTIVE') AS until,
+                   s.token_expires_at AS expires_at, s.last_token_refresh_at AS refreshed_at,
+                   ours.validated_at AS "validated_at?", s.token_refresh_failed_at AS failed_at,
+                   ours.failed_at AS "known_failure_at?", ours.failure_kind AS "failure_kind?",
+                   ours.refusals AS "refusals?"
+            FROM streamers s
+            LEFT JOIN token_refresh.streamers ours ON ours.streamer_id = s.id
+            WHERE s.id = $1
+            "#,
+            id.0
+        )
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(failed("looking up the streamer"))?;
+        let Some(row) = row else { return Ok(Lookup::Unknown) };
+        let (is_active, until) = (row.is_active, row.until.filter(|until| *until > now));
+        let (streamer, token) = row.into_parts();
+        Ok(match until {
+            _ if !is_active => Lookup::Inactive(streamer),
+            Some(until) => Lookup::Authorized(Authorized { streamer, until, token }),
+            None => Lookup::NotAuthorized(streamer),
+        })
+    }
+}

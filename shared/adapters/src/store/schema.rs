@@ -1,0 +1,89 @@
+//! The schema: migrating it, and refusing to work on another than ours.
+
+use domain::ports::StoreError;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPool};
+use sqlx::{ConnectOptions, Connection, Error};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
+
+/// Brings the database to this program's schema. Safe to run twice, and by two at once. Answers the version.
+///
+/// # Errors
+///
+/// If the database can't be reached, if the role may not create what is needed, or if the schema is newer than
+/// this program.
+pub async fn migrate(options: &PgConnectOptions) -> Result<i64, StoreError> {
+    let mut connection = options.connect().await.map_err(|error| unreachable(&error, options))?;
+    let newest = newest();
+    match applied(&mut connection).await {
+        Ok(Some(found)) if found > newest => return Err(newer(found)),
+        Ok(_) => {}
+        Err(error) => return Err(StoreError(format!("the schema's version can't be read: {error}"))),
+    }
+    let done = MIGRATIONS
+        .run(&mut connection)
+        .await
+        .map_err(|error| StoreError(format!("the migration failed, and what it began was undone: {error}")));
+    // Nothing is lost if saying goodbye fails.
+    let _ = connection.close().await;
+    done.map(|()| newest)
+}
+
+/// Says what is wrong if the database isn't on this program's schema.
+pub(super) async fn check(pool: &PgPool, options: &PgConnectOptions) -> Result<(), StoreError> {
+    let mut connection = pool.acquire().await.map_err(|error| unreachable(&error, options))?;
+    match applied(&mut connection).await {
+        Ok(Some(found)) if found == newest() => Ok(()),
+        Ok(Some(found)) if found > newest() => Err(newer(found)),
+        Ok(found) => Err(StoreError(format!(
+            "the database's schema is at version {} and this program needs {}: run `tokens migrate`",
+            found.unwrap_or(0),
+            newest()
+        ))),
+        Err(error) => Err(StoreError(format!("the schema's version can't be read: {error}"))),
+    }
+}
+
+fn newest() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+/// The newest migration that was applied; `None` if none ever was.
+async fn applied(connection: &mut sqlx::PgConnection) -> Result<Option<i64>, Error> {
+    // Not a checked query: on a fresh database the table isn't there, which is what is being asked.
+    let exists: bool = sqlx::query_scalar("SELECT to_regclass('token_refresh._sqlx_migrations') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await?;
+    if !exists {
+        return Ok(None);
+    }
+    sqlx::query_scalar("SELECT max(version) FROM token_refresh._sqlx_migrations WHERE success")
+        .fetch_one(connection)
+        .await
+}
+
+fn newer(found: i64) -> StoreError {
+    StoreError(format!(
+        "the database's schema is at version {found}, newer than this program's {}: deploy the program that \
+         migrated it",
+        newest()
+    ))
+}
+
+/// Where, but never with which password.
+fn unreachable(error: &Error, options: &PgConnectOptions) -> StoreError {
+    let place = match options.get_socket() {
+        Some(socket) => format!("the socket directory {}", socket.display()),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
+    let error = match error {
+        Error::PoolTimedOut => "no answer in time".to_owned(),
+        error => error.to_string(),
+    };
+    StoreError(format!(
+        "the database {} at {place} does not let us in as {}: {error}; check DATABASE_URL",
+        options.get_database().unwrap_or("(default)"),
+        options.get_username()
+    ))
+}

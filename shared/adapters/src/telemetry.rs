@@ -1,0 +1,60 @@
+//! The log: one readable message with fields a line, on standard error.
+
+use std::io::IsTerminal;
+
+use domain::Streamer;
+use domain::report::{Outcome, Report};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{LogConfig, LogFormat};
+
+/// Starts the log. What the crates below us have to say is shown only from `warn` on: it is about their
+/// insides, and at lower levels some of them print what they send.
+pub fn start(config: LogConfig) {
+    let level = config.level.to_string().to_lowercase();
+    let others = if config.level < tracing::level_filters::LevelFilter::WARN { &level } else { "warn" };
+    let ours = ["domain", "adapters", "tokens", "local", "scheduled_refresh"];
+    let filter = ours.iter().fold(others.to_owned(), |filter, name| format!("{filter},{name}={level}"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    // A second start (a test, a warm function) keeps the first.
+    let _ = match config.format {
+        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).try_init(),
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
+    };
+}
+
+/// Logs what became of one streamer in a function: failures as warnings, what is our own fault as an error.
+pub fn log_outcome(streamer: &Streamer, outcome: &Outcome) {
+    let (id, login) = (streamer.id, &streamer.login);
+    match outcome {
+        Outcome::Failed { reason, standing, alarm: true } => {
+            tracing::error!(streamer = %id, login, reason, %standing, "refresh failed by a fault of ours");
+        }
+        Outcome::Failed { reason, standing, alarm: false } => {
+            tracing::warn!(streamer = %id, login, reason, %standing, "refresh failed");
+        }
+        other => tracing::debug!(streamer = %id, login, outcome = %other, "streamer done"),
+    }
+}
+
+/// Logs the report of a function's cycle.
+pub fn log_report(report: &Report) {
+    let Report { total, success, failed, skipped, validated, deactivated, alarms, .. } = report;
+    let duration_ms = report.duration.num_milliseconds();
+    let stopped = report.stopped.as_ref().map(tracing::field::display);
+    tracing::info!(
+        total,
+        success,
+        failed,
+        skipped,
+        validated,
+        deactivated,
+        alarms,
+        duration_ms,
+        stopped,
+        "cycle finished"
+    );
+}
