@@ -1,0 +1,86 @@
+//! The command `tokens`: what the functions do, by hand, and a look at how things stand.
+
+mod history;
+mod output;
+mod refresh;
+mod status;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use adapters::config::{self, LogConfig, Source};
+use adapters::store::{Database, migrate};
+use adapters::{SystemClock, telemetry};
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use uuid::Uuid;
+
+/// Keeps the Twitch tokens of authorized streamers fresh.
+///
+/// The configuration is read from the environment and from `.env` in this directory; the README lists it.
+#[derive(Parser)]
+#[command(name = "tokens", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Refresh what is due now: tokens of authorized streamers that expire within the hour.
+    Refresh(refresh::Arguments),
+    /// Show who is authorized, how their tokens stand, and which trigger touches them next.
+    Status {
+        /// For machines: one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the last refreshes of a streamer.
+    History {
+        /// The streamer's id, a UUID.
+        streamer_id: Uuid,
+        /// How many at most.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+        limit: u16,
+        /// For machines: one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Bring the database to this program's schema. Safe to run twice.
+    Migrate,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments.command).await {
+        Ok(code) => code,
+        Err(error) => {
+            output::error(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Succeeds if nothing failed; wrong usage has ended the program before.
+async fn run(command: Command) -> Result<ExitCode> {
+    let source = Source::environment_and_file(Path::new("."))?;
+    telemetry::start(LogConfig::read(&source)?);
+    match command {
+        Command::Refresh(arguments) => return refresh::run(&source, arguments).await,
+        Command::Status { json } => {
+            let policy = config::policy(&source)?;
+            let database = Database::open(config::database(&source)?).await?;
+            status::run(&database, policy, &SystemClock, json).await?;
+        }
+        Command::History { streamer_id, limit, json } => {
+            let database = Database::open(config::database(&source)?).await?;
+            history::run(&database, streamer_id, limit, &SystemClock, json).await?;
+        }
+        Command::Migrate => {
+            let version = migrate(&config::database(&source)?).await?;
+            output::line(&format!("The database is at version {version}."))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,47 @@
+//! What the command prints: results on standard output, errors on standard error.
+
+use std::io::{self, ErrorKind, Write};
+
+use chrono::{DateTime, Utc};
+use comfy_table::{ContentArrangement, Table, presets};
+use domain::Streamer;
+use serde::Serialize;
+
+/// A line on standard output. A reader that went away (`tokens … | head`) is no error.
+pub fn line(text: &str) -> io::Result<()> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+/// One JSON document on standard output.
+pub fn json(value: &impl Serialize) -> io::Result<()> {
+    line(&serde_json::to_string_pretty(value)?)
+}
+
+/// A line on standard error. Where even that is closed, there is nobody left to tell.
+pub fn error(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// `DisplayName (login)`. Names come from outside: what could steer a terminal is left out.
+pub fn name(streamer: &Streamer) -> String {
+    let plain = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
+    format!("{} ({})", plain(&streamer.display_name), plain(&streamer.login))
+}
+
+/// A point in time; `-` if there is none.
+pub fn time(at: Option<DateTime<Utc>>) -> String {
+    at.map_or_else(|| "-".to_owned(), |at| at.format("%Y-%m-%d %H:%M:%S").to_string())
+}
+
+/// Columns as wide as their widest cell; the first row is the head.
+pub fn table(rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
+}

@@ -1,0 +1,262 @@
+//! `tokens refresh`: one cycle by hand, with the brief's report.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, stderr};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use adapters::SystemClock;
+use adapters::config::{RefreshConfig, Source};
+use adapters::store::{Database, Lookup, PgStore};
+use adapters::twitch::TwitchClient;
+use anyhow::{Result, bail};
+use chrono::{DateTime, Utc};
+use domain::policy::{Demand, EXPIRY_MARGIN};
+use domain::refresh::{Cycle, RefreshService};
+use domain::report::{Human, Outcome, Report};
+use domain::schedule::Trigger;
+use domain::{Authorized, Clock, Streamer, StreamerId};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::output::{self, name};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Only this streamer: its id, a UUID.
+    streamer_id: Option<Uuid>,
+    /// Refresh even what is not due: everybody, if no streamer is given.
+    #[arg(long)]
+    force: bool,
+    /// Show what would be done; call nobody, write nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// For machines: one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One streamer's part of the report.
+#[derive(Serialize)]
+struct Detail {
+    #[serde(flatten)]
+    streamer: Streamer,
+    outcome: &'static str,
+    text: String,
+}
+
+/// The report for machines.
+#[derive(Serialize)]
+struct Document<'a> {
+    dry_run: bool,
+    report: &'a Report,
+    streamers: &'a [Detail],
+}
+
+pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
+    let config = RefreshConfig::read(source)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let database = Database::open(config.database).await?;
+    let now = clock.now();
+
+    let mut cycle = Cycle::new(Trigger::Command);
+    cycle.demand = Demand { force: arguments.force, validate: false };
+    cycle.dry_run = arguments.dry_run;
+    if let Some(id) = arguments.streamer_id {
+        cycle.only = Some(find(&database, StreamerId(id), now).await?);
+    }
+
+    let expected = if arguments.json {
+        None
+    } else {
+        output::line("🔄 Token Refresh Command\n========================\n")?;
+        output::line("Finding streamers with active authorization...\n")?;
+        let authorized = match &cycle.only {
+            Some(only) => vec![only.clone()],
+            None => everybody(&database, now).await?,
+        };
+        output::line(&listing(&authorized, now))?;
+        let starting = if cycle.dry_run {
+            "Dry run: nobody is called, nothing is written."
+        } else {
+            "Starting refresh cycle..."
+        };
+        output::line(&format!("\n{starting}\n"))?;
+        Some(authorized.len())
+    };
+
+    let store = PgStore::new(database, config.cipher, clock.clone());
+    let in_flight = config.twitch.max_in_flight;
+    let twitch = TwitchClient::new(config.twitch, clock.clone())?;
+    let service = RefreshService::new(store, twitch, clock, config.policy, in_flight);
+
+    let bar = progress_bar(expected);
+    let details = Mutex::new(Vec::new());
+    let observe = |streamer: &Streamer, outcome: &Outcome| {
+        bar.inc(1);
+        let detail =
+            Detail { streamer: streamer.clone(), outcome: mark(outcome).1, text: outcome.to_string() };
+        details.lock().unwrap_or_else(PoisonError::into_inner).push((mark(outcome).0, detail));
+    };
+    let report = service.run(&cycle, &observe).await;
+    bar.finish_and_clear();
+
+    let (marks, details): (Vec<_>, Vec<_>) =
+        details.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().unzip();
+    if arguments.json {
+        output::json(&Document { dry_run: cycle.dry_run, report: &report, streamers: &details })?;
+    } else {
+        output::line(&summary(&report, cycle.dry_run))?;
+        if !details.is_empty() {
+            output::line("\nDetails:")?;
+        }
+        for (mark, detail) in marks.iter().zip(&details) {
+            output::line(&format!("  {mark} {}: {}", name(&detail.streamer), detail.text))?;
+        }
+    }
+    if let Some(stop) = &report.stopped {
+        output::error(&format!("\nThe cycle stopped early: {stop}"));
+    }
+    let nothing_failed = report.failed == 0 && report.stopped.is_none();
+    Ok(if nothing_failed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn find(database: &Database, id: StreamerId, now: DateTime<Utc>) -> Result<Authorized> {
+    match database.find(id, now).await? {
+        Lookup::Authorized(authorized) => Ok(authorized),
+        Lookup::NotAuthorized(streamer) => bail!(
+            "{} has no active authorization: the streamer has to authorize a campaign first",
+            name(&streamer)
+        ),
+        Lookup::Inactive(streamer) => bail!(
+            "{} is deactivated: the streamer has to reconnect, and is active again then",
+            name(&streamer)
+        ),
+        Lookup::Unknown => bail!("no streamer has the id {id}: `tokens status --json` lists the ids"),
+    }
+}
+
+/// All pages.
+pub async fn everybody(database: &Database, now: DateTime<Utc>) -> Result<Vec<Authorized>> {
+    let mut all: Vec<Authorized> = Vec::new();
+    loop {
+        let page = database.authorized(all.last(), now).await?;
+        if page.is_empty() {
+            return Ok(all);
+        }
+        all.extend(page);
+    }
+}
+
+fn listing(authorized: &[Authorized], now: DateTime<Utc>) -> String {
+    let mut text = format!("Found {} streamer(s) with active authorization:\n", authorized.len());
+    for one in authorized {
+        let mark = match one.token.expires_at {
+            None => "⚠ expiry unknown".to_owned(),
+            Some(at) if at <= now => "⚠ expired".to_owned(),
+            Some(at) if at - now <= EXPIRY_MARGIN => format!("⚠ expires in {}", Human(at - now)),
+            Some(_) => "✓".to_owned(),
+        };
+        let _ = write!(text, "\n  - {} {mark}", name(&one.streamer));
+    }
+    text
+}
+
+fn summary(report: &Report, dry_run: bool) -> String {
+    const RULE: &str = "═══════════════════════════════════════";
+    let mut text = format!("{RULE}\n              REPORT\n{RULE}\nTotal streamers: {}\n", report.total);
+    if dry_run {
+        let _ = writeln!(text, "Would refresh: {}", report.would_refresh);
+    }
+    let ms = report.duration.num_milliseconds();
+    let _ = write!(
+        text,
+        "Success: {}\nFailed: {}\nSkipped: {}\nDuration: {}.{:03} s",
+        report.success,
+        report.failed,
+        report.skipped,
+        ms / 1000,
+        ms % 1000
+    );
+    text
+}
+
+/// How an outcome is marked for people and named for machines.
+fn mark(outcome: &Outcome) -> (&'static str, &'static str) {
+    match outcome {
+        Outcome::Refreshed { .. } => ("✓", "refreshed"),
+        Outcome::Failed { .. } => ("✗", "failed"),
+        Outcome::Skipped(_) => ("-", "skipped"),
+        Outcome::WouldRefresh => ("→", "would_refresh"),
+    }
+}
+
+/// On a terminal only; a pipe gets plain lines.
+fn progress_bar(expected: Option<usize>) -> ProgressBar {
+    let Some(expected) = expected.filter(|_| stderr().is_terminal()) else { return ProgressBar::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(expected as u64), ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("{bar:39} {pos}/{len} {per_sec} {eta}");
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{TimeDelta, TimeZone};
+    use domain::TokenState;
+
+    use super::*;
+
+    fn authorized(login: &str, expires_at: Option<DateTime<Utc>>) -> Authorized {
+        Authorized {
+            streamer: Streamer {
+                id: StreamerId(Uuid::nil()),
+                login: login.to_owned(),
+                display_name: login.to_uppercase(),
+            },
+            until: Utc.with_ymd_and_hms(2026, 11, 24, 6, 0, 0).unwrap(),
+            token: TokenState { expires_at, ..TokenState::default() },
+        }
+    }
+
+    #[test]
+    fn the_listing_marks_what_expires_soon() {
+        let now = Utc.with_ymd_and_hms(2026, 11, 23, 20, 0, 0).unwrap();
+        let everybody = [
+            authorized("fresh", Some(now + TimeDelta::hours(3))),
+            authorized("soon", Some(now + TimeDelta::minutes(35))),
+            authorized("late", Some(now - TimeDelta::minutes(1))),
+            authorized("unknown\u{1b}[2J", None),
+        ];
+        insta::assert_snapshot!(listing(&everybody, now), @r"
+        Found 4 streamer(s) with active authorization:
+
+          - FRESH (fresh) ✓
+          - SOON (soon) ⚠ expires in 35 min
+          - LATE (late) ⚠ expired
+          - UNKNOWN[2J (unknown[2J) ⚠ expiry unknown
+        ");
+    }
+
+    #[test]
+    fn the_summary_is_the_briefs() {
+        let report = Report {
+            total: 4,
+            success: 2,
+            failed: 1,
+            skipped: 1,
+            duration: TimeDelta::milliseconds(1_042),
+            ..Report::default()
+        };
+        insta::assert_snapshot!(summary(&report, false), @r"
+        ═══════════════════════════════════════
+                      REPORT
+        ═══════════════════════════════════════
+        Total streamers: 4
+        Success: 2
+        Failed: 1
+        Skipped: 1
+        Duration: 1.042 s
+        ");
+    }
+}

@@ -1,0 +1,139 @@
+//! `tokens status`: who is authorized, and how their tokens stand.
+
+use adapters::store::Database;
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+use domain::policy::Policy;
+use domain::report::Human;
+use domain::schedule::{self, Trigger};
+use domain::{Authorized, Clock, Streamer};
+use serde::Serialize;
+
+use crate::output::{self, name, table, time};
+use crate::refresh::everybody;
+
+/// One authorized streamer.
+#[derive(Serialize)]
+struct Status {
+    #[serde(flatten)]
+    streamer: Streamer,
+    token_expires_at: Option<DateTime<Utc>>,
+    last_refresh_at: Option<DateTime<Utc>>,
+    last_failure_at: Option<DateTime<Utc>>,
+    last_failure_kind: Option<&'static str>,
+    /// The first trigger that finds the token due; none if the authorization ends before.
+    next_trigger: Option<Trigger>,
+    next_trigger_at: Option<DateTime<Utc>>,
+    authorized_until: DateTime<Utc>,
+}
+
+impl Status {
+    fn new(authorized: Authorized, policy: Policy, now: DateTime<Utc>) -> Self {
+        let Authorized { streamer, until, token } = authorized;
+        let due_at = policy.due_at(&token).map_or(now, |at| at.max(now));
+        let next = Some(schedule::next_rule(due_at)).filter(|(_, at)| *at < until);
+        Self {
+            streamer,
+            token_expires_at: token.expires_at,
+            last_refresh_at: token.refreshed_at,
+            last_failure_at: token.failure.map(|failure| failure.at),
+            last_failure_kind: token.failure.map(|failure| failure.kind.as_str()),
+            next_trigger: next.map(|(trigger, _)| trigger),
+            next_trigger_at: next.map(|(_, at)| at),
+            authorized_until: until,
+        }
+    }
+
+    fn row(&self, now: DateTime<Utc>) -> Vec<String> {
+        let expiry = match self.token_expires_at {
+            None => "unknown".to_owned(),
+            Some(at) if at <= now => "expired".to_owned(),
+            Some(at) => format!("in {}", Human(at - now)),
+        };
+        let failure = match (self.last_failure_at, self.last_failure_kind) {
+            (Some(at), Some(kind)) => format!("{} {kind}", time(Some(at))),
+            _ => "-".to_owned(),
+        };
+        let next = match (self.next_trigger, self.next_trigger_at) {
+            (Some(trigger), Some(at)) => format!("{} {}", at.format("%H:%M"), trigger.as_str()),
+            _ => "none before the end".to_owned(),
+        };
+        vec![
+            name(&self.streamer),
+            expiry,
+            time(self.last_refresh_at),
+            failure,
+            next,
+            Human(self.authorized_until - now).to_string(),
+        ]
+    }
+}
+
+pub async fn run(database: &Database, policy: Policy, clock: &dyn Clock, json: bool) -> Result<()> {
+    let now = clock.now();
+    let statuses: Vec<_> =
+        everybody(database, now).await?.into_iter().map(|one| Status::new(one, policy, now)).collect();
+    if json {
+        output::json(&statuses)?;
+    } else if statuses.is_empty() {
+        output::line("No streamer has an active authorization.")?;
+    } else {
+        output::line(&text(&statuses, now))?;
+    }
+    Ok(())
+}
+
+fn text(statuses: &[Status], now: DateTime<Utc>) -> String {
+    let head =
+        ["STREAMER", "TOKEN EXPIRES", "LAST REFRESH", "LAST FAILURE", "NEXT TRIGGER", "AUTHORIZED FOR"];
+    let head = head.map(str::to_owned).to_vec();
+    let rows = std::iter::once(head).chain(statuses.iter().map(|status| status.row(now))).collect();
+    format!("{}\n\n{} authorized; times are UTC, now {}", table(rows), statuses.len(), time(Some(now)))
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{TimeDelta, TimeZone};
+    use domain::policy::{Failure, FailureKind};
+    use domain::{StreamerId, TokenState};
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn each_state_has_its_words() {
+        let now = Utc.with_ymd_and_hms(2026, 11, 23, 20, 0, 0).unwrap();
+        let status = |login: &str, token| {
+            let streamer = Streamer {
+                id: StreamerId(Uuid::nil()),
+                login: login.to_owned(),
+                display_name: login.to_uppercase(),
+            };
+            let authorized = Authorized { streamer, until: now + TimeDelta::hours(2), token };
+            Status::new(authorized, Policy::default(), now)
+        };
+        let living = |left| TokenState { expires_at: Some(now + left), ..TokenState::default() };
+        let failure = Failure { at: now - TimeDelta::minutes(5), kind: FailureKind::Refusal, refusals: 1 };
+        let statuses = [
+            status("fresh", living(TimeDelta::minutes(235))),
+            status(
+                "soon",
+                TokenState {
+                    refreshed_at: Some(now - TimeDelta::hours(2)),
+                    ..living(TimeDelta::minutes(75))
+                },
+            ),
+            status("failed", TokenState { failure: Some(failure), ..living(TimeDelta::minutes(-5)) }),
+            status("unknown", TokenState::default()),
+        ];
+        insta::assert_snapshot!(text(&statuses, now), @r"
+        STREAMER           TOKEN EXPIRES  LAST REFRESH         LAST FAILURE                 NEXT TRIGGER         AUTHORIZED FOR
+        FRESH (fresh)      in 3 h 55      -                    -                            none before the end  2 h 00
+        SOON (soon)        in 1 h 15      2026-11-23 18:00:00  -                            20:22 sweep          2 h 00
+        FAILED (failed)    expired        -                    2026-11-23 19:55:00 refusal  20:22 sweep          2 h 00
+        UNKNOWN (unknown)  unknown        -                    -                            20:07 sweep          2 h 00
+
+        4 authorized; times are UTC, now 2026-11-23 20:00:00
+        ");
+    }
+}
