@@ -1,0 +1,187 @@
+//! A clock that can be turned: what makes hours of tokens and sessions pass in a test or a demo without waiting.
+//!
+//! It is the one place of this crate that reads the machine's time.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use domain::Clock;
+
+/// A [`Clock`] that stands still or runs, and can be turned either way. Every part of a simulated system must share
+/// one, or its parts disagree about which tokens have expired.
+#[derive(Debug)]
+pub struct TurnableClock {
+    hands: Mutex<Hands>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Hands {
+    /// Stands still at this time.
+    Frozen(DateTime<Utc>),
+    /// Runs as fast as the machine's clock, this much ahead of it.
+    Running { ahead: TimeDelta },
+}
+
+impl TurnableClock {
+    /// A clock that stands still at `time`, until it is turned.
+    #[must_use]
+    pub fn frozen_at(time: DateTime<Utc>) -> Self {
+        Self { hands: Mutex::new(Hands::Frozen(time)) }
+    }
+
+    /// A clock that stands still at the machine's time of this moment.
+    #[must_use]
+    pub fn frozen() -> Self {
+        Self::frozen_at(machine_time())
+    }
+
+    /// A clock that runs on from `time`.
+    #[must_use]
+    pub fn running_from(time: DateTime<Utc>) -> Self {
+        Self { hands: Mutex::new(Hands::running_from(time)) }
+    }
+
+    /// A clock that shows the machine's time, until it is turned.
+    #[must_use]
+    pub fn running() -> Self {
+        Self { hands: Mutex::new(Hands::Running { ahead: TimeDelta::zero() }) }
+    }
+
+    /// Turns the clock forward. Past the last time that can be represented it stays there.
+    pub fn advance(&self, by: Duration) {
+        let mut hands = self.hands();
+        *hands = hands.moved_to(later(hands.time(), by));
+    }
+
+    /// Turns the clock to `time`, forward or back; it then runs on if it ran before.
+    pub fn set(&self, time: DateTime<Utc>) {
+        let mut hands = self.hands();
+        *hands = hands.moved_to(time);
+    }
+
+    /// Stops the clock at what it shows now.
+    pub fn freeze(&self) {
+        let mut hands = self.hands();
+        *hands = Hands::Frozen(hands.time());
+    }
+
+    /// Lets the clock run on from what it shows now.
+    pub fn run(&self) {
+        let mut hands = self.hands();
+        *hands = Hands::running_from(hands.time());
+    }
+
+    fn hands(&self) -> MutexGuard<'_, Hands> {
+        // Each change is one assignment, so that a panic elsewhere can't have left the hands half turned.
+        self.hands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Clock for TurnableClock {
+    fn now(&self) -> DateTime<Utc> {
+        self.hands().time().trunc_subsecs(6)
+    }
+}
+
+impl Hands {
+    fn running_from(time: DateTime<Utc>) -> Self {
+        Self::Running { ahead: time - machine_time() }
+    }
+
+    fn time(self) -> DateTime<Utc> {
+        match self {
+            Self::Frozen(time) => time,
+            Self::Running { ahead } => {
+                machine_time().checked_add_signed(ahead).unwrap_or(DateTime::<Utc>::MAX_UTC)
+            }
+        }
+    }
+
+    fn moved_to(self, time: DateTime<Utc>) -> Self {
+        match self {
+            Self::Frozen(_) => Self::Frozen(time),
+            Self::Running { .. } => Self::running_from(time),
+        }
+    }
+}
+
+/// `time` plus `by`, or the last time that can be represented.
+pub(crate) fn later(time: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
+    TimeDelta::from_std(by)
+        .ok()
+        .and_then(|by| time.checked_add_signed(by))
+        .unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the local adapter of the clock port")]
+fn machine_time() -> DateTime<Utc> {
+    Utc::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> DateTime<Utc> {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_frozen_clock_moves_only_when_it_is_turned() {
+        let clock = TurnableClock::frozen_at(at("2026-11-23T04:00:00Z"));
+        assert_eq!(clock.now(), at("2026-11-23T04:00:00Z"));
+
+        clock.advance(Duration::from_mins(15));
+        assert_eq!(clock.now(), at("2026-11-23T04:15:00Z"));
+
+        clock.set(at("2026-11-22T00:00:00Z"));
+        assert_eq!(clock.now(), at("2026-11-22T00:00:00Z"));
+    }
+
+    #[test]
+    fn it_shows_whole_microseconds() {
+        let clock = TurnableClock::frozen_at(at("2026-11-23T04:00:00.123456789Z"));
+        assert_eq!(clock.now(), at("2026-11-23T04:00:00.123456Z"));
+        let running = TurnableClock::running().now();
+        assert_eq!(running, running.trunc_subsecs(6));
+    }
+
+    #[test]
+    fn a_running_clock_runs_on_from_where_it_is_turned_to() {
+        let clock = TurnableClock::running_from(at("2026-11-23T04:00:00Z"));
+        let first = clock.now();
+        // The bounds are loose because a loaded machine can stop this test for a while.
+        assert!(first >= at("2026-11-23T03:59:59Z") && first < at("2026-11-23T04:30:00Z"), "{first}");
+
+        clock.advance(Duration::from_hours(4));
+        assert!(clock.now() - first >= TimeDelta::hours(4) - TimeDelta::seconds(1));
+
+        while clock.now() <= first {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn it_can_be_stopped_and_started() {
+        let clock = TurnableClock::running();
+        clock.freeze();
+        assert_eq!(clock.now(), clock.now());
+        let stopped = clock.now();
+        clock.run();
+        while clock.now() == stopped {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn turned_too_far_it_stays_at_the_end_of_time() {
+        let clock = TurnableClock::frozen();
+        clock.advance(Duration::MAX);
+        assert_eq!(clock.now(), DateTime::<Utc>::MAX_UTC.trunc_subsecs(6));
+        clock.run();
+        clock.now();
+    }
+}

@@ -1,0 +1,16 @@
+//! The whole system on one machine: what the demo, the tests and the benchmark stand on.
+//!
+//! What is not ours to run is simulated here, over the real protocol: [`twitch`], [`lambda`]. What is ours is real:
+//! [`postgres`], and the program's own [`binaries`]. A [`world`] is one of each, with people in it.
+
+pub mod bench;
+pub mod binaries;
+pub mod clock;
+pub mod demo;
+mod env;
+pub mod lambda;
+pub mod plans;
+pub mod postgres;
+pub mod simulate;
+pub mod twitch;
+pub mod world;

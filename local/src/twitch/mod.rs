@@ -1,0 +1,405 @@
+//! A simulated Twitch identity service (`id.twitch.tv`): real HTTP on loopback, as strict as the real one, with its
+//! wording and its token lifetimes, and with faults that can be switched on while it runs.
+//!
+//! Tokens expire by the clock in [`Settings`], so that a turned clock kills them. Whatever isn't documented about the
+//! real service is resolved towards the stricter behaviour: what works here must work there.
+//!
+//! Tests and benchmarks use [`SimulatedTwitch`]; people at a running demo use the routes in `control`.
+
+mod accounts;
+mod answer;
+mod control;
+mod faults;
+mod form;
+mod gate;
+mod oauth;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    fmt, io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Router, http::StatusCode};
+use domain::{AccessToken, Clock, TokenPair};
+use serde::Serialize;
+
+pub use self::{
+    accounts::Activity,
+    faults::{Endpoint, Fault, FaultRule, ParseFaultError},
+    gate::Gate,
+};
+use self::{
+    accounts::{AccountId, Accounts},
+    answer::Answer,
+    faults::{Faults, Target},
+    gate::Passage,
+    server::{Server, Tls},
+};
+use crate::clock::TurnableClock;
+
+/// One of the lifetimes seen in the wild.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(14_124);
+
+/// How the simulated Twitch is set up.
+#[derive(Clone)]
+pub struct Settings {
+    /// The one application that is known.
+    pub client_id: String,
+    /// Its secret.
+    pub client_secret: String,
+    /// How long an access token lives.
+    pub token_lifetime: Duration,
+    /// What an OAuth request takes, half of it before it is processed and half after, like a journey there and back.
+    pub latency: Duration,
+    /// What becomes of a refresh token when it is used.
+    pub refresh_tokens: RefreshTokens,
+    /// Whether to serve TLS, with a certificate of a new authority ([`SimulatedTwitch::ca_pem`]).
+    pub tls: bool,
+    /// The port on 127.0.0.1; 0 takes a free one.
+    pub port: u16,
+    /// What decides which tokens have expired.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// What Twitch does with the refresh token of a refresh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RefreshTokens {
+    /// It stays the same, as for confidential clients.
+    #[default]
+    Kept,
+    /// Each refresh returns a new one. The former ones work on.
+    Rotated,
+    /// Each refresh returns a new one, and a used one is dead. If it comes again, the newest pair dies too: somebody
+    /// may have stolen it.
+    OneTime,
+}
+
+impl RefreshTokens {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Rotated => "rotated",
+            Self::OneTime => "one-time",
+        }
+    }
+}
+
+impl Default for Settings {
+    /// A confidential client with random credentials, in the clear and without latency, by the machine's time.
+    fn default() -> Self {
+        Self {
+            client_id: accounts::random_credential(),
+            client_secret: accounts::random_credential(),
+            token_lifetime: TOKEN_LIFETIME,
+            latency: Duration::ZERO,
+            refresh_tokens: RefreshTokens::default(),
+            tls: false,
+            port: 0,
+            clock: Arc::new(TurnableClock::running()),
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("client_id", &self.client_id)
+            .field("client_secret", &"redacted")
+            .field("token_lifetime", &self.token_lifetime)
+            .field("latency", &self.latency)
+            .field("refresh_tokens", &self.refresh_tokens)
+            .field("tls", &self.tls)
+            .field("port", &self.port)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What everybody together asked of the simulation since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Requests to `/oauth2/token`, whatever came of them.
+    pub token_requests: u64,
+    /// Refreshes that were granted, even if their answer was then lost.
+    pub refreshes: u64,
+    /// Times a one-time refresh token was used again.
+    pub reuses: u64,
+    /// Requests to `/oauth2/validate`.
+    pub validate_requests: u64,
+    /// Requests to `/oauth2/revoke`.
+    pub revoke_requests: u64,
+    /// OAuth requests that are being processed right now.
+    pub in_flight: usize,
+    /// The most OAuth requests that were ever processed at the same time.
+    pub peak_in_flight: usize,
+}
+
+/// No streamer with this login connected the application.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the simulated Twitch knows no streamer with the login ‘{login}’")]
+pub struct UnknownStreamer {
+    /// What was asked for.
+    pub login: String,
+}
+
+/// Why the simulation can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The port is taken or may not be used.
+    #[error("the simulated Twitch can't listen on port {port} of 127.0.0.1")]
+    Bind {
+        /// The port of the settings.
+        port: u16,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No certificate could be made.
+    #[error("the simulated Twitch can't make its certificate")]
+    Certificate(#[from] rcgen::Error),
+    /// The certificate was made, and TLS doesn't take it.
+    #[error("the simulated Twitch can't serve TLS")]
+    Tls(#[from] rustls::Error),
+}
+
+/// A running simulation. It serves until it is dropped or [shut down](Self::shutdown).
+#[derive(Debug)]
+pub struct SimulatedTwitch {
+    simulation: Arc<Simulation>,
+    base_url: String,
+    ca_pem: Option<String>,
+    server: Server,
+}
+
+impl SimulatedTwitch {
+    /// Starts to serve; once this returns, requests are answered.
+    ///
+    /// # Errors
+    /// If the port is taken, or TLS is wanted and can't be set up.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let port = settings.port;
+        let tls = settings.tls.then(Tls::generate).transpose()?;
+        let ca_pem = tls.as_ref().map(|tls| tls.ca_pem.clone());
+        let simulation = Arc::new(Simulation::new(settings));
+        let server = Server::start(router(Arc::clone(&simulation)), port, tls).await?;
+        let scheme = if ca_pem.is_some() { "https" } else { "http" };
+        let base_url = format!("{scheme}://{}", server.address);
+        Ok(Self { simulation, base_url, ca_pem, server })
+    }
+
+    /// Where it serves, without a slash at the end: `http://127.0.0.1:40001`.
+    #[must_use]
+    pub fn base_url(&self) -> &str {
+        &self.base_url
+    }
+
+    /// With TLS, the certificate of the authority that a client must trust.
+    #[must_use]
+    pub fn ca_pem(&self) -> Option<&str> {
+        self.ca_pem.as_deref()
+    }
+
+    /// Closes the port and every connection, and waits until that is done. Requests without an answer get none.
+    pub async fn shutdown(self) {
+        self.server.shutdown().await;
+    }
+
+    /// The streamer connects the application, and gets a pair of tokens that is valid from now. A login that is known
+    /// already connects again, under its first user id: its earlier tokens work on.
+    #[must_use = "nobody else keeps the pair for the streamer"]
+    pub fn add_streamer(&self, user_id: &str, login: &str) -> TokenPair {
+        self.add_streamer_with(user_id, login, self.simulation.settings.token_lifetime)
+    }
+
+    /// Like [`add_streamer`](Self::add_streamer), with another lifetime for this first access token. With zero it has
+    /// already expired.
+    #[must_use = "nobody else keeps the pair for the streamer"]
+    pub fn add_streamer_with(
+        &self,
+        user_id: &str,
+        login: &str,
+        access_token_lifetime: Duration,
+    ) -> TokenPair {
+        let now = self.simulation.settings.clock.now();
+        self.simulation.lock().accounts.connect(user_id, login, access_token_lifetime, now)
+    }
+
+    /// The streamer disconnects the application on Twitch: all of their tokens are dead.
+    ///
+    /// # Errors
+    /// If the login is unknown.
+    pub fn disconnect(&self, login: &str) -> Result<(), UnknownStreamer> {
+        let mut state = self.simulation.lock();
+        let id = state.accounts.find(login)?;
+        state.accounts.disconnect(id);
+        Ok(())
+    }
+
+    /// The pair that Twitch issued last to this streamer, expired or not. None if the streamer is unknown or
+    /// disconnected.
+    #[must_use]
+    pub fn current_tokens(&self, login: &str) -> Option<TokenPair> {
+        let state = self.simulation.lock();
+        state.accounts.current_tokens(state.accounts.find(login).ok()?)
+    }
+
+    /// Whether Twitch would accept this token now: what a poll would meet.
+    #[must_use]
+    pub fn access_token_is_live(&self, token: &AccessToken) -> bool {
+        let now = self.simulation.settings.clock.now();
+        self.simulation.lock().accounts.access_token_is_live(token.expose(), now)
+    }
+
+    /// What this streamer's tokens were used for.
+    ///
+    /// # Errors
+    /// If the login is unknown.
+    pub fn activity(&self, login: &str) -> Result<Activity, UnknownStreamer> {
+        let state = self.simulation.lock();
+        Ok(state.accounts.get(state.accounts.find(login)?).activity)
+    }
+
+    /// What everybody together asked.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.simulation.totals(&self.simulation.lock())
+    }
+
+    /// Switches a fault on for requests that carry a token of this streamer. It replaces the streamer's former fault
+    /// on the same endpoint.
+    ///
+    /// # Errors
+    /// If the login is unknown.
+    pub fn fault(&self, login: &str, rule: impl Into<FaultRule>) -> Result<(), UnknownStreamer> {
+        let mut state = self.simulation.lock();
+        let target = Target::Streamer(state.accounts.find(login)?);
+        state.faults.set(target, rule.into());
+        Ok(())
+    }
+
+    /// Switches a fault on for every request that isn't hit by a fault of its streamer.
+    pub fn fault_for_everybody(&self, rule: impl Into<FaultRule>) {
+        self.simulation.lock().faults.set(Target::Everybody, rule.into());
+    }
+
+    /// Switches off the faults of this streamer; those for everybody stay.
+    ///
+    /// # Errors
+    /// If the login is unknown.
+    pub fn clear_faults(&self, login: &str) -> Result<(), UnknownStreamer> {
+        let mut state = self.simulation.lock();
+        let target = Target::Streamer(state.accounts.find(login)?);
+        state.faults.clear(target);
+        Ok(())
+    }
+
+    /// Switches off the faults for everybody; those of single streamers stay.
+    pub fn clear_faults_for_everybody(&self) {
+        self.simulation.lock().faults.clear(Target::Everybody);
+    }
+
+    /// Holds the refreshes of this streamer after their arrival and before their processing, until the gate is
+    /// released or dropped.
+    ///
+    /// # Errors
+    /// If the login is unknown.
+    pub fn pause(&self, login: &str) -> Result<Gate, UnknownStreamer> {
+        let mut state = self.simulation.lock();
+        let id = state.accounts.find(login)?;
+        let gate = Gate::new();
+        state.gates.insert(id, gate.passage());
+        Ok(gate)
+    }
+}
+
+/// What the routes share.
+struct Simulation {
+    settings: Settings,
+    state: Mutex<SimulationState>,
+    in_flight: AtomicUsize,
+    peak_in_flight: AtomicUsize,
+}
+
+struct SimulationState {
+    accounts: Accounts,
+    faults: Faults,
+    /// The newest gate of each streamer who was ever paused; an open one holds nobody up.
+    gates: HashMap<AccountId, Passage>,
+    /// Without the numbers of requests in flight, which change when no lock is held.
+    totals: Totals,
+}
+
+impl fmt::Debug for Simulation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Simulation").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Simulation {
+    fn new(settings: Settings) -> Self {
+        let state = SimulationState {
+            accounts: Accounts::new(settings.refresh_tokens),
+            faults: Faults::default(),
+            gates: HashMap::new(),
+            totals: Totals::default(),
+        };
+        Self {
+            settings,
+            state: Mutex::new(state),
+            in_flight: AtomicUsize::new(0),
+            peak_in_flight: AtomicUsize::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SimulationState> {
+        // A panic in one test's thread must not become a riddle in all others.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn totals(&self, state: &SimulationState) -> Totals {
+        Totals {
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            peak_in_flight: self.peak_in_flight.load(Ordering::Relaxed),
+            ..state.totals
+        }
+    }
+
+    /// Counts a request for as long as the guard lives, which ends with the client's patience if not before.
+    fn in_flight(&self) -> InFlight<'_> {
+        let now = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
+        self.peak_in_flight.fetch_max(now, Ordering::Relaxed);
+        InFlight(self)
+    }
+
+    /// One way of the journey between the client and Twitch.
+    async fn travel(&self) {
+        if !self.settings.latency.is_zero() {
+            tokio::time::sleep(self.settings.latency / 2).await;
+        }
+    }
+}
+
+struct InFlight<'a>(&'a Simulation);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn router(simulation: Arc<Simulation>) -> Router {
+    Router::new()
+        .merge(oauth::routes())
+        .merge(control::routes())
+        .fallback(async || Answer::error(StatusCode::NOT_FOUND, "not found"))
+        .method_not_allowed_fallback(async || {
+            Answer::error(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
+        })
+        .with_state(simulation)
+}

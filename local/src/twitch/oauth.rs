@@ -1,0 +1,193 @@
+//! The endpoints that the real identity service has.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::{Request, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde_json::json;
+
+use super::{Endpoint, Simulation, accounts::Refused, answer::Answer, form::Form};
+
+/// What the streamers of this simulation granted: to run polls in their channel.
+const SCOPES: [&str; 2] = ["channel:manage:polls", "channel:read:polls"];
+
+/// Far above any form that a client of these endpoints can mean.
+const BODY_LIMIT: usize = 64 * 1024;
+
+pub(super) fn routes() -> Router<Arc<Simulation>> {
+    Router::new()
+        .route("/oauth2/token", post(token))
+        .route("/oauth2/validate", get(validate))
+        .route("/oauth2/revoke", post(revoke))
+}
+
+async fn token(State(simulation): State<Arc<Simulation>>, request: Request) -> Response {
+    let _in_flight = simulation.in_flight();
+    simulation.lock().totals.token_requests += 1;
+    let form = match read_form(request).await {
+        Ok(form) => form,
+        Err(answer) => return answer.into_response(),
+    };
+    let (fault, passage) = {
+        let mut state = simulation.lock();
+        let streamer =
+            form.get("refresh_token").and_then(|token| state.accounts.owner_of_refresh_token(token));
+        if let Some(id) = streamer {
+            state.accounts.get_mut(id).activity.refresh_requests += 1;
+        }
+        (state.faults.hit(streamer, Endpoint::Token), streamer.and_then(|id| state.gates.get(&id).cloned()))
+    };
+    simulation.travel().await;
+    if let Some(passage) = passage {
+        passage.pass().await;
+    }
+    let response = match fault {
+        None => refresh(&simulation, &form).into_response(),
+        Some(fault) => match fault.before_processing(Endpoint::Token).await {
+            Some(response) => response,
+            None => fault.after_processing(refresh(&simulation, &form)),
+        },
+    };
+    simulation.travel().await;
+    response
+}
+
+fn refresh(simulation: &Simulation, form: &Form) -> Answer {
+    let settings = &simulation.settings;
+    match form.get("client_id") {
+        None => return Answer::bad_request("missing client id"),
+        Some(id) if id != settings.client_id => return Answer::invalid_client(),
+        Some(_) => {}
+    }
+    match form.get("client_secret") {
+        None => return Answer::missing_client_secret(),
+        Some(secret) if secret != settings.client_secret => return Answer::invalid_client_secret(),
+        Some(_) => {}
+    }
+    match form.get("grant_type") {
+        None => return Answer::bad_request("missing grant type"),
+        Some("refresh_token") => {}
+        Some(_) => return Answer::bad_request("invalid grant type"),
+    }
+    let Some(refresh_token) = form.get("refresh_token") else {
+        return Answer::bad_request("missing refresh token");
+    };
+
+    let now = settings.clock.now();
+    let mut state = simulation.lock();
+    match state.accounts.refresh(refresh_token, settings.token_lifetime, now) {
+        Ok(pair) => {
+            state.totals.refreshes += 1;
+            Answer::ok(json!({
+                "access_token": pair.access.expose(),
+                "refresh_token": pair.refresh.expose(),
+                "scope": SCOPES,
+                "token_type": "bearer",
+                "expires_in": settings.token_lifetime.as_secs(),
+            }))
+        }
+        Err(refused) => {
+            state.totals.reuses += u64::from(refused == Refused::Reused);
+            Answer::invalid_refresh_token(StatusCode::BAD_REQUEST)
+        }
+    }
+}
+
+async fn validate(State(simulation): State<Arc<Simulation>>, request: Request) -> Response {
+    let _in_flight = simulation.in_flight();
+    let access_token = bearer(&request).map(str::to_owned);
+    let fault = {
+        let mut state = simulation.lock();
+        state.totals.validate_requests += 1;
+        let streamer = access_token.as_deref().and_then(|token| state.accounts.owner_of_access_token(token));
+        if let Some(id) = streamer {
+            state.accounts.get_mut(id).activity.validations += 1;
+        }
+        state.faults.hit(streamer, Endpoint::Validate)
+    };
+    simulation.travel().await;
+    let validation = || validation(&simulation, access_token.as_deref());
+    let response = match fault {
+        None => validation().into_response(),
+        Some(fault) => match fault.before_processing(Endpoint::Validate).await {
+            Some(response) => response,
+            None => fault.after_processing(validation()),
+        },
+    };
+    simulation.travel().await;
+    response
+}
+
+fn validation(simulation: &Simulation, access_token: Option<&str>) -> Answer {
+    let Some(access_token) = access_token else {
+        return Answer::error(StatusCode::UNAUTHORIZED, "missing authorization token");
+    };
+    let now = simulation.settings.clock.now();
+    let state = simulation.lock();
+    state.accounts.validate(access_token, now).map_or_else(Answer::invalid_access_token, |valid| {
+        Answer::ok(json!({
+            "client_id": simulation.settings.client_id,
+            "login": valid.login,
+            "scopes": SCOPES,
+            "user_id": valid.user_id,
+            "expires_in": valid.expires_in_seconds,
+        }))
+    })
+}
+
+async fn revoke(State(simulation): State<Arc<Simulation>>, request: Request) -> Response {
+    let _in_flight = simulation.in_flight();
+    simulation.lock().totals.revoke_requests += 1;
+    simulation.travel().await;
+    let answer = match read_form(request).await {
+        Ok(form) => revocation(&simulation, &form),
+        Err(refusal) => refusal.into_response(),
+    };
+    simulation.travel().await;
+    answer
+}
+
+fn revocation(simulation: &Simulation, form: &Form) -> Response {
+    match form.get("client_id") {
+        None => return Answer::bad_request("missing client id").into_response(),
+        Some(id) if id != simulation.settings.client_id => {
+            return Answer::error(StatusCode::NOT_FOUND, "client does not exist").into_response();
+        }
+        Some(_) => {}
+    }
+    let now = simulation.settings.clock.now();
+    if form.get("token").is_some_and(|token| simulation.lock().accounts.revoke(token, now)) {
+        StatusCode::OK.into_response()
+    } else {
+        Answer::bad_request("Invalid token").into_response()
+    }
+}
+
+/// The form in a request's body. The real service also reads the query string; here that is an error, since whatever
+/// stands in an address ends up in logs.
+async fn read_form(request: Request<Body>) -> Result<Form, Answer> {
+    if request.uri().query().is_some() {
+        return Err(Answer::bad_request("parameters belong in the body, never in the query string"));
+    }
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        return Err(Answer::bad_request("the body must be application/x-www-form-urlencoded"));
+    }
+    let body = to_bytes(request.into_body(), BODY_LIMIT)
+        .await
+        .map_err(|_| Answer::bad_request("the body can't be read or is too long"))?;
+    Form::parse(&body)
+}
+
+/// The access token of an `Authorization` header, under Twitch's own scheme or the standard one.
+fn bearer(request: &Request) -> Option<&str> {
+    let (scheme, token) = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    ["OAuth", "Bearer"].iter().any(|known| scheme.eq_ignore_ascii_case(known)).then(|| token.trim())
+}
