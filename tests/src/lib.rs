@@ -1,0 +1,159 @@
+//! What the end-to-end tests share. Every test has a database and a Twitch of its own.
+#![expect(clippy::missing_errors_doc, clippy::must_use_candidate, reason = "any error fails the test")]
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::process::Output;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result};
+use chrono::{DateTime, Utc};
+use domain::ports::{Store, Twitch};
+use domain::refresh::{Cycle, RefreshService};
+use domain::report::{Outcome, Report};
+use local::binaries::{Binaries, Profile};
+use local::clock::TurnableClock;
+use local::postgres::Postgres;
+use local::twitch::{Gate, Settings};
+use local::world::World;
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+
+/// A world whose time stands still until it is turned. For cycles in this process.
+pub struct Still {
+    /// The world.
+    pub world: World,
+    /// Its clock.
+    pub clock: Arc<TurnableClock>,
+}
+
+impl Still {
+    /// A still world with the simulated Twitch's defaults.
+    pub async fn new() -> Result<Self> {
+        Self::with(Settings::default()).await
+    }
+
+    /// A still world with other settings.
+    pub async fn with(settings: Settings) -> Result<Self> {
+        let clock = Arc::new(TurnableClock::frozen());
+        let settings = Settings { clock: clock.clone(), ..settings };
+        Ok(Self { world: World::start(Postgres::shared().await?, settings).await?, clock })
+    }
+
+    /// The time.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.world.clock.now()
+    }
+
+    /// Turns the clock.
+    pub fn turn(&self, minutes: u64) {
+        self.clock.advance(std::time::Duration::from_secs(minutes * 60));
+    }
+}
+
+/// A world on the machine's time. For binaries.
+pub async fn world() -> Result<World> {
+    World::start(Postgres::shared().await?, Settings::default()).await
+}
+
+/// What a cycle did, by login.
+pub struct Ran {
+    /// The counts.
+    pub report: Report,
+    outcomes: HashMap<String, Vec<Outcome>>,
+}
+
+impl Ran {
+    /// The one outcome of this streamer.
+    ///
+    /// # Panics
+    ///
+    /// If there is none, or more than one.
+    pub fn outcome(&self, login: &str) -> &Outcome {
+        match self.outcomes.get(login).map(Vec::as_slice) {
+            Some([outcome]) => outcome,
+            other => panic!("{login} has these outcomes: {other:?}"),
+        }
+    }
+
+    /// Everybody who was looked at.
+    pub fn logins(&self) -> Vec<&str> {
+        let mut logins: Vec<_> = self.outcomes.keys().map(String::as_str).collect();
+        logins.sort_unstable();
+        logins
+    }
+}
+
+/// Runs a cycle and listens.
+pub async fn run<S: Store, T: Twitch>(service: &RefreshService<S, T>, cycle: &Cycle) -> Ran {
+    let outcomes = Mutex::new(HashMap::<_, Vec<_>>::new());
+    let report = service
+        .run(cycle, &|streamer, outcome| {
+            let mut outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+            outcomes.entry(streamer.login.clone()).or_default().push(outcome.clone());
+        })
+        .await;
+    Ran { report, outcomes: outcomes.into_inner().unwrap_or_else(PoisonError::into_inner) }
+}
+
+/// Runs a cycle and, once it has come to the gate, `change`; then opens the gate. What the cycle did is answered.
+///
+/// # Panics
+///
+/// If the cycle ends without having come to the gate.
+pub async fn with_change_at(
+    gate: Gate,
+    cycle: impl Future<Output = Ran>,
+    change: impl Future<Output = Result<()>>,
+) -> Result<Ran> {
+    let mut cycle = pin!(cycle);
+    tokio::select! {
+        biased;
+        () = gate.arrived() => {}
+        ran = &mut cycle => panic!("the cycle never came to the gate: {:?}", ran.report),
+    }
+    change.await?;
+    gate.release();
+    Ok(cycle.await)
+}
+
+/// The program's own binary, built if it is not up to date.
+pub async fn binary(name: &str) -> Result<PathBuf> {
+    static BINARIES: OnceCell<Binaries> = OnceCell::const_new();
+    let binaries = BINARIES.get_or_try_init(|| Binaries::build(Profile::Dev)).await?;
+    Ok(binaries.path(name)?.to_owned())
+}
+
+/// What `tokens` printed, and how it ended.
+#[derive(Debug)]
+pub struct Printed {
+    /// The exit code.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// Runs the command with this environment and no other.
+pub async fn tokens(environment: &[(String, String)], arguments: &[&str]) -> Result<Printed> {
+    let mut command = Command::new(binary("tokens").await?);
+    command.args(arguments).env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
+    // Not in the workspace, whose `.env` would be read.
+    command.current_dir(std::env::temp_dir());
+    let Output { status, stdout, stderr } = command.output().await?;
+    Ok(Printed {
+        code: status.code().context("the command was killed")?,
+        stdout: String::from_utf8(stdout)?,
+        stderr: String::from_utf8(stderr)?,
+    })
+}
+
+/// An environment with some variables changed; an empty value takes one away.
+pub fn changed(environment: Vec<(String, String)>, changes: &[(&str, &str)]) -> Vec<(String, String)> {
+    let untouched =
+        environment.into_iter().filter(|(name, _)| changes.iter().all(|(changed, _)| changed != name));
+    let changes = changes.iter().filter(|(_, value)| !value.is_empty());
+    untouched.chain(changes.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))).collect()
+}

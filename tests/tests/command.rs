@@ -1,0 +1,330 @@
+//! The command, as its own binary: the brief's scenarios 2 and 3, and what it says to bad input.
+
+use anyhow::Result;
+use chrono::TimeDelta;
+use end_to_end::{Printed, changed, tokens, world};
+use local::postgres::{Postgres, Server, Settings as ServerSettings};
+use local::twitch::Fault;
+use local::world::{NewStreamer, World};
+use serde_json::Value;
+
+async fn run(world: &World, arguments: &[&str]) -> Result<Printed> {
+    tokens(&world.environment(), arguments).await
+}
+
+fn lines(printed: &Printed, lines: &[&str]) {
+    for line in lines {
+        assert!(
+            printed.stdout.lines().any(|printed| printed == *line),
+            "no line `{line}` in\n{}",
+            printed.stdout
+        );
+    }
+}
+
+/// A world with one streamer who is due and one who is not.
+async fn two() -> Result<(World, domain::StreamerId, domain::StreamerId)> {
+    let world = world().await?;
+    let due = world.add(NewStreamer::due("bastien")).await?;
+    let fresh = world.add(NewStreamer::fresh("aria")).await?;
+    Ok((world, due, fresh))
+}
+
+#[tokio::test]
+async fn scenario_2_due_tokens_are_refreshed_and_valid_ones_skipped() -> Result<()> {
+    let (world, due, _) = two().await?;
+    let printed = run(&world, &["refresh"]).await?;
+    assert_eq!(printed.code, 0, "{printed:?}");
+    lines(
+        &printed,
+        &[
+            "Found 2 streamer(s) with active authorization:",
+            "  - Aria (aria) ✓",
+            "              REPORT",
+            "Total streamers: 2",
+            "Success: 1",
+            "Failed: 0",
+            "Skipped: 1",
+        ],
+    );
+    assert!(printed.stdout.contains("  - Bastien (bastien) ⚠ expires in 29 min"), "{}", printed.stdout);
+    assert!(printed.stdout.contains("  - Aria (aria): valid for 2 h 59"), "{}", printed.stdout);
+    assert!(world.has_live_token(due).await?);
+    let row = world.row(due).await?;
+    assert!(row.token_expires_at > Some(world.clock.now() + TimeDelta::hours(3)));
+    assert_eq!(printed.stderr, "", "a pipe gets no progress bar");
+    Ok(())
+}
+
+#[tokio::test]
+async fn scenario_3_every_combination_of_options() -> Result<()> {
+    let (world, due, fresh) = two().await?;
+    let (due_id, fresh_id) = (due.to_string(), fresh.to_string());
+    let asked = || world.twitch.totals().token_requests;
+
+    for (arguments, would) in [
+        (vec!["refresh", "--dry-run"], 1),
+        (vec!["refresh", "--dry-run", "--force"], 2),
+        (vec!["refresh", &fresh_id, "--dry-run"], 0),
+        (vec!["refresh", &fresh_id, "--force", "--dry-run"], 1),
+    ] {
+        let printed = run(&world, &arguments).await?;
+        assert_eq!(printed.code, 0, "{printed:?}");
+        lines(&printed, &[&format!("Would refresh: {would}"), "Success: 0"]);
+        assert_eq!(asked(), 0, "a dry run calls nobody");
+    }
+
+    let printed = run(&world, &["refresh", &fresh_id]).await?;
+    lines(&printed, &["Total streamers: 1", "Success: 0", "Skipped: 1"]);
+    let printed = run(&world, &["refresh", &due_id]).await?;
+    lines(&printed, &["Total streamers: 1", "Success: 1", "Skipped: 0"]);
+    let printed = run(&world, &["refresh", &fresh_id, "--force"]).await?;
+    lines(&printed, &["Total streamers: 1", "Success: 1"]);
+    let printed = run(&world, &["refresh", "--force"]).await?;
+    lines(&printed, &["Total streamers: 2", "Success: 2", "Skipped: 0"]);
+    assert_eq!(asked(), 4);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_failure_has_its_reason_and_the_exit_code_1() -> Result<()> {
+    let (world, due, _) = two().await?;
+    world.twitch.disconnect("bastien")?;
+    let printed = run(&world, &["refresh"]).await?;
+    assert_eq!(printed.code, 1);
+    lines(&printed, &["Success: 0", "Failed: 1"]);
+    let reason =
+        "  ✗ Bastien (bastien): Twitch answered 400: Invalid refresh token (refusal recorded, retry at ";
+    assert!(printed.stdout.contains(reason), "{}", printed.stdout);
+    assert!(world.row(due).await?.is_active);
+    Ok(())
+}
+
+#[tokio::test]
+async fn machines_get_one_json_document() -> Result<()> {
+    let (world, due, _) = two().await?;
+    let printed = run(&world, &["refresh", "--json"]).await?;
+    let document: Value = serde_json::from_str(&printed.stdout)?;
+    assert_eq!(document["report"]["success"], 1);
+    assert_eq!(document["report"]["stopped"], Value::Null);
+    let streamers = document["streamers"].as_array().unwrap();
+    let bastien = streamers.iter().find(|streamer| streamer["login"] == "bastien").unwrap();
+    assert_eq!((&bastien["id"], &bastien["outcome"]), (&due.to_string().into(), &"refreshed".into()));
+
+    let status: Value = serde_json::from_str(&run(&world, &["status", "--json"]).await?.stdout)?;
+    assert_eq!(status.as_array().unwrap().len(), 2);
+    let history: Value =
+        serde_json::from_str(&run(&world, &["history", &due.to_string(), "--json"]).await?.stdout)?;
+    assert_eq!((&history[0]["trigger"], &history[0]["outcome"]), (&"command".into(), &"refreshed".into()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn status_and_history_need_no_key_and_no_credentials() -> Result<()> {
+    let (world, due, fresh) = two().await?;
+    run(&world, &["refresh"]).await?;
+    let bare: Vec<_> = world.environment().into_iter().filter(|(name, _)| name == "DATABASE_URL").collect();
+    let printed = tokens(&bare, &["status"]).await?;
+    assert_eq!(printed.code, 0, "{printed:?}");
+    assert!(printed.stdout.contains("2 authorized"), "{}", printed.stdout);
+    let printed = tokens(&bare, &["history", &due.to_string()]).await?;
+    assert!(printed.stdout.contains("refreshed"), "{}", printed.stdout);
+    let printed = tokens(&bare, &["history", &fresh.to_string()]).await?;
+    assert_eq!(printed.code, 0);
+    assert!(printed.stdout.starts_with("No refresh of this streamer is on record"), "{}", printed.stdout);
+    Ok(())
+}
+
+/// The arguments or the environment are wrong: this exit code, and this text on standard error.
+async fn refused(environment: &[(String, String)], arguments: &[&str], code: i32, says: &str) -> Result<()> {
+    let printed = tokens(environment, arguments).await?;
+    assert_eq!(printed.code, code, "{arguments:?}: {printed:?}");
+    assert!(printed.stderr.contains(says), "`{says}` is not in {}", printed.stderr);
+    Ok(())
+}
+
+#[tokio::test]
+async fn wrong_usage_ends_with_2() -> Result<()> {
+    let environment = Vec::new();
+    refused(&environment, &["refresh", "bastien"], 2, "invalid value 'bastien' for '[STREAMER_ID]'").await?;
+    refused(&environment, &["refresh", "--frce"], 2, "--force").await?;
+    refused(&environment, &["history"], 2, "<STREAMER_ID>").await?;
+    refused(&environment, &["refesh"], 2, "refresh").await
+}
+
+#[tokio::test]
+async fn a_streamer_that_cannot_be_refreshed_is_named() -> Result<()> {
+    let world = world().await?;
+    let inactive = world.add(NewStreamer { is_active: false, ..NewStreamer::due("jules") }).await?;
+    let over = world.add(NewStreamer { authorized_for: None, ..NewStreamer::due("ines") }).await?;
+    let environment = world.environment();
+    for force in [&[][..], &["--force"]] {
+        let arguments = |id: &str| {
+            [&["refresh", id][..], force].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        for (id, says) in [
+            (uuid::Uuid::new_v4().to_string(), "no streamer has the id"),
+            (inactive.to_string(), "Jules (jules) is deactivated"),
+            (over.to_string(), "Ines (ines) has no active authorization"),
+        ] {
+            let arguments = arguments(&id);
+            let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+            refused(&environment, &arguments, 1, says).await?;
+        }
+    }
+    refused(&environment, &["history", &uuid::Uuid::new_v4().to_string()], 1, "no streamer has the id")
+        .await?;
+    assert_eq!(world.twitch.totals().token_requests, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_faulty_configuration_is_told_at_once_and_without_values() -> Result<()> {
+    let (world, _, _) = two().await?;
+    refused(&[], &["refresh"], 1, "DATABASE_URL is missing").await?;
+    for (changes, says) in [
+        (&[("TWITCH_CLIENT_ID", ""), ("TWITCH_CLIENT_SECRET", "")][..], "TWITCH_CLIENT_SECRET is missing"),
+        (&[("APP_KEY", "")], "APP_KEY and TOKEN_KEYS are missing"),
+        (&[("APP_KEY", "short-key")], "APP_KEY"),
+        (&[("TOKEN_KEYS", "a:bm90LTMyLWJ5dGVz")], "TOKEN_KEYS"),
+        (&[("DATABASE_URL", "postgres://app:pa55word@db.example.com/polls")], "sslmode=verify-full"),
+        (&[("LOG_LEVEL", "loud")], "LOG_LEVEL is none of"),
+    ] {
+        let environment = changed(world.environment(), changes);
+        refused(&environment, &["refresh"], 1, says).await?;
+        let printed = tokens(&environment, &["refresh"]).await?;
+        for value in ["short-key", "bm90LTMyLWJ5dGVz", "pa55word"] {
+            assert!(!printed.stderr.contains(value), "{}", printed.stderr);
+        }
+    }
+    assert_eq!(world.twitch.totals().token_requests, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_key_marks_a_row_as_an_outage_and_rings() -> Result<()> {
+    let (world, due, _) = two().await?;
+    let environment = changed(world.environment(), &[("APP_KEY", "another-app-key-than-the-rows-have")]);
+    let printed = tokens(&environment, &["refresh"]).await?;
+    assert_eq!(printed.code, 1);
+    assert!(
+        printed.stdout.contains("fails authentication") && printed.stdout.contains("outage recorded"),
+        "{printed:?}"
+    );
+    assert!(world.row(due).await?.is_active);
+    Ok(())
+}
+
+#[tokio::test]
+async fn credentials_that_twitch_refuses_are_told() -> Result<()> {
+    let (world, due, _) = two().await?;
+    let environment = changed(world.environment(), &[("TWITCH_CLIENT_SECRET", "not-the-secret")]);
+    refused(
+        &environment,
+        &["refresh"],
+        1,
+        "Twitch answered 403: invalid client secret: check TWITCH_CLIENT_ID",
+    )
+    .await?;
+    assert_eq!(world.row(due).await?.token_refresh_failed_at, None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_there_or_lets_us_not_in() -> Result<()> {
+    let (world, _, _) = two().await?;
+    for (url, says) in [
+        ("postgres://postgres@localhost/x?host=/nowhere", "/nowhere"),
+        // Port 9 is discard: nobody listens there.
+        ("postgres://postgres@127.0.0.1:9/x", "127.0.0.1:9"),
+    ] {
+        let environment = changed(world.environment(), &[("DATABASE_URL", url)]);
+        refused(&environment, &["refresh"], 1, says).await?;
+        refused(&environment, &["migrate"], 1, "check DATABASE_URL").await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_without_it() -> Result<()> {
+    // A server of its own, because it is told to ask this role for a password.
+    let server = Server::start(ServerSettings::default()).await?;
+    let pool = sqlx::PgPool::connect(&server.url("postgres")).await?;
+    let access_rules: String = sqlx::query_scalar("SHOW hba_file").fetch_one(&pool).await?;
+    sqlx::query("CREATE ROLE app LOGIN PASSWORD 'right'").execute(&pool).await?;
+    let others = std::fs::read_to_string(&access_rules)?;
+    std::fs::write(&access_rules, format!("local all app scram-sha-256\n{others}"))?;
+    sqlx::query("SELECT pg_reload_conf()").execute(&pool).await?;
+    let url = server.url("postgres").replace("postgres@", "app:wr0ngpassword@");
+    let environment = vec![("DATABASE_URL".to_owned(), url)];
+    // The server reads its rules again some time after it said so.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let printed = loop {
+        let printed = tokens(&environment, &["status"]).await?;
+        if printed.stderr.contains("password") || std::time::Instant::now() > deadline {
+            break printed;
+        }
+    };
+    assert_eq!(printed.code, 1);
+    assert!(printed.stderr.contains("password authentication failed for user"), "{}", printed.stderr);
+    assert!(!printed.stderr.contains("wr0ngpassword"), "{}", printed.stderr);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_schema_that_is_missing_old_or_newer_is_told() -> Result<()> {
+    let (world, _, _) = two().await?;
+    let empty = Postgres::shared().await?.create_empty().await?;
+    let environment = changed(world.environment(), &[("DATABASE_URL", empty.url())]);
+    for command in [&["refresh"][..], &["status"]] {
+        refused(&environment, command, 1, "run `tokens migrate`").await?;
+    }
+    let printed = tokens(&environment, &["migrate"]).await?;
+    assert_eq!(
+        (printed.code, printed.stdout.as_str()),
+        (0, "The database is at version 2.\n"),
+        "{printed:?}"
+    );
+    assert_eq!(tokens(&environment, &["migrate"]).await?.code, 0, "twice is fine");
+    assert_eq!(tokens(&environment, &["refresh"]).await?.code, 0);
+
+    let pool = sqlx::PgPool::connect(empty.url()).await?;
+    sqlx::query("UPDATE token_refresh._sqlx_migrations SET version = 1000 WHERE version = 2")
+        .execute(&pool)
+        .await?;
+    for command in [&["refresh"][..], &["migrate"]] {
+        refused(&environment, command, 1, "version 1000, newer than this program's 2").await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn at_trace_level_no_secret_is_printed() -> Result<()> {
+    let (world, due, _) = two().await?;
+    world.twitch.fault("bastien", Fault::NoExpiresIn)?;
+    let before = world.twitch.current_tokens("bastien").unwrap();
+    let environment = changed(world.environment(), &[("LOG_LEVEL", "trace")]);
+    let mut everything = String::new();
+    for arguments in
+        [&["refresh", "--force"][..], &["refresh", "--json"], &["status"], &["history", &due.to_string()]]
+    {
+        let printed = tokens(&environment, arguments).await?;
+        everything += &(printed.stdout + &printed.stderr);
+    }
+    world.twitch.disconnect("bastien")?;
+    let printed = tokens(&environment, &["refresh", "--force"]).await?;
+    everything += &(printed.stdout + &printed.stderr);
+    let after = world.row(due).await?;
+    let secret = |name: &str| environment.iter().find(|(found, _)| found == name).unwrap().1.clone();
+    for secret in [
+        before.access.expose(),
+        before.refresh.expose(),
+        &after.access_token_encrypted.unwrap(),
+        &after.refresh_token_encrypted.unwrap(),
+        &secret("APP_KEY"),
+        &secret("TWITCH_CLIENT_SECRET"),
+    ] {
+        assert!(!everything.contains(secret), "a secret was printed in\n{everything}");
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! The Lambda function, as its own binary, fed by a Runtime API.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Result;
+use end_to_end::{binary, changed, world};
+use local::lambda::Function;
+use local::twitch::Fault;
+use local::world::{NewStreamer, World};
+use serde_json::json;
+
+const TIME_LEFT: Duration = Duration::from_mins(5);
+
+async fn function(world: &World, changes: &[(&str, &str)]) -> Result<Function> {
+    let environment = changed(world.environment(), changes);
+    Function::start(&binary("scheduled-refresh").await?, &environment, Stdio::null()).await
+}
+
+#[tokio::test]
+async fn a_planned_run_refreshes_and_answers_with_its_report() -> Result<()> {
+    let world = world().await?;
+    let due = world.add(NewStreamer::due("due")).await?;
+    world.add(NewStreamer::fresh("fresh")).await?;
+    world.add(NewStreamer::due("refused")).await?;
+    world.twitch.disconnect("refused")?;
+    let old = "INSERT INTO token_refresh.refreshes (streamer_id, fence, trigger, started_at, ended_at, outcome)
+               VALUES (gen_random_uuid(), 1, 'sweep', now() - interval '31 days', now() - interval '31 days', 'refreshed')";
+    sqlx::query(old).execute(&world.pool).await?;
+    let function = function(&world, &[]).await?;
+
+    let report = function.invoke(json!({"trigger": "planned"}), TIME_LEFT).await?;
+
+    assert!(report["duration_ms"].is_u64(), "{report}");
+    for (count, expected) in [("total", 3), ("success", 1), ("failed", 1), ("skipped", 1), ("validated", 0)] {
+        assert_eq!(report[count], expected, "{count} in {report}");
+    }
+    assert!(world.has_live_token(due).await?);
+    let kept: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM token_refresh.refreshes").fetch_one(&world.pool).await?;
+    assert_eq!(kept, 2, "what is older than 30 days is forgotten");
+
+    // A warm function: the same event again finds nothing due.
+    let report = function.invoke(json!({"trigger": "planned"}), TIME_LEFT).await?;
+    assert_eq!((&report["success"], &report["skipped"]), (&json!(0), &json!(3)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_sweep_validates_as_well() -> Result<()> {
+    let world = world().await?;
+    world.add(NewStreamer::fresh("fresh")).await?;
+    let report = function(&world, &[]).await?.invoke(json!({"trigger": "sweep"}), TIME_LEFT).await?;
+    assert_eq!((&report["validated"], &report["skipped"]), (&json!(1), &json!(1)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_human_must_mend_is_an_error() -> Result<()> {
+    let world = world().await?;
+    world.add(NewStreamer::due("due")).await?;
+    let event = || json!({"trigger": "planned"});
+
+    let error =
+        function(&world, &[]).await?.invoke(json!({"detail-type": "Scheduled Event"}), TIME_LEFT).await;
+    assert!(error.unwrap_err().error_message.contains("give the rule the input"));
+
+    let error =
+        function(&world, &[("TWITCH_CLIENT_SECRET", "wrong")]).await?.invoke(event(), TIME_LEFT).await;
+    assert!(error.unwrap_err().error_message.contains("check TWITCH_CLIENT_ID"));
+
+    let error = function(&world, &[("APP_KEY", "")]).await?.invoke(event(), TIME_LEFT).await;
+    assert_eq!(error.unwrap_err().error_type, "Runtime.ExitError", "it does not start without a key");
+    Ok(())
+}
+
+#[tokio::test]
+async fn twitch_being_down_is_no_error_and_neither_is_a_short_deadline() -> Result<()> {
+    let world = world().await?;
+    world.add_all((0..30).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
+    let function = function(&world, &[]).await?;
+    let report = function.invoke(json!({"trigger": "planned"}), Duration::from_secs(20)).await?;
+    assert!(report["stopped"].as_str().unwrap().contains("deadline"), "{report}");
+    assert_eq!(world.twitch.totals().token_requests, 0);
+
+    world.twitch.fault_for_everybody(Fault::ServerError);
+    let report = function.invoke(json!({"trigger": "planned"}), TIME_LEFT).await?;
+    assert!(report["stopped"].as_str().unwrap().contains("Twitch seems to be down"), "{report}");
+    Ok(())
+}
