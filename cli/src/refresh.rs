@@ -87,7 +87,7 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
     };
 
     let store = PgStore::new(database, config.cipher, clock.clone());
-    let in_flight = config.twitch.max_in_flight;
+    let in_flight = config.twitch.in_flight();
     let twitch = TwitchClient::new(config.twitch, clock.clone())?;
     let service = RefreshService::new(store, twitch, clock, config.policy, in_flight);
 
@@ -189,6 +189,7 @@ fn mark(outcome: &Outcome) -> (&'static str, &'static str) {
         Outcome::Failed { .. } => ("✗", "failed"),
         Outcome::Skipped(_) => ("-", "skipped"),
         Outcome::WouldRefresh => ("→", "would_refresh"),
+        Outcome::WouldValidate => ("→", "would_validate"),
     }
 }
 

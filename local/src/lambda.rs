@@ -112,10 +112,13 @@ impl Function {
         };
         let mut outcomes = self.outcomes.lock().await;
         let mut process = self.process.lock().await;
-        self.events.send(Event { payload, time_left }).await.map_err(|error| exited(error.to_string()))?;
+        let answered = async {
+            self.events.send(Event { payload, time_left }).await.ok()?;
+            outcomes.recv().await
+        };
         tokio::select! {
             biased;
-            Some(outcome) = outcomes.recv() => outcome,
+            Some(outcome) = answered => outcome,
             status = process.wait() => Err(exited(status.map_or_else(|e| e.to_string(), |s| s.to_string()))),
         }
     }

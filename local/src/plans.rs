@@ -33,6 +33,9 @@ const LEASE: TimeDelta = TimeDelta::minutes(5);
 /// As the adapters keep the history.
 const KEPT: TimeDelta = TimeDelta::days(30);
 
+/// Long enough for a time and for the first id of an array.
+const LONGEST_VALUE: usize = 40;
+
 /// What the migration adds to the application's own tables.
 const INDEXES: [&str; 2] = ["token_refresh_authorized_idx", "token_refresh_authorization_idx"];
 
@@ -68,14 +71,14 @@ const FILL: [&str; 7] = [
      WHERE k = 1 OR n % 2 = 0",
     "INSERT INTO token_refresh.streamers (streamer_id, fence, validated_at)
      SELECT md5('streamer ' || n)::uuid, 9, $1 FROM generate_series(5, 1000000, 5) n",
-    // As much as is there when the next planned run comes, 3.5 hours after the last one that forgot.
+    // As much as is there when a planned run comes, 3.5 hours after the last one forgot what was old.
     "INSERT INTO token_refresh.refreshes (streamer_id, fence, trigger, started_at, ended_at, outcome,
          expires_before, expires_after)
      SELECT md5('streamer ' || n)::uuid, fence, 'planned', at, at, 'refreshed', at, at + interval '4 hours'
      FROM generate_series(1, 9) fence
      CROSS JOIN generate_series(5, 1000000, 5) n
      CROSS JOIN LATERAL (
-         SELECT $1 - interval '30 days 3 hours 30 minutes' * (10 - fence - random()) / 9 AS at) refresh",
+         SELECT $1 - interval '30 days 3 hours 30 minutes' * (10 - fence - n / 1000000.0) / 9 AS at) refresh",
     "INSERT INTO token_refresh.deactivations (streamer_id, deactivated_at)
      SELECT md5('streamer ' || n)::uuid, $1 - random() * interval '90 days' FROM generate_series(1, 1000000, 50) n",
 ];
@@ -101,7 +104,7 @@ pub async fn run() -> Result<()> {
     migrate(&options).await?;
     let now = TurnableClock::frozen().now();
     fill(&options, now).await?;
-    println!("{}", document(&options, now).await?);
+    print!("{}", document(&options, now).await?);
     Ok(())
 }
 
@@ -175,36 +178,45 @@ async fn introduction(
     walk: Duration,
     [authorized_idx, authorization_idx]: &[Duration; 2],
 ) -> Result<String> {
-    let version: String = sqlx::query_scalar("SHOW server_version").fetch_one(pool).await?;
-    let (streamers, memberships, remembered, refreshes): (i64, i64, i64, i64) = sqlx::query_as(
-        "SELECT (SELECT count(*) FROM streamers), (SELECT count(*) FROM campaign_memberships),
-                (SELECT count(*) FROM token_refresh.streamers), (SELECT count(*) FROM token_refresh.refreshes)",
-    )
-    .fetch_one(pool)
-    .await?;
+    let [version, authorized, streamers, memberships, remembered, refreshes] =
+        sqlx::query_scalar::<_, [String; 6]>(
+            "SELECT ARRAY[
+                    current_setting('server_version'),
+                    to_char($1::bigint, 'FM9,999,999'),
+                    to_char((SELECT count(*) FROM streamers), 'FM9,999,999'),
+                    to_char((SELECT count(*) FROM campaign_memberships), 'FM9,999,999'),
+                    to_char((SELECT count(*) FROM token_refresh.streamers), 'FM9,999,999'),
+                    to_char((SELECT count(*) FROM token_refresh.refreshes), 'FM9,999,999')]",
+        )
+        .bind(i64::try_from(everybody.len())?)
+        .fetch_one(pool)
+        .await?;
+    // What follows the number is how it was packaged.
+    let version = version.split(' ').next().unwrap_or_default();
     Ok(format!(
         "# Query plans
 
-What PostgreSQL does for each statement that a cycle runs. The statements are those of the adapters' checked
-queries, word for word. This whole page is the output of
+What PostgreSQL does for each statement that a cycle or the command runs. The statements are those of the adapters' \
+         checked queries, word for word. This whole page is the output of
 
 ```sh
 cargo run -- plans > docs/query-plans.md
 ```
 
-PostgreSQL {version} with its default settings, after `VACUUM ANALYZE`: {streamers} streamers, of which {authorized}
-are authorized now; {memberships} memberships, most of them with authorizations that ended in the last 90 days;
-{remembered} streamers that were refreshed before; {refreshes} refreshes in 30 days of history.
+The database is PostgreSQL {version} with default settings for planning and memory. In it are
 
-How to read a plan: `rows` is what a step returned, over all its `loops` on average; a buffer is 8 kB, `hit` in
-PostgreSQL's memory or `read` from outside it. An index serves if a step reads about as many rows as the statement
-returns, however large the table is.
+- {streamers} streamers, of which {authorized} are authorized now, half of those with a token that is due;
+- {memberships} memberships, most of them with authorizations that ended in the last 90 days;
+- {remembered} streamers that were refreshed before, and {refreshes} refreshes in 30 days of history.
 
-A walk over all pages, {authorized} streamers, took {walk:.0?}. On these memberships the migration's index for the
-pages is built in {authorized_idx:.1?} and that for a streamer's later authorizations in {authorization_idx:.1?}; for
-so long nobody can write to `campaign_memberships`.
+How to read a plan: `rows` is what a step returned, on average over its `loops`. A buffer is 8 kB, `hit` in \
+         PostgreSQL's memory or `read` from outside it. A statement has the index it needs if its steps read about \
+         as many rows as it returns or changes, however large the table.
+
+A walk over all pages took {walk:.0?}. The migration builds its index for the pages in {authorized_idx:.1?} on \
+         these memberships, and that for a streamer's later authorizations in {authorization_idx:.1?}; for both \
+         together nobody can write to `campaign_memberships`.
 ",
-        authorized = everybody.len(),
     ))
 }
 
@@ -218,9 +230,9 @@ async fn reading(
     section(
         document,
         "The first page",
-        "The index holds the authorizations in the order of the pages, so there is nothing to sort and nothing of \
-         what is over is read. The only rows too many are those of streamers whose authorization in another \
-         campaign ends later.",
+        "The index holds the authorizations in the order of the pages, so there is nothing to sort, and nothing of what \
+         is over is read. The only rows too many are those of streamers who are deactivated, or whose authorization \
+         in another campaign ends later.",
         &explained(pool, page_after(now, Uuid::max())?).await?,
     )?;
     section(
@@ -348,8 +360,8 @@ async fn next_day(document: &mut String, pool: &PgPool, now: DateTime<Utc>) -> R
     section(
         document,
         "The first page, a day after `ANALYZE`",
-        "The statistics know of nobody who is authorized now, which is how it is on most days, and PostgreSQL expects \
-         next to no rows. The page must walk the index all the same.",
+        "The statistics know of nobody who is authorized now, which is how it is on most days: PostgreSQL expects next \
+         to no rows. The pages are only as good as the plan they get here.",
         &explained(pool, page_after(now + TimeDelta::days(1), Uuid::max())?).await?,
     )
 }
@@ -432,14 +444,16 @@ async fn plan(connection: &mut PgConnection, explain: Explain<'_>) -> Result<Str
     Ok(lines.iter().map(|line| shortened(line)).collect::<Vec<_>>().join("\n"))
 }
 
-/// A line of a plan with only the first element of an array in it.
+/// A line of a plan in which long values, such as arrays and tokens, are cut.
 fn shortened(line: &str) -> String {
-    let array = line.split_once("'{").and_then(|(before, rest)| {
-        let (elements, after) = rest.split_once("}'")?;
-        let (first, _) = elements.split_once(',')?;
-        Some(format!("{before}'{{{first},...}}'{after}"))
-    });
-    array.unwrap_or_else(|| line.to_owned())
+    let cut = |(index, piece): (usize, &str)| {
+        // Every second piece is what stands between quotes.
+        match piece.char_indices().nth(LONGEST_VALUE) {
+            Some((end, _)) if index % 2 == 1 => format!("{}...", &piece[..end]),
+            _ => piece.to_owned(),
+        }
+    };
+    line.split('\'').enumerate().map(cut).collect::<Vec<_>>().join("'")
 }
 
 #[cfg(test)]
@@ -447,14 +461,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_array_is_shortened_to_its_first_element() {
+    fn only_long_values_are_cut() {
+        let long = "x".repeat(LONGEST_VALUE);
         assert_eq!(
-            shortened("  Cond: (id = ANY ('{a,b,c}'::uuid[]))"),
-            "  Cond: (id = ANY ('{a,...}'::uuid[]))"
+            shortened(&format!("(id = ANY ('{long}'::uuid[]))")),
+            format!("(id = ANY ('{long}'::uuid[]))")
         );
-        for line in ["Cond: (id = ANY ('{a}'::uuid[]))", "->  Sort", "Cond: (status = 'ACTIVE'::text)"] {
-            assert_eq!(shortened(line), line);
-        }
+        assert_eq!(shortened(&format!("(a = '{long},y'::text)")), format!("(a = '{long}...'::text)"));
+        assert_eq!(shortened(&format!("->  {long} (a = 'b'::text)")), format!("->  {long} (a = 'b'::text)"));
     }
 
     #[test]
@@ -462,11 +476,5 @@ mod tests {
         assert!(statement("ORDER BY fence DESC").unwrap().contains("LIMIT $2"));
         assert!(statement("no such text").unwrap_err().to_string().starts_with("no checked query"));
         assert!(statement("SELECT").unwrap_err().to_string().starts_with("more than one"));
-    }
-
-    #[tokio::test]
-    #[ignore = "temporary"]
-    async fn temporary() {
-        run().await.unwrap();
     }
 }

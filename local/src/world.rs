@@ -163,7 +163,7 @@ impl World {
         let config = self.config(changes)?;
         let database = store::Database::open(config.database).await?;
         let store = PgStore::new(database, config.cipher, self.clock.clone());
-        let in_flight = config.twitch.max_in_flight;
+        let in_flight = config.twitch.in_flight();
         let twitch = TwitchClient::new(config.twitch, self.clock.clone())?;
         Ok(RefreshService::new(store, twitch, self.clock.clone(), config.policy, in_flight))
     }
@@ -191,7 +191,7 @@ impl World {
         for (streamer, id) in streamers.iter().zip(&ids) {
             let left = streamer.token_left.to_std().unwrap_or(Duration::ZERO);
             let TokenPair { access: a, refresh: r } =
-                self.twitch.add_streamer_with(&id.as_u128().to_string(), &streamer.login, left);
+                self.twitch.add_streamer_with(&id.to_string(), &streamer.login, left);
             access.push(cipher.encrypt(*id, Column::AccessToken, a.expose())?);
             refresh.push(cipher.encrypt(*id, Column::RefreshToken, r.expose())?);
         }

@@ -52,8 +52,9 @@ impl Still {
     }
 }
 
-/// A world on the machine's time. For binaries.
+/// A world on the machine's time. For binaries, which are built before it begins.
 pub async fn world() -> Result<World> {
+    binary("tokens").await?;
     World::start(Postgres::shared().await?, Settings::default()).await
 }
 

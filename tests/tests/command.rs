@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use chrono::TimeDelta;
-use end_to_end::{Printed, changed, tokens, world};
+use end_to_end::{Printed, binary, changed, tokens, world};
 use local::postgres::{Postgres, Server, Settings as ServerSettings};
-use local::twitch::Fault;
+use local::twitch::{Fault, RefreshTokens, Settings};
 use local::world::{NewStreamer, World};
 use serde_json::Value;
 
@@ -289,6 +289,10 @@ async fn a_schema_that_is_missing_old_or_newer_is_told() -> Result<()> {
     assert_eq!(tokens(&environment, &["refresh"]).await?.code, 0);
 
     let pool = sqlx::PgPool::connect(empty.url()).await?;
+    sqlx::query("DELETE FROM token_refresh._sqlx_migrations WHERE version = 2").execute(&pool).await?;
+    refused(&environment, &["refresh"], 1, "at version 1 and this program needs 2: run `tokens migrate`")
+        .await?;
+    assert_eq!(tokens(&environment, &["migrate"]).await?.code, 0);
     sqlx::query("UPDATE token_refresh._sqlx_migrations SET version = 1000 WHERE version = 2")
         .execute(&pool)
         .await?;
@@ -300,30 +304,34 @@ async fn a_schema_that_is_missing_old_or_newer_is_told() -> Result<()> {
 
 #[tokio::test]
 async fn at_trace_level_no_secret_is_printed() -> Result<()> {
-    let (world, due, _) = two().await?;
+    binary("tokens").await?;
+    let settings = Settings { refresh_tokens: RefreshTokens::Rotated, ..Settings::default() };
+    let world = World::start(Postgres::shared().await?, settings).await?;
+    let due = world.add(NewStreamer::due("bastien")).await?;
     world.twitch.fault("bastien", Fault::NoExpiresIn)?;
-    let before = world.twitch.current_tokens("bastien").unwrap();
     let environment = changed(world.environment(), &[("LOG_LEVEL", "trace")]);
     let mut everything = String::new();
+    let mut pairs = vec![world.twitch.current_tokens("bastien").unwrap()];
     for arguments in
         [&["refresh", "--force"][..], &["refresh", "--json"], &["status"], &["history", &due.to_string()]]
     {
         let printed = tokens(&environment, arguments).await?;
         everything += &(printed.stdout + &printed.stderr);
+        pairs.push(world.twitch.current_tokens("bastien").unwrap());
     }
+    assert_ne!(pairs.first(), pairs.last());
     world.twitch.disconnect("bastien")?;
     let printed = tokens(&environment, &["refresh", "--force"]).await?;
     everything += &(printed.stdout + &printed.stderr);
     let after = world.row(due).await?;
     let secret = |name: &str| environment.iter().find(|(found, _)| found == name).unwrap().1.clone();
-    for secret in [
-        before.access.expose(),
-        before.refresh.expose(),
-        &after.access_token_encrypted.unwrap(),
-        &after.refresh_token_encrypted.unwrap(),
-        &secret("APP_KEY"),
-        &secret("TWITCH_CLIENT_SECRET"),
-    ] {
+    let plain = pairs.iter().flat_map(|pair| [pair.access.expose(), pair.refresh.expose()]);
+    for secret in plain.chain([
+        after.access_token_encrypted.as_deref().unwrap(),
+        after.refresh_token_encrypted.as_deref().unwrap(),
+        secret("APP_KEY").as_str(),
+        secret("TWITCH_CLIENT_SECRET").as_str(),
+    ]) {
         assert!(!everything.contains(secret), "a secret was printed in\n{everything}");
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! The cycle on a real PostgreSQL and a simulated Twitch over HTTP, on a clock that is turned.
 
+use adapters::twitch::TwitchClient;
 use anyhow::Result;
 use chrono::TimeDelta;
 use domain::policy::{Demand, FailureKind, NotDue};
@@ -232,7 +233,7 @@ async fn a_busy_twitch_is_asked_again_at_once_but_not_one_that_may_have_processe
     let still = Still::new().await?;
     let world = &still.world;
     for (fault, requests, success) in [
-        (Fault::TooManyRequests { retry_after: Some(0), ratelimit_reset: None }, 3, true),
+        (Fault::TooManyRequests { retry_after: Some(1), ratelimit_reset: None }, 3, true),
         (Fault::ServiceUnavailable { retry_after: None }, 3, true),
         (Fault::ServerError, 1, false),
         (Fault::ProcessedButLost, 1, false),
@@ -243,6 +244,29 @@ async fn a_busy_twitch_is_asked_again_at_once_but_not_one_that_may_have_processe
         let refreshed = matches!(ran.outcome(fault.name()), Outcome::Refreshed { .. });
         assert_eq!(refreshed, success, "{}", fault.name());
         assert_eq!(world.twitch.activity(fault.name())?.refresh_requests, requests, "{}", fault.name());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_silence_without_end_is_an_outage_and_no_panic() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    world.add(NewStreamer::due("someone")).await?;
+    let for_ever = Some(i64::MAX.unsigned_abs());
+    for fault in [
+        Fault::TooManyRequests { retry_after: for_ever, ratelimit_reset: None },
+        Fault::TooManyRequests { retry_after: None, ratelimit_reset: for_ever },
+    ] {
+        world.twitch.fault("someone", fault)?;
+        let ran = run(&world.service(&[]).await?, &planned()).await;
+        assert_eq!(
+            failed_as(ran.outcome("someone")),
+            Some(FailureKind::Outage),
+            "{:?}",
+            ran.outcome("someone")
+        );
+        still.turn(15);
     }
     Ok(())
 }
@@ -416,18 +440,26 @@ async fn the_writer_who_came_first_is_right() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     let service = world.service(&[]).await?;
-    for login in ["reconnected", "refused"] {
+    for login in ["reconnected", "refused", "refused_again"] {
         let id = world.add(NewStreamer::due(login)).await?;
+        if login == "refused_again" {
+            sqlx::query("UPDATE streamers SET token_refresh_failed_at = $1 WHERE id = $2")
+                .bind(still.now() - TimeDelta::minutes(20))
+                .bind(id.0)
+                .execute(&world.pool)
+                .await?;
+        }
         let gate = world.twitch.pause(login)?;
         let theirs = async {
             sqlx::query(
-                "UPDATE streamers SET access_token_encrypted = 'theirs', refresh_token_encrypted = 'theirs'
+                "UPDATE streamers SET access_token_encrypted = 'theirs', refresh_token_encrypted = 'theirs',
+                     token_refresh_failed_at = NULL
                  WHERE id = $1",
             )
             .bind(id.0)
             .execute(&world.pool)
             .await?;
-            if login == "refused" {
+            if login != "reconnected" {
                 world.twitch.disconnect(login)?;
             }
             Ok(())
@@ -578,23 +610,26 @@ async fn the_sweep_validates_hourly_and_a_dead_token_is_due_at_once() -> Result<
     run(&service, &forced()).await;
     let validations = |login: &str| world.twitch.activity(login).map(|activity| activity.validations);
 
-    still.turn(44);
+    still.turn(39);
     assert_eq!(run(&service, &sweep()).await.report.validated, 0, "a refresh counts as a validation");
     still.turn(1);
     assert_eq!(run(&service, &planned()).await.report.validated, 0, "only the sweep validates");
     let ran = run(&service, &sweep()).await;
     assert_eq!((ran.report.validated, ran.report.skipped), (2, 2));
-    still.turn(44);
+    still.turn(39);
     run(&service, &sweep()).await;
     assert_eq!(validations("alive")?, 1);
 
     // The access token dies, but not the grant: a new one can be had.
     still.turn(1);
-    sqlx::query("UPDATE streamers SET access_token_encrypted = (SELECT access_token_encrypted FROM streamers WHERE false)
-                 WHERE id = $1").bind(dead.0).execute(&world.pool).await?;
+    let config = world.config(&[])?;
+    let twitch = TwitchClient::new(config.twitch, world.clock.clone())?;
+    twitch.revoke(&world.twitch.current_tokens("dead").unwrap().access).await?;
+    assert!(!world.has_live_token(dead).await?);
     let ran = run(&service, &sweep()).await;
     assert!(matches!(ran.outcome("alive"), Outcome::Skipped(Skip::Validated { .. })));
     assert!(matches!(ran.outcome("dead"), Outcome::Refreshed { .. }));
+    assert!(world.has_live_token(dead).await?);
     Ok(())
 }
 
@@ -647,13 +682,14 @@ async fn a_dry_run_calls_nobody_and_writes_nothing() -> Result<()> {
     world.add(NewStreamer::fresh("fresh")).await?;
     let before = world.row(id).await?;
     let service = world.service(&[]).await?;
-    for cycle in [planned(), forced()] {
+    for cycle in [planned(), forced(), sweep()] {
         let ran = run(&service, &Cycle { dry_run: true, ..cycle }).await;
         assert_eq!(ran.outcome("due"), &Outcome::WouldRefresh);
         assert_eq!(ran.report.would_refresh + ran.report.skipped, 2);
     }
     assert_eq!(world.row(id).await?, before);
-    assert_eq!(world.twitch.totals().token_requests, 0);
+    let totals = world.twitch.totals();
+    assert_eq!((totals.token_requests, totals.validate_requests), (0, 0));
     let ours: i64 =
         sqlx::query_scalar("SELECT count(*) FROM token_refresh.streamers").fetch_one(&world.pool).await?;
     assert_eq!(ours, 0, "not even a lease");
@@ -664,14 +700,107 @@ async fn a_dry_run_calls_nobody_and_writes_nothing() -> Result<()> {
 async fn near_its_deadline_a_cycle_leaves_the_rest_claimable() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
+    world.add(NewStreamer { authorized_for: Some(TimeDelta::hours(1)), ..NewStreamer::due("first") }).await?;
     world.add_all((0..100).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
-    let service = world.service(&[]).await?;
-    let deadline = Some(still.now() + TimeDelta::seconds(30));
-    let ran = run(&service, &Cycle { deadline, ..planned() }).await;
+    let service = world.service(&[("TWITCH_MAX_IN_FLIGHT", "1")]).await?;
+    let gate = world.twitch.pause("first")?;
+    let deadline = Some(still.now() + TimeDelta::seconds(90));
+    let time_passes = async {
+        still.clock.advance(std::time::Duration::from_secs(40));
+        Ok(())
+    };
+    let cycle = Cycle { deadline, ..planned() };
+    let ran = with_change_at(gate, run(&service, &cycle), time_passes).await?;
     assert_eq!(ran.report.stopped, Some(Stop::Deadline));
-    assert_eq!(world.twitch.totals().token_requests, 0);
+    assert_eq!(
+        (ran.report.success, world.twitch.totals().token_requests),
+        (1, 1),
+        "what was begun is finished"
+    );
+
     let deadline = Some(still.now() + TimeDelta::minutes(5));
-    assert_eq!(run(&service, &Cycle { deadline, ..planned() }).await.report.success, 100);
+    let ran = run(&service, &Cycle { deadline, ..planned() }).await;
+    assert_eq!((ran.report.success, ran.report.stopped), (100, None));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_function_without_time_says_so() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    world.add(NewStreamer::due("someone")).await?;
+    let deadline = Some(still.now() + TimeDelta::seconds(60));
+    let ran = run(&world.service(&[]).await?, &Cycle { deadline, ..planned() }).await;
+    assert_eq!((ran.report.stopped, ran.report.total), (Some(Stop::NoTime), 0));
+    Ok(())
+}
+
+/// Somebody locks the table for longer than a call to Twitch may take.
+#[tokio::test]
+async fn a_slow_database_loses_no_pair() -> Result<()> {
+    let still =
+        Still::with(Settings { refresh_tokens: RefreshTokens::OneTime, ..Settings::default() }).await?;
+    let world = &still.world;
+    world.add_all((0..1_000).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
+    let service = world.service(&[]).await?;
+    let mut lock = world.pool.begin().await?;
+    sqlx::query("LOCK TABLE streamers IN SHARE MODE").execute(&mut *lock).await?;
+    let until_later = async {
+        sqlx::query("SELECT pg_sleep(12)").execute(&mut *lock).await?;
+        lock.commit().await
+    };
+    let cycle = planned();
+    let (ran, held) = tokio::join!(run(&service, &cycle), until_later);
+    held?;
+    assert_eq!((ran.report.success, ran.report.failed, ran.report.stopped), (1_000, 0, None));
+    assert_eq!(world.twitch.totals().reuses, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_that_hangs_up_loses_no_pair() -> Result<()> {
+    let still =
+        Still::with(Settings { refresh_tokens: RefreshTokens::OneTime, ..Settings::default() }).await?;
+    let world = &still.world;
+    let id = world.add(NewStreamer::due("someone")).await?;
+    let gate = world.twitch.pause("someone")?;
+    let hang_up = async {
+        sqlx::query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        .execute(&world.pool)
+        .await?;
+        Ok(())
+    };
+    let service = world.service(&[]).await?;
+    let ran = with_change_at(gate, run(&service, &planned()), hang_up).await?;
+    assert_eq!(ran.report.success, 1);
+    assert!(world.has_live_token(id).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_rate_limit_of_ours_slows_down_and_fails_nobody() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    world.add_all((0..60).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
+    let ran = run(&world.service(&[("TWITCH_MAX_PER_SECOND", "20")]).await?, &planned()).await;
+    assert_eq!((ran.report.success, ran.report.failed), (60, 0));
+    assert!(ran.report.duration == TimeDelta::zero(), "the world's time stands still");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_endpoint_that_accepts_and_never_speaks_does_not_hold_the_cycle() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    world.add_all((0..200).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("https://{}", mute.local_addr()?);
+    let ran = run(&world.service(&[("TWITCH_ID_URL", &url)]).await?, &planned()).await;
+    assert_eq!(ran.report.stopped, Some(Stop::Outages));
+    assert!(ran.report.failed < 200, "all who waited for the handshake share its outcome");
     Ok(())
 }
 

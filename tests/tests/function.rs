@@ -75,12 +75,12 @@ async fn what_a_human_must_mend_is_an_error() -> Result<()> {
 }
 
 #[tokio::test]
-async fn twitch_being_down_is_no_error_and_neither_is_a_short_deadline() -> Result<()> {
+async fn twitch_being_down_is_no_error_but_a_timeout_that_is_too_short_is() -> Result<()> {
     let world = world().await?;
     world.add_all((0..30).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
     let function = function(&world, &[]).await?;
-    let report = function.invoke(json!({"trigger": "planned"}), Duration::from_secs(20)).await?;
-    assert!(report["stopped"].as_str().unwrap().contains("deadline"), "{report}");
+    let error = function.invoke(json!({"trigger": "planned"}), Duration::from_secs(20)).await.unwrap_err();
+    assert!(error.error_message.contains("a timeout of at least three minutes"), "{error}");
     assert_eq!(world.twitch.totals().token_requests, 0);
 
     world.twitch.fault_for_everybody(Fault::ServerError);

@@ -30,7 +30,7 @@ impl Handler {
         let trigger = trigger(&event.payload)?;
         let cycle = Cycle { deadline: deadline(event.context.deadline), ..Cycle::new(trigger) };
         let twitch = TwitchClient::new(self.twitch.clone(), self.clock.clone())?;
-        let in_flight = self.twitch.max_in_flight;
+        let in_flight = self.twitch.in_flight();
         let service =
             RefreshService::new(self.store.clone(), twitch, self.clock.clone(), self.policy, in_flight);
         let report = service.run(&cycle, &log_outcome).await;
@@ -38,8 +38,11 @@ impl Handler {
         if let Some(stop) = report.stopped.as_ref().filter(|stop| stop.is_ours()) {
             return Err(stop.to_string().into());
         }
-        if trigger == Trigger::Planned {
-            self.store.database().forget_old_history(self.clock.now()).await?;
+        if trigger == Trigger::Planned
+            && let Err(error) = self.store.database().forget_old_history(self.clock.now()).await
+        {
+            // The cycle is done and must not be repeated for this; the next planned run makes it good.
+            tracing::warn!(%error, "old history was not forgotten");
         }
         Ok(report)
     }

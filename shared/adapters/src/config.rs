@@ -75,8 +75,18 @@ pub struct TwitchConfig {
     pub ca_file: Option<PathBuf>,
 }
 
-/// What a program needs that refreshes tokens.
-#[derive(Debug)]
+impl TwitchConfig {
+    /// Calls that a cycle should have under way at once: more than a few seconds' worth of `TWITCH_MAX_PER_SECOND`
+    /// would only hold leases while they wait for their turn.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        const SECONDS_IN_FLIGHT: u32 = 3;
+        let paced = self.max_per_second.map(|rate| (rate * SECONDS_IN_FLIGHT) as usize);
+        paced.map_or(self.max_in_flight, |paced| paced.min(self.max_in_flight))
+    }
+}
+
+/// What a program needs that refreshes tokens. Not `Debug`: sqlx's options would show the database's password.
 pub struct RefreshConfig {
     /// `DATABASE_URL`.
     pub database: PgConnectOptions,
@@ -383,7 +393,7 @@ mod tests {
     #[test]
     fn all_faults_are_listed_at_once() {
         let none: [(&str, &str); 0] = [];
-        let faults = RefreshConfig::read(&Source::from_iter(none)).unwrap_err().0;
+        let faults = RefreshConfig::read(&Source::from_iter(none)).map(|_| ()).unwrap_err().0;
         for name in ["DATABASE_URL", "APP_KEY", "TWITCH_CLIENT_ID", "TWITCH_CLIENT_SECRET"] {
             assert_eq!(faults.iter().filter(|fault| fault.starts_with(name)).count(), 1, "{faults:?}");
         }

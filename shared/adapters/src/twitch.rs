@@ -4,7 +4,7 @@
 //! URL, and no text that this module makes repeats what was sent or, beyond a few plain words, what was answered.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -18,7 +18,6 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use tokio::net::TcpStream;
-use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use url::Url;
@@ -38,6 +37,12 @@ const QUICK_RETRIES: [Duration; 2] = [Duration::from_millis(200), Duration::from
 /// An HTTP/2 connection takes as many calls at once; servers often stop at 128.
 const CALLS_PER_CONNECTION: usize = 64;
 
+/// After a handshake that failed, nobody tries another for this long: those who waited for it share its outcome.
+const HANDSHAKE_PAUSE: Duration = Duration::from_secs(2);
+
+/// The longest silence that we let Twitch ask for; a cycle is over long before.
+const LONGEST_SILENCE: Duration = Duration::from_hours(1);
+
 /// Twitch's answers are under 1 KB. What is longer than this is none.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
@@ -46,7 +51,9 @@ const LONGEST_ANSWER: usize = 64 * 1024;
 pub struct TwitchClient {
     config: TwitchConfig,
     tls: ClientConfig,
-    clients: OnceCell<Vec<Client>>,
+    clients: OnceLock<Vec<Client>>,
+    /// When setting them up failed last, and why. Held while it is tried, so that one tries for all who wait.
+    failed: tokio::sync::Mutex<Option<(Instant, String)>>,
     next_client: AtomicUsize,
     pace: Pace,
     clock: Arc<dyn Clock>,
@@ -60,34 +67,44 @@ pub struct SetUpError(String);
 /// When the next call may begin: as `TWITCH_MAX_PER_SECOND` spaces them, and not before Twitch wants any.
 struct Pace {
     interval: Option<Duration>,
-    next: Mutex<Instant>,
+    times: Mutex<Times>,
+}
+
+struct Times {
+    /// The next moment that nobody has taken.
+    free: Instant,
+    /// Twitch has asked for silence until then.
+    silent_until: Instant,
 }
 
 impl Pace {
     fn new(max_per_second: Option<u32>) -> Self {
-        Self {
-            interval: max_per_second.map(|n| Duration::from_secs(1) / n),
-            next: Mutex::new(Instant::now()),
-        }
+        let now = Instant::now();
+        let times = Mutex::new(Times { free: now, silent_until: now });
+        Self { interval: max_per_second.map(|n| Duration::from_secs(1) / n), times }
     }
 
-    /// Takes the next free moment if it comes before `latest`; else answers when it would have come.
+    fn times(&self) -> MutexGuard<'_, Times> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the next free moment, unless Twitch's silence ends only after `latest`: then, when it ends.
     fn take(&self, latest: Instant) -> Result<Instant, Instant> {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = (*next).max(Instant::now());
-        if slot > latest {
-            return Err(slot);
+        let mut times = self.times();
+        if times.silent_until > latest {
+            return Err(times.silent_until);
         }
+        let moment = times.free.max(times.silent_until).max(Instant::now());
         if let Some(interval) = self.interval {
-            *next = slot + interval;
+            times.free = moment + interval;
         }
-        Ok(slot)
+        Ok(moment)
     }
 
     /// Nobody calls for this long.
     fn hold(&self, wait: Duration) {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        *next = (*next).max(Instant::now() + wait);
+        let mut times = self.times();
+        times.silent_until = times.silent_until.max(Instant::now() + wait);
     }
 }
 
@@ -147,7 +164,15 @@ impl TwitchClient {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let pace = Pace::new(config.max_per_second);
-        Ok(Self { config, tls, clients: OnceCell::new(), next_client: AtomicUsize::new(0), pace, clock })
+        Ok(Self {
+            config,
+            tls,
+            clients: OnceLock::new(),
+            failed: tokio::sync::Mutex::default(),
+            next_client: AtomicUsize::new(0),
+            pace,
+            clock,
+        })
     }
 
     /// Takes an access token back, as when a streamer revokes its authorization. One that is dead already is fine.
@@ -220,9 +245,10 @@ impl TwitchClient {
     fn asked_to_wait(&self, headers: &HeaderMap) -> Option<Duration> {
         let number = |value: Option<&HeaderValue>| value?.to_str().ok()?.trim().parse::<i64>().ok();
         let seconds = number(headers.get(RETRY_AFTER)).or_else(|| {
-            number(headers.get("ratelimit-reset")).map(|reset| reset - self.clock.now().timestamp())
+            let reset = number(headers.get("ratelimit-reset"))?;
+            Some(reset.saturating_sub(self.clock.now().timestamp()))
         })?;
-        Some(Duration::from_secs(seconds.try_into().unwrap_or(0)))
+        Some(Duration::from_secs(seconds.try_into().unwrap_or(0)).min(LONGEST_SILENCE))
     }
 
     /// One client for each HTTP/2 connection that the configured calls in flight need; one client if Twitch only
@@ -231,13 +257,30 @@ impl TwitchClient {
     /// Which of the two is asked once, with a handshake of its own: a client that is left to negotiate opens a
     /// connection for every call that is waiting while it does.
     async fn clients(&self) -> Result<&[Client], String> {
-        let build = || async {
+        if let Some(clients) = self.clients.get() {
+            return Ok(clients);
+        }
+        let mut failed = self.failed.lock().await;
+        if let Some(clients) = self.clients.get() {
+            return Ok(clients);
+        }
+        if let Some((at, reason)) = &*failed
+            && at.elapsed() < HANDSHAKE_PAUSE
+        {
+            return Err(reason.clone());
+        }
+        let set_up = async {
             let http2 = self.speaks_http2().await?;
-            let connections =
-                if http2 { self.config.max_in_flight.div_ceil(CALLS_PER_CONNECTION) } else { 1 };
-            (0..connections).map(|_| self.client(http2)).collect::<Result<_, _>>()
+            let connections = if http2 { self.config.in_flight().div_ceil(CALLS_PER_CONNECTION) } else { 1 };
+            (0..connections).map(|_| self.client(http2)).collect::<Result<_, String>>()
         };
-        self.clients.get_or_try_init(build).await.map(Vec::as_slice)
+        match set_up.await {
+            Ok(clients) => Ok(self.clients.get_or_init(|| clients)),
+            Err(reason) => {
+                *failed = Some((Instant::now(), reason.clone()));
+                Err(reason)
+            }
+        }
     }
 
     fn client(&self, http2: bool) -> Result<Client, String> {
@@ -340,7 +383,9 @@ impl Answer {
                 .and_then(|answer: ValidateAnswer| lifetime(answer.expires_in))
                 .map(|expires_in| Validity::Valid { expires_in })
                 .ok_or_else(|| self.outage()),
-            StatusCode::UNAUTHORIZED if names(self.message().as_deref(), &["token"]) => Ok(Validity::Invalid),
+            StatusCode::UNAUTHORIZED if names(self.message().as_deref(), &["invalid", "token"]) => {
+                Ok(Validity::Invalid)
+            }
             _ => Err(self.outage()),
         }
     }
@@ -431,4 +476,41 @@ fn cause(error: &reqwest::Error) -> String {
 fn with_jitter(pause: Duration) -> Duration {
     let chance = getrandom::u32().map_or(0.5, |n| f64::from(n) / f64::from(u32::MAX));
     pause.mul_f64(0.5 + chance / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_spaced_however_many_wait() {
+        let pace = Pace::new(Some(4));
+        let latest = Instant::now() + CALL_TIMEOUT;
+        let moments: Vec<_> = (0..100).map(|_| pace.take(latest).unwrap()).collect();
+        assert!(moments.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn twitch_is_left_alone_for_as_long_as_it_asks() {
+        let pace = Pace::new(None);
+        let now = Instant::now();
+        pace.hold(Duration::from_secs(5));
+        assert!(pace.take(now + CALL_TIMEOUT).unwrap() >= now + Duration::from_secs(5));
+        pace.hold(Duration::from_mins(1));
+        pace.hold(Duration::from_secs(1));
+        assert!(pace.take(now + CALL_TIMEOUT).unwrap_err() >= now + Duration::from_mins(1));
+    }
+
+    #[test]
+    fn only_plain_words_of_twitchs_are_repeated() {
+        let message = |body: &str| {
+            Answer { status: StatusCode::BAD_REQUEST, wait: None, body: body.as_bytes().to_vec() }.message()
+        };
+        assert_eq!(
+            message(r#"{"message":"Invalid refresh token"}"#).as_deref(),
+            Some("Invalid refresh token")
+        );
+        assert_eq!(message(r#"{"message":"token 0123456789abcdefghij is invalid"}"#), None);
+        assert_eq!(message("<html>"), None);
+    }
 }

@@ -17,8 +17,9 @@ pub const RETRY_DELAY: TimeDelta = TimeDelta::minutes(15);
 /// A second refusal counts as the confirmation of the first only up to this age (the brief's 30 minutes).
 pub const RETRY_WINDOW: TimeDelta = TimeDelta::minutes(30);
 
-/// Twitch demands hourly validation. Three sweeps of 15 minutes, so that one lost sweep still keeps the hour.
-pub const VALIDATION_AGE: TimeDelta = TimeDelta::minutes(45);
+/// Twitch demands hourly validation. Less than three sweeps, so that the third after a validation finds it old enough
+/// although the one was late and the other is early.
+pub const VALIDATION_AGE: TimeDelta = TimeDelta::minutes(40);
 
 /// So many refusals without a success in between deactivate, however old the last one is.
 pub const REFUSAL_LIMIT: u32 = 3;
@@ -251,14 +252,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_sweep_validates_and_only_what_was_not_proven_for_45_minutes() {
+    fn only_a_sweep_validates_and_only_what_was_not_proven_for_40_minutes() {
         let mut token = living(minutes(120));
         token.refreshed_at = Some(now() - minutes(100));
         assert_eq!(decide(&token, SWEEP), Decision::Validate);
         assert_eq!(decide(&token, PLAIN), Decision::Skip(NotDue::Valid { left: minutes(120) }));
-        token.validated_at = Some(now() - minutes(45));
+        token.validated_at = Some(now() - minutes(40));
         assert_eq!(decide(&token, SWEEP), Decision::Validate);
-        token.validated_at = Some(now() - minutes(44));
+        token.validated_at = Some(now() - minutes(39));
         assert_eq!(decide(&token, SWEEP), Decision::Skip(NotDue::Valid { left: minutes(120) }));
         assert_eq!(decide(&token, FORCE), Decision::Refresh);
     }

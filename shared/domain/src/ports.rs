@@ -1,5 +1,6 @@
 //! What a refresh needs from outside: where the streamers are kept, and Twitch.
 
+use std::fmt;
 use std::future::Future;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -23,8 +24,8 @@ pub trait Store: Send + Sync {
         now: DateTime<Utc>,
     ) -> impl Future<Output = Result<Vec<Authorized>, StoreError>> + Send;
 
-    /// Takes a lease until `until` on each of these streamers that nobody else holds one on, and reads what it
-    /// protects, as of after the lease was taken.
+    /// Takes a lease until `until` on each of these streamers that is active and that nobody else holds one on, and
+    /// reads what it protects, as of after the lease was taken.
     fn claim(
         &self,
         ids: &[StreamerId],
@@ -40,8 +41,13 @@ pub trait Store: Send + Sync {
         give_up_at: DateTime<Utc>,
     ) -> impl Future<Output = Result<Vec<Recorded>, StoreError>> + Send;
 
-    /// Deactivates the streamer of this refused attempt, if the budget allows it, and gives its lease back.
-    fn deactivate(&self, attempt: &Attempt) -> impl Future<Output = Result<Deactivation, StoreError>> + Send;
+    /// Deactivates the streamer of this refused attempt, if the budget allows it, and gives its lease back. While the
+    /// database is away it tries again until `give_up_at`.
+    fn deactivate(
+        &self,
+        attempt: &Attempt,
+        give_up_at: DateTime<Utc>,
+    ) -> impl Future<Output = Result<Deactivation, StoreError>> + Send;
 }
 
 /// A streamer under our lease.
@@ -60,7 +66,7 @@ pub struct Claim {
 }
 
 /// The right to write one streamer's result.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Lease {
     /// The streamer.
     pub id: StreamerId,
@@ -73,6 +79,17 @@ pub struct Lease {
     pub started_from: Option<String>,
 }
 
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, fence, until, started_from: _ } = self;
+        f.debug_struct("Lease")
+            .field("id", id)
+            .field("fence", fence)
+            .field("until", until)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Why a stored token can't be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
@@ -82,7 +99,7 @@ pub enum Unreadable {
     /// The text is in no known format.
     #[error("the stored text is in no known format")]
     UnknownFormat,
-    /// A known format, but our keys don't open it.
+    /// A known format, but we can't make a token of it: the fault is ours.
     #[error("{0}")]
     Keys(String),
 }
@@ -134,6 +151,8 @@ pub enum Change {
     Deactivated {
         /// What happened, without secrets.
         reason: String,
+        /// What is known of the access token's expiry by now.
+        expires_at: Option<DateTime<Utc>>,
     },
     /// Nothing: only the lease is given back.
     Released,

@@ -1,9 +1,10 @@
 //! The cycle: *refresh what is due now*. Every trigger runs this one path: load, decide, (stop here in a dry run,)
 //! claim, ask Twitch, write.
 //!
-//! Two loops run side by side. The first reads the authorized streamers page by page and leases what is due; the
-//! second keeps a bounded number of calls to Twitch in flight and writes what has arrived in batches. Both run on
-//! the caller's task: nothing is spawned, and dropping the future stops everything.
+//! Three loops run side by side: the first reads the authorized streamers page by page and leases what is due, the
+//! second keeps a bounded number of calls to Twitch in flight, the third writes what has arrived in batches. All run
+//! on the caller's task: nothing is spawned, and dropping the future stops everything. Bounded channels between them
+//! hold back the one that is ahead; a slow database never keeps an answer of Twitch's from being read.
 
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
@@ -14,7 +15,7 @@ use futures::channel::mpsc;
 use futures::{FutureExt, SinkExt, StreamExt, future};
 
 use crate::clock::Clock;
-use crate::policy::{Decision, Demand, Failure, FailureKind, NotDue, OUTAGE_LIMIT, Policy, Verdict};
+use crate::policy::{Decision, Demand, Failure, FailureKind, OUTAGE_LIMIT, Policy, Verdict};
 use crate::ports::{
     Attempt, Change, Claim, Deactivation, Outage, Recorded, RefreshError, Store, StoreError, Twitch,
     Unreadable, Validity,
@@ -32,8 +33,15 @@ const LONGEST_ATTEMPT: TimeDelta = TimeDelta::seconds(3 * LONGEST_CALL.num_secon
 /// How long a lease holds: the longest attempt, as long again for its turn to come, and a minute to write.
 const LEASE: TimeDelta = TimeDelta::seconds(2 * LONGEST_ATTEMPT.num_seconds() + 60);
 
-/// Kept free before a deadline to write what has arrived.
-const WRITE_MARGIN: TimeDelta = TimeDelta::seconds(5);
+/// Kept free before a deadline, to tell what could not be written.
+const LAST_WORDS: TimeDelta = TimeDelta::seconds(5);
+
+/// For how long a write is tried where there is no deadline: a database that fails over is back before.
+const WRITE_PATIENCE: TimeDelta = TimeDelta::minutes(5);
+
+/// The least time that a function must leave a cycle: enough for one attempt.
+pub const SHORTEST_CYCLE: TimeDelta =
+    TimeDelta::seconds(LONGEST_ATTEMPT.num_seconds() + LAST_WORDS.num_seconds());
 
 /// How many results one statement writes at most.
 const WRITE_BATCH: usize = 256;
@@ -66,7 +74,12 @@ impl Cycle {
 
     /// Past this nothing new is begun.
     fn last_start(&self) -> Option<DateTime<Utc>> {
-        self.deadline.map(|at| at - LONGEST_ATTEMPT - WRITE_MARGIN)
+        self.deadline.map(|at| at - SHORTEST_CYCLE)
+    }
+
+    /// Past this a result that can't be written is given up.
+    fn last_write(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        self.deadline.map_or(now + WRITE_PATIENCE, |at| at - LAST_WORDS)
     }
 }
 
@@ -89,6 +102,8 @@ struct Progress<'a> {
 struct State {
     report: Report,
     outages_in_a_row: u32,
+    /// The hour's deactivations are used up: nobody else needs to be asked about.
+    over_budget: bool,
 }
 
 impl Progress<'_> {
@@ -152,28 +167,41 @@ impl<S: Store, T: Twitch> RefreshService<S, T> {
     pub async fn run(&self, cycle: &Cycle, observer: Observer<'_>) -> Report {
         let started_at = self.clock.now();
         let progress = Progress { observer, state: Mutex::default() };
-        let (sender, claims) = mpsc::channel(self.in_flight);
+        if cycle.last_start().is_some_and(|at| at < started_at) {
+            progress.stop(Stop::NoTime);
+        }
+        let (claims_in, claims) = mpsc::channel(self.in_flight);
+        let (arrived_in, arrived) = mpsc::channel(WRITE_BATCH);
 
-        let lease_what_is_due = async {
-            if let Err(error) = self.lease_what_is_due(cycle, &progress, sender).await {
+        let lease = async {
+            if let Err(error) = self.lease_what_is_due(cycle, &progress, claims_in).await {
                 progress.stop(Stop::Store(error.0));
             }
         };
-        let refresh_and_write = claims
-            .map(|claim| self.attempt_guarded(cycle, &progress, claim))
-            .buffer_unordered(self.in_flight)
+        let ask = async {
+            let ask_one = |claim| {
+                let mut arrived_in = arrived_in.clone();
+                let progress = &progress;
+                async move {
+                    let one = self.attempt_guarded(cycle, progress, claim).await;
+                    // The loop that writes outlives this one.
+                    let _ = arrived_in.send(one).await;
+                }
+            };
+            claims.for_each_concurrent(self.in_flight, ask_one).await;
+            drop(arrived_in);
+        };
+        let write = arrived
             .ready_chunks(WRITE_BATCH)
-            .map(|arrived| self.write(cycle, &progress, arrived))
-            .buffer_unordered(WRITES_AT_ONCE)
-            .for_each(future::ready);
-        future::join(lease_what_is_due, refresh_and_write).await;
+            .for_each_concurrent(WRITES_AT_ONCE, |arrived| self.write(cycle, &progress, arrived));
+        future::join3(lease, ask, write).await;
 
         let mut report = progress.state.into_inner().unwrap_or_else(PoisonError::into_inner).report;
         report.duration = self.clock.now() - started_at;
         report
     }
 
-    /// The first loop. Leases are taken for as many as can be in flight, and only as they are needed.
+    /// The first loop. It is at most two batches of calls ahead.
     async fn lease_what_is_due(
         &self,
         cycle: &Cycle,
@@ -181,6 +209,7 @@ impl<S: Store, T: Twitch> RefreshService<S, T> {
         mut claims: mpsc::Sender<Claim>,
     ) -> Result<(), StoreError> {
         let mut page = match &cycle.only {
+            _ if self.must_stop(cycle, progress) => return Ok(()),
             Some(only) => vec![only.clone()],
             None => self.store.authorized(None, self.clock.now()).await?,
         };
@@ -193,6 +222,9 @@ impl<S: Store, T: Twitch> RefreshService<S, T> {
                     }
                     Decision::Refresh if cycle.dry_run => {
                         progress.done(&authorized.streamer, &Outcome::WouldRefresh);
+                    }
+                    Decision::Validate if cycle.dry_run => {
+                        progress.done(&authorized.streamer, &Outcome::WouldValidate);
                     }
                     Decision::Refresh | Decision::Validate => due.push(authorized.streamer),
                 }
@@ -225,7 +257,7 @@ impl<S: Store, T: Twitch> RefreshService<S, T> {
             progress.done(streamer, &Outcome::Skipped(Skip::Leased));
         }
         for claim in claimed {
-            // The other end outlives this loop; were it gone, the leases would run out by themselves.
+            // The loop that asks outlives this one.
             let _ = claims.send(claim).await;
         }
         Ok(())
@@ -254,11 +286,49 @@ impl<S: Store, T: Twitch> RefreshService<S, T> {
         let settled =
             AssertUnwindSafe(self.attempt(cycle, progress, &claim, started_at)).catch_unwind().await;
         let (change, outcome) = settled.unwrap_or_else(|_| {
+            progress.twitch_failed();
             let reason = "the program failed here; its log has the panic".to_owned();
             (Change::Released, Outcome::Failed { reason, standing: Standing::NotRecorded, alarm: true })
         });
         attempt.ended_at = self.clock.now();
         attempt.change = change;
+        let arrived = Arrived { attempt, outcome, before };
+        match arrived.attempt.change {
+            Change::Refreshed { expires_at: None, .. } => self.learn_expiry(cycle, progress, arrived).await,
+            _ => arrived,
+        }
+    }
+
+    /// Twitch did not say how long the new token lives. The pair is stored first, and only then Twitch is asked; if
+    /// that fails, the expiry stays unknown, which is due at the next trigger.
+    async fn learn_expiry(&self, cycle: &Cycle, progress: &Progress<'_>, refreshed: Arrived) -> Arrived {
+        let Arrived { mut attempt, outcome, before } = refreshed;
+        let now = self.clock.now();
+        let stored = self.store.record(std::slice::from_ref(&attempt), cycle.last_write(now)).await;
+        let outcome = match stored.as_deref() {
+            Ok([Recorded::Written]) => outcome,
+            Ok(_) => Outcome::Skipped(Skip::Superseded),
+            Err(error) => not_stored(outcome, error),
+        };
+        attempt.change = Change::Released;
+        let asked = matches!(outcome, Outcome::Refreshed { .. }) && !self.must_stop(cycle, progress);
+        let claims =
+            if asked { self.store.claim(&[attempt.lease.id], now, now + LEASE).await } else { Ok(vec![]) };
+        let Some(Claim { access: Ok(access), lease, .. }) = claims.ok().and_then(|mut claims| claims.pop())
+        else {
+            return Arrived { attempt, outcome, before };
+        };
+        attempt.lease = lease;
+        attempt.started_at = now;
+        let validity = self.validate(progress, &access).await;
+        attempt.ended_at = self.clock.now();
+        let outcome = match validity {
+            Ok(Validity::Valid { expires_in }) => {
+                attempt.change = Change::Validated { expires_at: now + expires_in };
+                Outcome::Refreshed { expires_at: Some(now + expires_in) }
+            }
+            Ok(Validity::Invalid) | Err(_) => outcome,
+        };
         Arrived { attempt, outcome, before }
     }
 
@@ -309,16 +379,18 @@ impl<S: Store, T: Twitch> RefreshService<S, T> {
         expires_at: Option<DateTime<Utc>>,
         now: DateTime<Utc>,
     ) -> (Change, Outcome) {
-        let failed =
-            |kind, reason, alarm| self.failed(claim.token.failure, kind, reason, alarm, expires_at, now);
+        let failed = |kind, reason, alarm, expires_at| {
+            self.failed(claim.token.failure, kind, reason, alarm, expires_at, now)
+        };
         let answer = match (&claim.access, &claim.refresh) {
-            (Err(Unreadable::Keys(reason)), _) | (_, Err(Unreadable::Keys(reason))) => {
-                return failed(FailureKind::Outage, reason.clone(), true);
+            (_, Err(Unreadable::Keys(reason))) => {
+                return failed(FailureKind::Outage, reason.clone(), true, expires_at);
             }
             (Err(error @ Unreadable::UnknownFormat), _) => {
                 Err(RefreshError::Refused(format!("access token: {error}")))
             }
             (_, Err(error)) => Err(RefreshError::Refused(format!("refresh token: {error}"))),
+            // An access token that can't be read, or none at all, is what a refresh mends.
             (_, Ok(refresh)) => self.twitch.refresh(refresh).await,
         };
         match answer {
@@ -329,20 +401,30 @@ impl<S: Store, T: Twitch> RefreshService<S, T> {
             }
             Err(RefreshError::Outage(Outage(reason))) => {
                 progress.twitch_failed();
-                failed(FailureKind::Outage, reason, false)
+                failed(FailureKind::Outage, reason, false, expires_at)
             }
             Err(RefreshError::Refused(reason)) => {
                 // Twitch once refused everybody for hours while the tokens lived: a refusal counts only if the
                 // access token isn't proven alive.
-                let alive = match &claim.access {
+                let validity = match &claim.access {
                     Ok(access) => self.validate(progress, access).await,
-                    Err(_) => Ok(Validity::Invalid),
+                    Err(Unreadable::Keys(ours)) => {
+                        return failed(
+                            FailureKind::Outage,
+                            format!("{reason}; and {ours}"),
+                            true,
+                            expires_at,
+                        );
+                    }
+                    Err(Unreadable::Missing | Unreadable::UnknownFormat) => Ok(Validity::Invalid),
                 };
-                if matches!(alive, Ok(Validity::Valid { .. })) {
-                    let reason = format!("{reason}, but Twitch still calls the access token valid");
-                    failed(FailureKind::Outage, reason, false)
-                } else {
-                    failed(FailureKind::Refusal, reason, false)
+                match validity {
+                    Ok(Validity::Valid { expires_in }) => {
+                        let reason = format!("{reason}, but Twitch still calls the access token valid");
+                        failed(FailureKind::Outage, reason, false, Some(now + expires_in))
+                    }
+                    Ok(Validity::Invalid) => failed(FailureKind::Refusal, reason, false, Some(now)),
+                    Err(_) => failed(FailureKind::Refusal, reason, false, expires_at),
                 }
             }
             Err(RefreshError::Misconfigured(reason)) => {
@@ -379,7 +461,7 @@ impl<S: Store, T: Twitch> RefreshService<S, T> {
             Verdict::Deactivate => {
                 let outcome =
                     Outcome::Failed { reason: reason.clone(), standing: Standing::Deactivated, alarm };
-                return (Change::Deactivated { reason }, outcome);
+                return (Change::Deactivated { reason, expires_at }, outcome);
             }
             Verdict::Recorded(failure) => {
                 let retry_at = failure.at + self.policy.retry_delay;
@@ -398,15 +480,14 @@ impl<S: Store, T: Twitch> RefreshService<S, T> {
         let mut batch = Vec::with_capacity(arrived.len());
         for one in arrived {
             match one.attempt.change {
-                Change::Deactivated { .. } => batch.extend(self.deactivate(progress, one).await),
+                Change::Deactivated { .. } => batch.extend(self.deactivate(cycle, progress, one).await),
                 _ => batch.push(one),
             }
         }
         if batch.is_empty() {
             return;
         }
-        let leases_end = batch.iter().map(|one| one.attempt.lease.until);
-        let give_up_at = leases_end.chain(cycle.deadline).min().unwrap_or_else(|| self.clock.now());
+        let give_up_at = cycle.last_write(self.clock.now());
         let (attempts, told): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|one| (one.attempt, one.outcome)).unzip();
         match self.store.record(&attempts, give_up_at).await {
@@ -417,9 +498,6 @@ impl<S: Store, T: Twitch> RefreshService<S, T> {
                         Recorded::Superseded => Outcome::Skipped(Skip::Superseded),
                     };
                     progress.done(&attempt.streamer, &outcome);
-                    if outcome == (Outcome::Refreshed { expires_at: None }) {
-                        self.learn_expiry(cycle, attempt).await;
-                    }
                 }
             }
             Err(error) => {
@@ -432,18 +510,24 @@ impl<S: Store, T: Twitch> RefreshService<S, T> {
     }
 
     /// Deactivates, or gives the attempt back as an outage if the budget is used up.
-    async fn deactivate(&self, progress: &Progress<'_>, one: Arrived) -> Option<Arrived> {
+    async fn deactivate(&self, cycle: &Cycle, progress: &Progress<'_>, one: Arrived) -> Option<Arrived> {
         let Arrived { mut attempt, outcome, before } = one;
-        let outcome = match self.store.deactivate(&attempt).await {
+        let over_budget = progress.state().over_budget;
+        let done = if over_budget {
+            Ok(Deactivation::OverBudget)
+        } else {
+            self.store.deactivate(&attempt, cycle.last_write(self.clock.now())).await
+        };
+        let outcome = match done {
             Ok(Deactivation::Done) => outcome,
             Ok(Deactivation::Superseded) => Outcome::Skipped(Skip::Superseded),
             Ok(Deactivation::OverBudget) => {
-                let reason = match &attempt.change {
-                    Change::Deactivated { reason } => reason.as_str(),
-                    _ => "refused",
+                progress.state().over_budget = true;
+                let (reason, expires_at) = match attempt.change {
+                    Change::Deactivated { reason, expires_at } => (reason, expires_at),
+                    _ => (outcome.to_string(), attempt.expires_before),
                 };
                 let reason = format!("{reason}, but too many were deactivated within the hour");
-                let expires_at = attempt.expires_before;
                 let (change, outcome) =
                     self.failed(before, FailureKind::Outage, reason, true, expires_at, attempt.started_at);
                 attempt.change = change;
@@ -457,26 +541,6 @@ impl<S: Store, T: Twitch> RefreshService<S, T> {
         progress.done(&attempt.streamer, &outcome);
         None
     }
-
-    /// Twitch did not say how long the new token lives. The pair is stored first, then Twitch is asked; if that
-    /// fails too, an unknown expiry is due at the next trigger.
-    async fn learn_expiry(&self, cycle: &Cycle, refreshed: &Attempt) {
-        let now = self.clock.now();
-        let Ok(claims) = self.store.claim(&[refreshed.lease.id], now, now + LEASE).await else { return };
-        for claim in claims {
-            let change = match &claim.access {
-                Ok(access) => match self.twitch.validate(access).await {
-                    Ok(Validity::Valid { expires_in }) => Change::Validated { expires_at: now + expires_in },
-                    Ok(Validity::Invalid) | Err(_) => Change::Released,
-                },
-                Err(_) => Change::Released,
-            };
-            let give_up_at = cycle.deadline.unwrap_or(claim.lease.until).min(claim.lease.until);
-            let attempt = Attempt { lease: claim.lease, change, started_at: now, ..refreshed.clone() };
-            // A failed write leaves the expiry unknown and the lease to run out: the next trigger mends both.
-            let _ = self.store.record(&[attempt], give_up_at).await;
-        }
-    }
 }
 
 /// Twitch has answered, but what it said could not be written.
@@ -484,9 +548,7 @@ fn not_stored(outcome: Outcome, error: &StoreError) -> Outcome {
     let reason = match outcome {
         Outcome::Refreshed { .. } => format!("refreshed, but the new tokens could not be stored: {error}"),
         Outcome::Failed { reason, .. } => format!("{reason}; this could not be stored: {error}"),
-        Outcome::Skipped(Skip::NotDue(NotDue::Valid { .. }) | Skip::Validated { .. })
-        | Outcome::WouldRefresh => error.to_string(),
-        Outcome::Skipped(skip) => return Outcome::Skipped(skip),
+        other => return other,
     };
     Outcome::Failed { reason, standing: Standing::NotRecorded, alarm: true }
 }

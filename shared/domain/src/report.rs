@@ -29,6 +29,8 @@ pub enum Outcome {
     Skipped(Skip),
     /// A dry run: this streamer would have been refreshed.
     WouldRefresh,
+    /// A dry run: Twitch would have been asked whether the token lives.
+    WouldValidate,
 }
 
 /// Where a failed refresh leaves the streamer.
@@ -64,11 +66,11 @@ pub enum Skip {
     },
     /// Twitch was asked whether the token lives and gave no answer.
     NotValidated(String),
-    /// Another run holds the lease.
+    /// Another run holds the lease, or the streamer is no longer active.
     Leased,
     /// Another writer changed the tokens meanwhile; theirs stand.
     Superseded,
-    /// The cycle stopped first.
+    /// The cycle stopped first, or the lease was too short by the time its turn came.
     Stopped,
 }
 
@@ -98,9 +100,9 @@ impl fmt::Display for Skip {
             }
             Self::Validated { left } => write!(f, "validated, valid for {}", Human(*left)),
             Self::NotValidated(reason) => write!(f, "could not be validated: {reason}"),
-            Self::Leased => f.write_str("another run is refreshing it"),
+            Self::Leased => f.write_str("another run is refreshing it, or it was deactivated just now"),
             Self::Superseded => f.write_str("another writer changed its tokens meanwhile, theirs stand"),
-            Self::Stopped => f.write_str("the cycle stopped first"),
+            Self::Stopped => f.write_str("not begun in time, left to the next run"),
         }
     }
 }
@@ -130,6 +132,7 @@ impl fmt::Display for Outcome {
             Self::Failed { reason, standing, .. } => write!(f, "{reason} ({standing})"),
             Self::Skipped(skip) => skip.fmt(f),
             Self::WouldRefresh => f.write_str("would be refreshed"),
+            Self::WouldValidate => f.write_str("would be validated"),
         }
     }
 }
@@ -183,6 +186,7 @@ impl Report {
                 self.validated += u64::from(matches!(skip, Skip::Validated { .. }));
             }
             Outcome::WouldRefresh => self.would_refresh += 1,
+            Outcome::WouldValidate => self.skipped += 1,
         }
     }
 }
@@ -190,6 +194,8 @@ impl Report {
 /// Why a cycle ended before everybody was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {
+    /// The function's timeout is shorter than one attempt can take.
+    NoTime,
     /// The function's deadline is near; the rest can be claimed by the next run.
     Deadline,
     /// Too many outages in a row: Twitch is down.
@@ -212,7 +218,7 @@ impl Stop {
     pub fn is_ours(&self) -> bool {
         match self {
             Self::Deadline | Self::Outages => false,
-            Self::Misconfigured(_) | Self::Store(_) => true,
+            Self::NoTime | Self::Misconfigured(_) | Self::Store(_) => true,
         }
     }
 }
@@ -220,6 +226,11 @@ impl Stop {
 impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoTime => write!(
+                f,
+                "no time to begin: an attempt may take {} s; give the function a timeout of at least three minutes",
+                crate::refresh::SHORTEST_CYCLE.num_seconds()
+            ),
             Self::Deadline => f.write_str("the deadline is near; the rest is left to the next run"),
             Self::Outages => write!(
                 f,

@@ -118,8 +118,8 @@ impl AdonisKey {
 
     /// The token inside, if the text is authentic.
     ///
-    /// An authentic text that holds no token is [`Unreadable::UnknownFormat`]: we have the right key, so no other
-    /// key would help, and the existing backend, which gets null for it, would ask the streamer to connect again.
+    /// An authentic text that holds no token that we understand is [`Unreadable::NoToken`]: somebody with the right
+    /// key wrote it, so it is between our programs, and no streamer's fault.
     pub(super) fn decrypt(
         &self,
         sealed: Sealed<'_>,
@@ -134,11 +134,11 @@ impl AdonisKey {
         let mut buffer = Zeroizing::new(sealed.ciphertext);
         let payload = cbc::Decryptor::inner_iv_init(&self.aes, &sealed.iv.into())
             .decrypt_padded::<Pkcs7>(&mut buffer)
-            .map_err(|_| Unreadable::UnknownFormat)?;
+            .map_err(|_| Unreadable::NoToken)?;
         let payload: Payload<Zeroizing<String>> =
-            serde_json::from_slice(payload).map_err(|_| Unreadable::UnknownFormat)?;
+            serde_json::from_slice(payload).map_err(|_| Unreadable::NoToken)?;
         if payload.expires_at.is_some_and(|expires_at| expires_at < now) {
-            return Err(Unreadable::UnknownFormat);
+            return Err(Unreadable::NoToken);
         }
         Ok(payload.message)
     }
@@ -255,7 +255,7 @@ mod tests {
             r#"{"message":"hello","expiryDate":"soon"}"#,
         ] {
             let stored = key().seal(IV, payload.as_bytes());
-            assert_eq!(decrypt(&stored), Err(Unreadable::UnknownFormat), "{payload}");
+            assert_eq!(decrypt(&stored), Err(Unreadable::NoToken), "{payload}");
         }
     }
 
@@ -268,7 +268,7 @@ mod tests {
 
         assert_eq!(decrypt_at(&stored, expires_at).as_deref(), Ok("hello"));
         let after = expires_at + chrono::TimeDelta::milliseconds(1);
-        assert_eq!(decrypt_at(&stored, after), Err(Unreadable::UnknownFormat));
+        assert_eq!(decrypt_at(&stored, after), Err(Unreadable::NoToken));
     }
 
     #[test]
@@ -276,6 +276,6 @@ mod tests {
         let signed = format!("AAAA.{}", BASE64_URL_SAFE_NO_PAD.encode(IV));
         let mac = key().hmac.chain_update(&signed).finalize().into_bytes();
         let stored = format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(mac));
-        assert_eq!(decrypt(&stored), Err(Unreadable::UnknownFormat));
+        assert_eq!(decrypt(&stored), Err(Unreadable::NoToken));
     }
 }

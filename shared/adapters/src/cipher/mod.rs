@@ -98,14 +98,19 @@ impl Column {
 }
 
 /// Why a stored text gave no token. [`UnknownFormat`](Self::UnknownFormat) is the streamer's to mend; the others
-/// are ours: the right keys may be one reload away, so the grant must not be taken for dead.
+/// are ours, so the grant must not be taken for dead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// No token, and no key would make it one: a text in neither format (such as `invalid`), or one that is
-    /// authentic but not a token that still counts (another use's payload, an expired one, an empty one). For
-    /// the latter an `AdonisJS` backend sees null, as if nothing were stored, and so do we.
+    /// A text in no known format (such as `invalid`), or an empty token: nothing is stored that any key would open.
     #[error("the stored text is not a token: the streamer has to connect again")]
     UnknownFormat,
+    /// Authentic, but no token that this program understands: another use's payload, one with fields that a newer
+    /// backend added, or one that has expired.
+    #[error("the stored text is authentic, but holds no token that this program understands")]
+    NoToken,
+    /// In a format of `AdonisJS` 7, which this program does not read.
+    #[error("the stored text is in a format of AdonisJS 7: let the backend write with its `legacy` driver")]
+    Unsupported,
     /// In a known format, with a key that is not configured.
     #[error(
         "the stored token needs the key `{key_id}`, which is not configured: set APP_KEY, or put the key back \
@@ -128,6 +133,12 @@ pub enum Unreadable {
 #[derive(Debug, thiserror::Error)]
 #[error("the operating system gave no random bytes to encrypt a token with")]
 pub struct NoRandomness(#[source] getrandom::Error);
+
+/// `<key id>.v1:<ciphertext>.<IV>.<tag>`, as the drivers of `AdonisJS` 7 write.
+fn is_of_adonis_7(stored: &str) -> bool {
+    let Some((id, rest)) = stored.split_once(".v1:") else { return false };
+    !id.is_empty() && rest.split('.').count() == 3
+}
 
 /// `N` bytes that nobody can guess.
 fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
@@ -219,6 +230,8 @@ impl TokenCipher {
         } else if let Some(sealed) = adonis::Sealed::parse(stored) {
             let unknown = || Unreadable::UnknownKey { key_id: "APP_KEY".to_owned() };
             self.adonis_key().ok_or_else(unknown)?.decrypt(sealed, now)?
+        } else if is_of_adonis_7(stored) {
+            return Err(Unreadable::Unsupported);
         } else {
             return Err(Unreadable::UnknownFormat);
         };
@@ -507,5 +520,21 @@ mod tests {
             assert!(!shown.contains(secret), "{secret} in {shown}");
         }
         assert!(shown.contains("redacted"));
+    }
+
+    #[test]
+    fn adonis_7_is_not_mistaken_for_nothing() {
+        let settings = CipherSettings {
+            app_key: Some(Zeroizing::new("0123456789abcdef".to_owned())),
+            ..CipherSettings::default()
+        };
+        let cipher = TokenCipher::new(&settings).unwrap();
+        let read = |text: &str| {
+            cipher
+                .decrypt(Uuid::nil(), Column::RefreshToken, text, DateTime::UNIX_EPOCH)
+                .map(|plain| plain.to_string())
+        };
+        assert_eq!(read("main.v1:AAAA.BBBB.CCCC"), Err(Unreadable::Unsupported));
+        assert_eq!(read("invalid"), Err(Unreadable::UnknownFormat));
     }
 }

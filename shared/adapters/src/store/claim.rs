@@ -23,7 +23,7 @@ impl PgStore {
         let leases = sqlx::query!(
             r#"
             INSERT INTO token_refresh.streamers AS ours (streamer_id, fence, leased_until)
-            SELECT s.id, 1, $3 FROM streamers s WHERE s.id = ANY($1) ORDER BY s.id FOR KEY SHARE
+            SELECT s.id, 1, $3 FROM streamers s WHERE s.id = ANY($1) AND s.is_active ORDER BY s.id FOR KEY SHARE
             ON CONFLICT (streamer_id) DO UPDATE SET fence = ours.fence + 1, leased_until = $3
                 WHERE ours.leased_until IS NULL OR ours.leased_until <= $2
             RETURNING streamer_id, fence
@@ -101,9 +101,7 @@ impl PgStore {
         self.cipher.decrypt(id, column, stored, now).map(|plain| plain.to_string()).map_err(|error| {
             match error {
                 cipher::Unreadable::UnknownFormat => Unreadable::UnknownFormat,
-                ours @ (cipher::Unreadable::UnknownKey { .. } | cipher::Unreadable::AuthenticationFailed) => {
-                    Unreadable::Keys(ours.to_string())
-                }
+                ours => Unreadable::Keys(ours.to_string()),
             }
         })
     }

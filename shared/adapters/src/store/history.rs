@@ -50,16 +50,21 @@ impl Database {
         .map_err(failed("reading the history"))
     }
 
-    /// Forgets what is older than 30 days. Answers how many entries that were.
+    /// Forgets what is older than 30 days.
     ///
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn forget_old_history(&self, now: DateTime<Utc>) -> Result<u64, StoreError> {
+    pub async fn forget_old_history(&self, now: DateTime<Utc>) -> Result<(), StoreError> {
+        let doing = failed("forgetting old history");
         sqlx::query!("DELETE FROM token_refresh.refreshes WHERE started_at < $1", now - KEPT)
             .execute(&self.pool)
             .await
-            .map(|done| done.rows_affected())
-            .map_err(failed("forgetting old history"))
+            .map_err(&doing)?;
+        sqlx::query!("DELETE FROM token_refresh.deactivations WHERE deactivated_at < $1", now - KEPT)
+            .execute(&self.pool)
+            .await
+            .map_err(&doing)?;
+        Ok(())
     }
 }

@@ -10,6 +10,7 @@ mod pages;
 mod record;
 mod schema;
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use domain::policy::{Failure, FailureKind};
 use domain::ports::{Attempt, Claim, Deactivation, Recorded, Store, StoreError};
 use domain::{Authorized, Clock, Streamer, StreamerId, TokenState};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection};
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 pub use self::history::HistoryEntry;
@@ -27,6 +30,18 @@ use crate::cipher::TokenCipher;
 
 /// How long a first connection may take before the database counts as away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A statement of ours takes milliseconds; one that takes longer waits for a lock or for a server that is gone.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The first wait before a failed write is tried again; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// A database that comes back is noticed within this long.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A connection that was used within this long is taken to be alive; an older one may have slept in a frozen sandbox.
+const UNTESTED_IDLE: Duration = Duration::from_secs(1);
 
 /// One connection to read and lease with, the others to write with while it does.
 const CONNECTIONS: u32 = 6;
@@ -45,9 +60,22 @@ impl Database {
     /// If the database can't be reached or lets us not in, and if its migrations are missing or newer than this
     /// program; the text says what to do.
     pub async fn open(options: PgConnectOptions) -> Result<Self, StoreError> {
+        // What is said about statements would say it in every cycle; and their texts are in the code.
+        let options = options.disable_statement_logging();
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(CONNECT_TIMEOUT)
+            .test_before_acquire(false)
+            .before_acquire(|connection, use_| {
+                Box::pin(async move {
+                    if use_.idle_for < UNTESTED_IDLE {
+                        return Ok(true);
+                    }
+                    Ok(timeout(CONNECT_TIMEOUT, connection.ping())
+                        .await
+                        .is_ok_and(|answered| answered.is_ok()))
+                })
+            })
             .connect_lazy_with(options.clone());
         schema::check(&pool, &options).await?;
         Ok(Self { pool })
@@ -106,8 +134,51 @@ impl Store for PgStore {
         self.write(attempts, give_up_at).await.map_err(failed("writing results"))
     }
 
-    async fn deactivate(&self, attempt: &Attempt) -> Result<Deactivation, StoreError> {
-        self.deactivate_within_budget(attempt).await.map_err(failed("deactivating a streamer"))
+    async fn deactivate(
+        &self,
+        attempt: &Attempt,
+        give_up_at: DateTime<Utc>,
+    ) -> Result<Deactivation, StoreError> {
+        self.persistently(give_up_at, || self.deactivate_within_budget(attempt))
+            .await
+            .map_err(failed("deactivating a streamer"))
+    }
+}
+
+impl PgStore {
+    /// Runs a statement again while the database is away, until `give_up_at`. The statement must be one that can be
+    /// repeated after its first answer was lost.
+    async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
+        &self,
+        give_up_at: DateTime<Utc>,
+        statement: impl Fn() -> F,
+    ) -> Result<T, sqlx::Error> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let done = timeout(STATEMENT_TIMEOUT, statement()).await.unwrap_or_else(|_| {
+                Err(sqlx::Error::Io(std::io::Error::new(ErrorKind::TimedOut, "the statement took too long")))
+            });
+            match done {
+                Err(error) if may_pass(&error) && self.clock.now() + pause < give_up_at => {
+                    tracing::warn!(%error, "a result could not be written, trying again");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+/// Whether the database may answer otherwise in a moment. What it will refuse for ever is what is wrong with the
+/// data (class 22), breaks a constraint (23), or is no valid statement for this role (42).
+fn may_pass(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(error) => {
+            error.code().is_some_and(|code| !["22", "23", "42"].iter().any(|class| code.starts_with(class)))
+        }
+        _ => false,
     }
 }
 

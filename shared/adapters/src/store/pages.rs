@@ -41,7 +41,8 @@ impl Database {
         let rows = sqlx::query_as!(
             StreamerRow,
             r#"
-            SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
+            SELECT DISTINCT ON (m.poll_authorization_expires_at, m.streamer_id)
+                   s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
                    m.poll_authorization_expires_at AS until,
                    s.token_expires_at AS expires_at, s.last_token_refresh_at AS refreshed_at,
                    ours.validated_at AS "validated_at?", s.token_refresh_failed_at AS failed_at,
@@ -55,7 +56,7 @@ impl Database {
               AND NOT EXISTS (
                   SELECT FROM campaign_memberships later
                   WHERE later.streamer_id = m.streamer_id AND later.status = 'ACTIVE'
-                    AND (later.poll_authorization_expires_at, later.id) > (m.poll_authorization_expires_at, m.id))
+                    AND later.poll_authorization_expires_at > m.poll_authorization_expires_at)
             ORDER BY m.poll_authorization_expires_at, m.streamer_id
             LIMIT $3
             "#,

@@ -1,8 +1,6 @@
 //! Results: written in batches as they arrive, each only by the holder of its lease, and only over the refresh
 //! token that it started from.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 use domain::StreamerId;
 use domain::ports::{Attempt, Change, Recorded};
@@ -11,12 +9,6 @@ use uuid::Uuid;
 
 use super::PgStore;
 use crate::cipher::Column;
-
-/// The first wait before a failed write is tried again; it doubles up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
-/// A database that comes back is noticed within this long.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// A batch as the statement takes it: one vector a column.
 #[derive(Default)]
@@ -47,17 +39,7 @@ impl PgStore {
     ) -> Result<Vec<Recorded>, Error> {
         // Encrypted once: a repeated write carries the same text, and so knows its own if the first one got through.
         let columns = self.columns(attempts)?;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match self.write_columns(&columns).await {
-                Err(error) if is_passing(&error) && self.clock.now() + pause < give_up_at => {
-                    tracing::warn!(%error, results = attempts.len(), "results could not be written, trying again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-                written => return written,
-            }
-        }
+        self.persistently(give_up_at, || self.write_columns(&columns)).await
     }
 
     fn columns(&self, attempts: &[Attempt]) -> Result<Columns, Error> {
@@ -194,17 +176,5 @@ impl PgStore {
             if written.contains(&StreamerId(*id)) { Recorded::Written } else { Recorded::Superseded }
         };
         Ok(columns.ids.iter().map(recorded).collect())
-    }
-}
-
-/// Whether the database may answer otherwise in a moment: it is away, starting, stopping, out of connections, or
-/// undid a transaction that met another.
-fn is_passing(error: &Error) -> bool {
-    match error {
-        Error::Io(_) | Error::PoolTimedOut | Error::WorkerCrashed => true,
-        Error::Database(error) => error
-            .code()
-            .is_some_and(|code| ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))),
-        _ => false,
     }
 }
