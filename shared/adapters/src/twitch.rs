@@ -50,6 +50,9 @@ const LONGEST_ANSWER: usize = 64 * 1024;
 /// that slept in a frozen sandbox may be dead without knowing.
 pub struct TwitchClient {
     config: TwitchConfig,
+    token_url: Url,
+    validate_url: Url,
+    revoke_url: Url,
     tls: ClientConfig,
     clients: OnceLock<Vec<Client>>,
     /// When setting them up failed last, and why. Held while it is tried, so that one tries for all who wait.
@@ -163,8 +166,17 @@ impl TwitchClient {
             .map_err(|error| SetUpError(format!("TLS can't be set up: {error}")))?
             .with_root_certificates(roots)
             .with_no_client_auth();
+        let url = |path: &str| {
+            let url = format!("{}{path}", config.id_url.as_str().trim_end_matches('/'));
+            url.parse().map_err(|_| SetUpError("TWITCH_ID_URL can't be a base".to_owned()))
+        };
+        let (token_url, validate_url, revoke_url) =
+            (url("/oauth2/token")?, url("/oauth2/validate")?, url("/oauth2/revoke")?);
         let pace = Pace::new(config.max_per_second);
         Ok(Self {
+            token_url,
+            validate_url,
+            revoke_url,
             config,
             tls,
             clients: OnceLock::new(),
@@ -182,7 +194,7 @@ impl TwitchClient {
     /// [`RefreshError::Outage`] and [`RefreshError::Misconfigured`].
     pub async fn revoke(&self, token: &AccessToken) -> Result<(), RefreshError> {
         let form = [("client_id", self.config.client_id.as_str()), ("token", token.expose())];
-        let answer = self.call(|client| client.post(self.url("/oauth2/revoke")).form(&form)).await?;
+        let answer = self.call(|client| client.post(self.revoke_url.clone()).form(&form)).await?;
         let message = answer.message();
         match answer.status {
             StatusCode::OK => Ok(()),
@@ -192,10 +204,6 @@ impl TwitchClient {
             }
             _ => Err(answer.outage().into()),
         }
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.config.id_url.as_str().trim_end_matches('/'))
     }
 
     /// One call with its quick retries, within [`LONGEST_CALL`].
@@ -260,6 +268,11 @@ impl TwitchClient {
         if let Some(clients) = self.clients.get() {
             return Ok(clients);
         }
+        // Boxed: it happens once, and every call would carry its size.
+        Box::pin(self.set_up()).await
+    }
+
+    async fn set_up(&self) -> Result<&[Client], String> {
         let mut failed = self.failed.lock().await;
         if let Some(clients) = self.clients.get() {
             return Ok(clients);
@@ -269,12 +282,11 @@ impl TwitchClient {
         {
             return Err(reason.clone());
         }
-        let set_up = async {
-            let http2 = self.speaks_http2().await?;
+        let clients = self.speaks_http2().await.and_then(|http2| {
             let connections = if http2 { self.config.in_flight().div_ceil(CALLS_PER_CONNECTION) } else { 1 };
             (0..connections).map(|_| self.client(http2)).collect::<Result<_, String>>()
-        };
-        match set_up.await {
+        });
+        match clients {
             Ok(clients) => Ok(self.clients.get_or_init(|| clients)),
             Err(reason) => {
                 *failed = Some((Instant::now(), reason.clone()));
@@ -328,7 +340,7 @@ impl Twitch for TwitchClient {
             ("grant_type", "refresh_token"),
             ("refresh_token", token.expose()),
         ];
-        let answer = self.call(|client| client.post(self.url("/oauth2/token")).form(&form)).await?;
+        let answer = self.call(|client| client.post(self.token_url.clone()).form(&form)).await?;
         answer.into_grant(token)
     }
 
@@ -339,7 +351,7 @@ impl Twitch for TwitchClient {
         };
         header.set_sensitive(true);
         let request =
-            |client: &Client| client.get(self.url("/oauth2/validate")).header(AUTHORIZATION, header.clone());
+            |client: &Client| client.get(self.validate_url.clone()).header(AUTHORIZATION, header.clone());
         self.call(request).await?.into_validity()
     }
 }

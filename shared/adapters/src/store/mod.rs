@@ -43,8 +43,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A connection that was used within this long is taken to be alive; an older one may have slept in a frozen sandbox.
 const UNTESTED_IDLE: Duration = Duration::from_secs(1);
 
-/// One connection to read and lease with, the others to write with while it does.
-const CONNECTIONS: u32 = 6;
+/// One connection to read and lease with, two to write with, and one for what is rare.
+const CONNECTIONS: u32 = 4;
 
 /// The database, on this program's schema. What needs no key is here.
 #[derive(Clone)]

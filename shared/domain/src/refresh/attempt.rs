@@ -1,0 +1,226 @@
+//! One streamer, from the claim to what is to be written.
+
+use std::panic::AssertUnwindSafe;
+
+use chrono::{DateTime, Utc};
+use futures::FutureExt;
+
+use super::write::not_stored;
+use super::{Arrived, Cycle, LEASE, LONGEST_ATTEMPT, Progress, RefreshService};
+use crate::policy::{Decision, Failure, FailureKind, Verdict};
+use crate::ports::{
+    Attempt, Change, Claim, Outage, Recorded, RefreshError, Store, Twitch, Unreadable, Validity,
+};
+use crate::report::{Outcome, Skip, Standing, Stop};
+use crate::token::AccessToken;
+
+impl<S: Store, T: Twitch> RefreshService<S, T> {
+    /// A panic fails one streamer, not the cycle.
+    pub(super) async fn attempt_guarded(
+        &self,
+        cycle: &Cycle,
+        progress: &Progress<'_>,
+        claim: Claim,
+    ) -> Arrived {
+        let started_at = self.clock.now();
+        let mut attempt = Attempt {
+            streamer: claim.streamer.clone(),
+            lease: claim.lease.clone(),
+            trigger: cycle.trigger,
+            started_at,
+            ended_at: started_at,
+            expires_before: claim.token.expires_at,
+            change: Change::Released,
+        };
+        let before = claim.token.failure;
+        let settled =
+            AssertUnwindSafe(self.attempt(cycle, progress, &claim, started_at)).catch_unwind().await;
+        let (change, outcome) = settled.unwrap_or_else(|_| {
+            progress.twitch_failed();
+            let reason = "the program failed here; its log has the panic".to_owned();
+            (Change::Released, Outcome::Failed { reason, standing: Standing::NotRecorded, alarm: true })
+        });
+        attempt.ended_at = self.clock.now();
+        attempt.change = change;
+        let arrived = Arrived { attempt, outcome, before };
+        match arrived.attempt.change {
+            // Boxed: it is rare, and every attempt would carry its size.
+            Change::Refreshed { expires_at: None, .. } => {
+                Box::pin(self.learn_expiry(cycle, progress, arrived)).await
+            }
+            _ => arrived,
+        }
+    }
+
+    /// Twitch did not say how long the new token lives. The pair is stored first, and only then Twitch is asked; if
+    /// that fails, the expiry stays unknown, which is due at the next trigger.
+    async fn learn_expiry(&self, cycle: &Cycle, progress: &Progress<'_>, refreshed: Arrived) -> Arrived {
+        let Arrived { mut attempt, outcome, before } = refreshed;
+        let now = self.clock.now();
+        let stored = self.store.record(std::slice::from_ref(&attempt), cycle.last_write(now)).await;
+        let outcome = match stored.as_deref() {
+            Ok([Recorded::Written]) => outcome,
+            Ok(_) => Outcome::Skipped(Skip::Superseded),
+            Err(error) => not_stored(outcome, error),
+        };
+        attempt.change = Change::Released;
+        let asked = matches!(outcome, Outcome::Refreshed { .. }) && !self.must_stop(cycle, progress);
+        let claims =
+            if asked { self.store.claim(&[attempt.lease.id], now, now + LEASE).await } else { Ok(vec![]) };
+        let Some(Claim { access: Ok(access), lease, .. }) = claims.ok().and_then(|mut claims| claims.pop())
+        else {
+            return Arrived { attempt, outcome, before };
+        };
+        attempt.lease = lease;
+        attempt.started_at = now;
+        let validity = self.validate(progress, &access).await;
+        attempt.ended_at = self.clock.now();
+        let outcome = match validity {
+            Ok(Validity::Valid { expires_in }) => {
+                attempt.change = Change::Validated { expires_at: now + expires_in };
+                Outcome::Refreshed { expires_at: Some(now + expires_in) }
+            }
+            Ok(Validity::Invalid) | Err(_) => outcome,
+        };
+        Arrived { attempt, outcome, before }
+    }
+
+    /// Decides again on what the lease protects, for another run may have been here meanwhile, and carries it out.
+    async fn attempt(
+        &self,
+        cycle: &Cycle,
+        progress: &Progress<'_>,
+        claim: &Claim,
+        now: DateTime<Utc>,
+    ) -> (Change, Outcome) {
+        let skip = |reason| (Change::Released, Outcome::Skipped(reason));
+        if self.must_stop(cycle, progress) || claim.lease.until - now < LONGEST_ATTEMPT {
+            return skip(Skip::Stopped);
+        }
+        match self.policy.decide(&claim.token, cycle.demand, now) {
+            Decision::Skip(reason) => skip(Skip::NotDue(reason)),
+            Decision::Refresh => self.refresh(progress, claim, claim.token.expires_at, now).await,
+            Decision::Validate => {
+                let Ok(access) = &claim.access else {
+                    return self.refresh(progress, claim, claim.token.expires_at, now).await;
+                };
+                match self.validate(progress, access).await {
+                    Err(outage) => skip(Skip::NotValidated(outage.0)),
+                    Ok(Validity::Invalid) => self.refresh(progress, claim, Some(now), now).await,
+                    Ok(Validity::Valid { expires_in }) => {
+                        let mut token = claim.token.clone();
+                        token.expires_at = Some(now + expires_in);
+                        token.validated_at = Some(now);
+                        match self.policy.decide(&token, cycle.demand, now) {
+                            Decision::Refresh => self.refresh(progress, claim, token.expires_at, now).await,
+                            Decision::Validate | Decision::Skip(_) => (
+                                Change::Validated { expires_at: now + expires_in },
+                                Outcome::Skipped(Skip::Validated { left: expires_in }),
+                            ),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks Twitch for a new pair. `expires_at` is what is known of the old one.
+    async fn refresh(
+        &self,
+        progress: &Progress<'_>,
+        claim: &Claim,
+        expires_at: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) -> (Change, Outcome) {
+        let failed = |kind, reason, alarm, expires_at| {
+            self.failed(claim.token.failure, kind, reason, alarm, expires_at, now)
+        };
+        let answer = match (&claim.access, &claim.refresh) {
+            (_, Err(Unreadable::Keys(reason))) => {
+                return failed(FailureKind::Outage, reason.clone(), true, expires_at);
+            }
+            (Err(error @ Unreadable::UnknownFormat), _) => {
+                Err(RefreshError::Refused(format!("access token: {error}")))
+            }
+            (_, Err(error)) => Err(RefreshError::Refused(format!("refresh token: {error}"))),
+            // An access token that can't be read, or none at all, is what a refresh mends.
+            (_, Ok(refresh)) => self.twitch.refresh(refresh).await,
+        };
+        match answer {
+            Ok(grant) => {
+                progress.twitch_answered();
+                let expires_at = grant.expires_in.map(|left| now + left);
+                (Change::Refreshed { pair: grant.pair, expires_at }, Outcome::Refreshed { expires_at })
+            }
+            Err(RefreshError::Outage(Outage(reason))) => {
+                progress.twitch_failed();
+                failed(FailureKind::Outage, reason, false, expires_at)
+            }
+            Err(RefreshError::Refused(reason)) => {
+                // Twitch once refused everybody for hours while the tokens lived: a refusal counts only if the
+                // access token isn't proven alive.
+                let validity = match &claim.access {
+                    Ok(access) => self.validate(progress, access).await,
+                    Err(Unreadable::Keys(ours)) => {
+                        return failed(
+                            FailureKind::Outage,
+                            format!("{reason}; and {ours}"),
+                            true,
+                            expires_at,
+                        );
+                    }
+                    Err(Unreadable::Missing | Unreadable::UnknownFormat) => Ok(Validity::Invalid),
+                };
+                match validity {
+                    Ok(Validity::Valid { expires_in }) => {
+                        let reason = format!("{reason}, but Twitch still calls the access token valid");
+                        failed(FailureKind::Outage, reason, false, Some(now + expires_in))
+                    }
+                    Ok(Validity::Invalid) => failed(FailureKind::Refusal, reason, false, Some(now)),
+                    Err(_) => failed(FailureKind::Refusal, reason, false, expires_at),
+                }
+            }
+            Err(RefreshError::Misconfigured(reason)) => {
+                progress.stop(Stop::Misconfigured(reason));
+                (Change::Released, Outcome::Skipped(Skip::Stopped))
+            }
+        }
+    }
+
+    async fn validate(&self, progress: &Progress<'_>, access: &AccessToken) -> Result<Validity, Outage> {
+        let answer = self.twitch.validate(access).await;
+        match answer {
+            Ok(_) => progress.twitch_answered(),
+            Err(_) => progress.twitch_failed(),
+        }
+        answer
+    }
+
+    pub(super) fn failed(
+        &self,
+        before: Option<Failure>,
+        kind: FailureKind,
+        reason: String,
+        alarm: bool,
+        expires_at: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) -> (Change, Outcome) {
+        let verdict = self.policy.after_failure(before, kind, now);
+        let (failure, standing) = match verdict {
+            Verdict::Deactivate => {
+                let outcome =
+                    Outcome::Failed { reason: reason.clone(), standing: Standing::Deactivated, alarm };
+                return (Change::Deactivated { reason, expires_at }, outcome);
+            }
+            Verdict::Recorded(failure) => {
+                let retry_at = failure.at + self.policy.retry_delay;
+                (failure, Standing::Recorded { kind: failure.kind, retry_at })
+            }
+            Verdict::Repeated(failure) => {
+                (failure, Standing::Repeated { retry_at: failure.at + self.policy.retry_delay })
+            }
+        };
+        let outcome = Outcome::Failed { reason: reason.clone(), standing, alarm };
+        (Change::Failed { failure, reason, expires_at }, outcome)
+    }
+}

@@ -1,0 +1,272 @@
+//! The cycle: *refresh what is due now*. Every trigger runs this one path: load, decide, (stop here in a dry run,)
+//! claim, ask Twitch, write.
+//!
+//! Three loops run side by side: the first reads the authorized streamers page by page and leases what is due, the
+//! second keeps a bounded number of calls to Twitch in flight, the third writes what has arrived in batches. All run
+//! on the caller's task: nothing is spawned, and dropping the future stops everything. Bounded channels between them
+//! hold back the one that is ahead; a slow database never keeps an answer of Twitch's from being read.
+
+mod attempt;
+mod write;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::channel::mpsc;
+use futures::{SinkExt, StreamExt, future};
+
+use crate::clock::Clock;
+use crate::policy::{Decision, Demand, Failure, OUTAGE_LIMIT, Policy};
+use crate::ports::{Attempt, Claim, Store, StoreError, Twitch};
+use crate::report::{Observer, Outcome, Report, Skip, Stop};
+use crate::schedule::Trigger;
+use crate::streamer::{Authorized, Streamer};
+
+/// The longest that one call to Twitch may take, its quick retries included.
+pub const LONGEST_CALL: TimeDelta = TimeDelta::seconds(20);
+
+/// The longest that one streamer may take: validate, refresh, validate.
+const LONGEST_ATTEMPT: TimeDelta = TimeDelta::seconds(3 * LONGEST_CALL.num_seconds());
+
+/// How long a lease holds: the longest attempt, as long again for its turn to come, and a minute to write.
+const LEASE: TimeDelta = TimeDelta::seconds(2 * LONGEST_ATTEMPT.num_seconds() + 60);
+
+/// Kept free before a deadline, to tell what could not be written.
+const LAST_WORDS: TimeDelta = TimeDelta::seconds(5);
+
+/// For how long a write is tried where there is no deadline: a database that fails over is back before.
+const WRITE_PATIENCE: TimeDelta = TimeDelta::minutes(5);
+
+/// The least time that a function must leave a cycle: enough for one attempt.
+pub const SHORTEST_CYCLE: TimeDelta =
+    TimeDelta::seconds(LONGEST_ATTEMPT.num_seconds() + LAST_WORDS.num_seconds());
+
+/// How many results one statement writes at most.
+const WRITE_BATCH: usize = 256;
+
+/// How many writes may be under way at once: one commits while the next is sent. More would only make the batches
+/// smaller.
+const WRITES_AT_ONCE: usize = 2;
+
+/// What a trigger asks for.
+#[derive(Clone, Debug)]
+pub struct Cycle {
+    /// Why the cycle runs.
+    pub trigger: Trigger,
+    /// What it asks for beyond what is due.
+    pub demand: Demand,
+    /// Decide only: call nobody, write nothing.
+    pub dry_run: bool,
+    /// Only this streamer.
+    pub only: Option<Authorized>,
+    /// When the function is ended by force; `None` for a command.
+    pub deadline: Option<DateTime<Utc>>,
+}
+
+impl Cycle {
+    /// A cycle over everybody, with what its trigger asks for: the sweep validates as well.
+    #[must_use]
+    pub fn new(trigger: Trigger) -> Self {
+        let demand = Demand { force: false, validate: trigger == Trigger::Sweep };
+        Self { trigger, demand, dry_run: false, only: None, deadline: None }
+    }
+
+    /// Past this nothing new is begun.
+    fn last_start(&self) -> Option<DateTime<Utc>> {
+        self.deadline.map(|at| at - SHORTEST_CYCLE)
+    }
+
+    /// Past this a result that can't be written is given up.
+    fn last_write(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        self.deadline.map_or(now + WRITE_PATIENCE, |at| at - LAST_WORDS)
+    }
+}
+
+/// Refreshes tokens: the rules of [`Policy`] applied through the ports.
+pub struct RefreshService<S, T> {
+    store: S,
+    twitch: T,
+    clock: Arc<dyn Clock>,
+    policy: Policy,
+    in_flight: usize,
+}
+
+/// What has been seen so far, shared by the two loops.
+struct Progress<'a> {
+    observer: Observer<'a>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    report: Report,
+    outages_in_a_row: u32,
+    /// The hour's deactivations are used up: nobody else needs to be asked about.
+    over_budget: bool,
+}
+
+impl Progress<'_> {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn done(&self, streamer: &Streamer, outcome: &Outcome) {
+        self.state().report.count(outcome);
+        (self.observer)(streamer, outcome);
+    }
+
+    /// The first reason to stop is the one that counts.
+    fn stop(&self, reason: Stop) {
+        self.state().report.stopped.get_or_insert(reason);
+    }
+
+    fn stopped(&self) -> bool {
+        self.state().report.stopped.is_some()
+    }
+
+    fn twitch_answered(&self) {
+        self.state().outages_in_a_row = 0;
+    }
+
+    fn twitch_failed(&self) {
+        let outages = {
+            let mut state = self.state();
+            state.outages_in_a_row += 1;
+            state.outages_in_a_row
+        };
+        if outages >= OUTAGE_LIMIT {
+            self.stop(Stop::Outages);
+        }
+    }
+}
+
+/// An attempt on its way to the database, with what is to be told of it once it is there.
+struct Arrived {
+    attempt: Attempt,
+    outcome: Outcome,
+    /// The failure that stood before.
+    before: Option<Failure>,
+}
+
+impl<S: Store, T: Twitch> RefreshService<S, T> {
+    /// `in_flight` is how many calls to Twitch a cycle has under way at once.
+    pub fn new(store: S, twitch: T, clock: Arc<dyn Clock>, policy: Policy, in_flight: usize) -> Self {
+        Self { store, twitch, clock, policy, in_flight: in_flight.max(1) }
+    }
+
+    /// Where the streamers are kept.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// Runs one cycle. `observer` hears of each streamer as soon as its result is stored.
+    ///
+    /// What goes wrong with one streamer is that streamer's outcome; what ends the cycle is in
+    /// [`Report::stopped`]. Leases are given back either way.
+    pub async fn run(&self, cycle: &Cycle, observer: Observer<'_>) -> Report {
+        let started_at = self.clock.now();
+        let progress = Progress { observer, state: Mutex::default() };
+        if cycle.last_start().is_some_and(|at| at < started_at) {
+            progress.stop(Stop::NoTime);
+        }
+        let (claims_in, claims) = mpsc::channel(self.in_flight);
+        let (arrived_in, arrived) = mpsc::channel(WRITE_BATCH);
+
+        let lease = async {
+            if let Err(error) = self.lease_what_is_due(cycle, &progress, claims_in).await {
+                progress.stop(Stop::Store(error.0));
+            }
+        };
+        let ask = async {
+            let ask_one = |claim| {
+                let mut arrived_in = arrived_in.clone();
+                let progress = &progress;
+                async move {
+                    let one = self.attempt_guarded(cycle, progress, claim).await;
+                    // The loop that writes outlives this one.
+                    let _ = arrived_in.send(one).await;
+                }
+            };
+            claims.for_each_concurrent(self.in_flight, ask_one).await;
+            drop(arrived_in);
+        };
+        let write = arrived
+            .ready_chunks(WRITE_BATCH)
+            .for_each_concurrent(WRITES_AT_ONCE, |arrived| self.write(cycle, &progress, arrived));
+        future::join3(lease, ask, write).await;
+
+        let mut report = progress.state.into_inner().unwrap_or_else(PoisonError::into_inner).report;
+        report.duration = self.clock.now() - started_at;
+        report
+    }
+
+    /// The first loop. It is at most two batches of calls ahead.
+    async fn lease_what_is_due(
+        &self,
+        cycle: &Cycle,
+        progress: &Progress<'_>,
+        mut claims: mpsc::Sender<Claim>,
+    ) -> Result<(), StoreError> {
+        let mut page = match &cycle.only {
+            _ if self.must_stop(cycle, progress) => return Ok(()),
+            Some(only) => vec![only.clone()],
+            None => self.store.authorized(None, self.clock.now()).await?,
+        };
+        while let Some(last) = page.last().cloned() {
+            let mut due = Vec::new();
+            for authorized in page {
+                match self.policy.decide(&authorized.token, cycle.demand, self.clock.now()) {
+                    Decision::Skip(reason) => {
+                        progress.done(&authorized.streamer, &Outcome::Skipped(Skip::NotDue(reason)));
+                    }
+                    Decision::Refresh if cycle.dry_run => {
+                        progress.done(&authorized.streamer, &Outcome::WouldRefresh);
+                    }
+                    Decision::Validate if cycle.dry_run => {
+                        progress.done(&authorized.streamer, &Outcome::WouldValidate);
+                    }
+                    Decision::Refresh | Decision::Validate => due.push(authorized.streamer),
+                }
+            }
+            for due in due.chunks(self.in_flight) {
+                if self.must_stop(cycle, progress) {
+                    return Ok(());
+                }
+                self.lease(due, progress, &mut claims).await?;
+            }
+            if cycle.only.is_some() || self.must_stop(cycle, progress) {
+                return Ok(());
+            }
+            page = self.store.authorized(Some(&last), self.clock.now()).await?;
+        }
+        Ok(())
+    }
+
+    async fn lease(
+        &self,
+        due: &[Streamer],
+        progress: &Progress<'_>,
+        claims: &mut mpsc::Sender<Claim>,
+    ) -> Result<(), StoreError> {
+        let ids: Vec<_> = due.iter().map(|streamer| streamer.id).collect();
+        let now = self.clock.now();
+        let claimed = self.store.claim(&ids, now, now + LEASE).await?;
+        let leased: HashSet<_> = claimed.iter().map(|claim| claim.streamer.id).collect();
+        for streamer in due.iter().filter(|streamer| !leased.contains(&streamer.id)) {
+            progress.done(streamer, &Outcome::Skipped(Skip::Leased));
+        }
+        for claim in claimed {
+            // The loop that asks outlives this one.
+            let _ = claims.send(claim).await;
+        }
+        Ok(())
+    }
+
+    fn must_stop(&self, cycle: &Cycle, progress: &Progress<'_>) -> bool {
+        if cycle.last_start().is_some_and(|at| self.clock.now() > at) {
+            progress.stop(Stop::Deadline);
+        }
+        progress.stopped()
+    }
+}

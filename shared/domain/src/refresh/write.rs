@@ -1,0 +1,85 @@
+//! Results, on their way to the database in batches; what is stored is told.
+
+use super::{Arrived, Cycle, Progress, RefreshService};
+use crate::policy::FailureKind;
+use crate::ports::{Change, Deactivation, Recorded, Store, StoreError, Twitch};
+use crate::report::{Outcome, Skip, Standing, Stop};
+
+impl<S: Store, T: Twitch> RefreshService<S, T> {
+    /// Writes what has arrived, then tells of it.
+    pub(super) async fn write(&self, cycle: &Cycle, progress: &Progress<'_>, arrived: Vec<Arrived>) {
+        let mut batch = Vec::with_capacity(arrived.len());
+        for one in arrived {
+            match one.attempt.change {
+                Change::Deactivated { .. } => batch.extend(self.deactivate(cycle, progress, one).await),
+                _ => batch.push(one),
+            }
+        }
+        if batch.is_empty() {
+            return;
+        }
+        let give_up_at = cycle.last_write(self.clock.now());
+        let (attempts, told): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|one| (one.attempt, one.outcome)).unzip();
+        match self.store.record(&attempts, give_up_at).await {
+            Ok(recorded) => {
+                for ((attempt, outcome), recorded) in attempts.iter().zip(told).zip(recorded) {
+                    let outcome = match recorded {
+                        Recorded::Written => outcome,
+                        Recorded::Superseded => Outcome::Skipped(Skip::Superseded),
+                    };
+                    progress.done(&attempt.streamer, &outcome);
+                }
+            }
+            Err(error) => {
+                progress.stop(Stop::Store(error.0.clone()));
+                for (attempt, outcome) in attempts.iter().zip(told) {
+                    progress.done(&attempt.streamer, &not_stored(outcome, &error));
+                }
+            }
+        }
+    }
+
+    /// Deactivates, or gives the attempt back as an outage if the budget is used up.
+    async fn deactivate(&self, cycle: &Cycle, progress: &Progress<'_>, one: Arrived) -> Option<Arrived> {
+        let Arrived { mut attempt, outcome, before } = one;
+        let over_budget = progress.state().over_budget;
+        let done = if over_budget {
+            Ok(Deactivation::OverBudget)
+        } else {
+            self.store.deactivate(&attempt, cycle.last_write(self.clock.now())).await
+        };
+        let outcome = match done {
+            Ok(Deactivation::Done) => outcome,
+            Ok(Deactivation::Superseded) => Outcome::Skipped(Skip::Superseded),
+            Ok(Deactivation::OverBudget) => {
+                progress.state().over_budget = true;
+                let (reason, expires_at) = match attempt.change {
+                    Change::Deactivated { reason, expires_at } => (reason, expires_at),
+                    _ => (outcome.to_string(), attempt.expires_before),
+                };
+                let reason = format!("{reason}, but too many were deactivated within the hour");
+                let (change, outcome) =
+                    self.failed(before, FailureKind::Outage, reason, true, expires_at, attempt.started_at);
+                attempt.change = change;
+                return Some(Arrived { attempt, outcome, before });
+            }
+            Err(error) => {
+                progress.stop(Stop::Store(error.0.clone()));
+                not_stored(outcome, &error)
+            }
+        };
+        progress.done(&attempt.streamer, &outcome);
+        None
+    }
+}
+
+/// Twitch has answered, but what it said could not be written.
+pub(super) fn not_stored(outcome: Outcome, error: &StoreError) -> Outcome {
+    let reason = match outcome {
+        Outcome::Refreshed { .. } => format!("refreshed, but the new tokens could not be stored: {error}"),
+        Outcome::Failed { reason, .. } => format!("{reason}; this could not be stored: {error}"),
+        other => return other,
+    };
+    Outcome::Failed { reason, standing: Standing::NotRecorded, alarm: true }
+}
