@@ -313,7 +313,7 @@ async fn writing(document: &mut String, pool: &PgPool, held: &[Held], now: DateT
         &explained(pool, explain(r#"AS "authorized!""#)?.bind(now - BUDGET_PERIOD).bind(now)).await?,
     )?;
     let (id, fence, token) = held.first().context("nobody is leased")?;
-    let deactivate = explain("SET is_active = false")?
+    let deactivate = explain("is_active = false, token_refresh_failed_at")?
         .bind(id)
         .bind(fence)
         .bind(token)
@@ -321,6 +321,7 @@ async fn writing(document: &mut String, pool: &PgPool, held: &[Held], now: DateT
         .bind("planned")
         .bind(now)
         .bind("Twitch refused")
+        .bind(now)
         .bind(now);
     section(document, "Deactivating", "Two look-ups and two entries.", &explained(pool, deactivate).await?)
 }

@@ -1,7 +1,7 @@
 //! Tokens at rest: from plain text to what a column of `streamers` holds, and back.
 //!
-//! Two formats are read, each if its key is configured, and one of them is written: our own ([`aes_gcm`]), which
-//! is bound to its row and column, and that of an `AdonisJS` 6 backend on the same database ([`adonis`]).
+//! Two formats are read, each if its key is configured, and one of them is written: our own (`aes_gcm`), which
+//! is bound to its row and column, and that of an `AdonisJS` 6 backend on the same database (`adonis`).
 //!
 //! This module must never let a key or a plain text into `Debug`, an error or a log, and must never call a text
 //! that some key of ours might open the streamer's fault: [`Unreadable`] decides who loses their access.

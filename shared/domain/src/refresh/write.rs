@@ -6,15 +6,19 @@ use crate::ports::{Change, Deactivation, Recorded, Store, StoreError, Twitch};
 use crate::report::{Outcome, Skip, Standing, Stop};
 
 impl<S: Store, T: Twitch> RefreshService<S, T> {
-    /// Writes what has arrived, then tells of it.
+    /// Writes what has arrived, then tells of it. New pairs go first: they exist nowhere else.
     pub(super) async fn write(&self, cycle: &Cycle, progress: &Progress<'_>, arrived: Vec<Arrived>) {
-        let mut batch = Vec::with_capacity(arrived.len());
-        for one in arrived {
-            match one.attempt.change {
-                Change::Deactivated { .. } => batch.extend(self.deactivate(cycle, progress, one).await),
-                _ => batch.push(one),
-            }
+        let is_final = |one: &Arrived| matches!(one.attempt.change, Change::Deactivated { .. });
+        let (refused, others): (Vec<_>, Vec<_>) = arrived.into_iter().partition(is_final);
+        self.record(cycle, progress, others).await;
+        let mut over_budget = Vec::new();
+        for one in refused {
+            over_budget.extend(self.deactivate(cycle, progress, one).await);
         }
+        self.record(cycle, progress, over_budget).await;
+    }
+
+    async fn record(&self, cycle: &Cycle, progress: &Progress<'_>, batch: Vec<Arrived>) {
         if batch.is_empty() {
             return;
         }
