@@ -1,6 +1,6 @@
 //! The private PostgreSQL, against real servers.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -229,30 +229,26 @@ async fn a_url_that_cannot_be_used_is_refused_without_its_password() {
     }
 }
 
-/// This test binary again, in a process that can be killed: it runs `holds_a_server` alone.
+/// The demo, which keeps its server up until it is killed, and the server's socket directory.
 fn process_with_a_server() -> Result<(Child, PathBuf)> {
-    let mut process = Command::new(env::current_exe()?)
-        .args(["--exact", "holds_a_server", "--ignored", "--nocapture"])
-        .stdin(Stdio::piped())
+    let mut process = Command::new(env!("CARGO_BIN_EXE_local"))
+        .arg("--keep")
+        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()?;
-    let output = process.stdout.take().context("it is piped")?;
-    for line in BufReader::new(output).lines() {
-        if let Some((_, directory)) = line?.split_once("server in ") {
-            return Ok((process, directory.into()));
+    let mut output = BufReader::new(process.stdout.take().context("it is piped")?);
+    let mut line = String::new();
+    while output.read_line(&mut line)? > 0 {
+        let url = line.trim_end().strip_prefix("export DATABASE_URL='");
+        if let Some((_, directory)) = url.and_then(|url| url.split_once("host=")) {
+            let directory = directory.trim_end_matches('\'').replace("%2F", "/").into();
+            // Kept open: the demo goes on talking.
+            process.stdout = Some(output.into_inner());
+            return Ok((process, directory));
         }
+        line.clear();
     }
     bail!("the process ended before its server was ready")
-}
-
-#[tokio::test]
-#[ignore = "not a test: the process that the others kill"]
-async fn holds_a_server() -> Result<()> {
-    let server = Server::start(Settings::default()).await?;
-    writeln!(io::stdout(), "server in {}", server.socket_dir().display())?;
-    // Until it is killed, or the test that started it has failed.
-    io::stdin().read_line(&mut String::new())?;
-    Ok(())
 }
 
 #[tokio::test]
