@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use adapters::SystemClock;
 use adapters::config::{RefreshConfig, Source};
+use adapters::signals::NoSignals;
 use adapters::store::{Database, Lookup, PgStore};
 use adapters::twitch::TwitchClient;
 use anyhow::{Result, bail};
@@ -89,7 +90,7 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
     let store = PgStore::new(database, config.cipher, clock.clone());
     let in_flight = config.twitch.in_flight();
     let twitch = TwitchClient::new(config.twitch, clock.clone())?;
-    let service = RefreshService::new(store, twitch, clock, config.policy, in_flight);
+    let service = RefreshService::new(store, twitch, NoSignals, clock, config.policy, in_flight);
 
     let bar = progress_bar(expected);
     let details = Mutex::new(Vec::new());

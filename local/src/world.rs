@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use adapters::cipher::Column;
 use adapters::config::{RefreshConfig, Source};
+use adapters::signals::NoSignals;
 use adapters::store::{self, PgStore};
 use adapters::twitch::TwitchClient;
 use anyhow::{Context as _, Result};
@@ -159,13 +160,16 @@ impl World {
     /// # Errors
     ///
     /// As [`World::config`], and if the database doesn't let us in.
-    pub async fn service(&self, changes: &[(&str, &str)]) -> Result<RefreshService<PgStore, TwitchClient>> {
+    pub async fn service(
+        &self,
+        changes: &[(&str, &str)],
+    ) -> Result<RefreshService<PgStore, TwitchClient, NoSignals>> {
         let config = self.config(changes)?;
         let database = store::Database::open(config.database).await?;
         let store = PgStore::new(database, config.cipher, self.clock.clone());
         let in_flight = config.twitch.in_flight();
         let twitch = TwitchClient::new(config.twitch, self.clock.clone())?;
-        Ok(RefreshService::new(store, twitch, self.clock.clone(), config.policy, in_flight))
+        Ok(RefreshService::new(store, twitch, NoSignals, self.clock.clone(), config.policy, in_flight))
     }
 
     /// Invents a streamer.

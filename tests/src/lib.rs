@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Utc};
-use domain::ports::{Store, Twitch};
+use domain::ports::{Signals, Store, Twitch};
 use domain::refresh::{Cycle, RefreshService};
 use domain::report::{Outcome, Report};
 use local::binaries::{Binaries, Profile};
@@ -87,7 +87,7 @@ impl Ran {
 }
 
 /// Runs a cycle and listens.
-pub async fn run<S: Store, T: Twitch>(service: &RefreshService<S, T>, cycle: &Cycle) -> Ran {
+pub async fn run<S: Store, T: Twitch, G: Signals>(service: &RefreshService<S, T, G>, cycle: &Cycle) -> Ran {
     let outcomes = Mutex::new(HashMap::<_, Vec<_>>::new());
     let report = service
         .run(cycle, &|streamer, outcome| {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use adapters::config::TwitchConfig;
+use adapters::signals::NoSignals;
 use adapters::store::PgStore;
 use adapters::telemetry::{log_outcome, log_report};
 use adapters::twitch::TwitchClient;
@@ -31,8 +32,14 @@ impl Handler {
         let cycle = Cycle { deadline: deadline(event.context.deadline), ..Cycle::new(trigger) };
         let twitch = TwitchClient::new(self.twitch.clone(), self.clock.clone())?;
         let in_flight = self.twitch.in_flight();
-        let service =
-            RefreshService::new(self.store.clone(), twitch, self.clock.clone(), self.policy, in_flight);
+        let service = RefreshService::new(
+            self.store.clone(),
+            twitch,
+            NoSignals,
+            self.clock.clone(),
+            self.policy,
+            in_flight,
+        );
         let report = service.run(&cycle, &log_outcome).await;
         log_report(&report);
         if let Some(stop) = report.stopped.as_ref().filter(|stop| stop.is_ours()) {

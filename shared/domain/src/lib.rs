@@ -5,6 +5,8 @@
 #![warn(missing_docs)]
 
 mod clock;
+pub mod notification;
+pub mod notify;
 pub mod policy;
 pub mod ports;
 pub mod refresh;

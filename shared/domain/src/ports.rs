@@ -1,10 +1,14 @@
-//! What a refresh needs from outside: where the streamers are kept, and Twitch.
+//! What the services need from outside: where streamers and notifications are kept, Twitch, push services, and what
+//! wakes others.
 
 use std::fmt;
 use std::future::Future;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use serde::Serialize;
+
+use crate::notification::{CampaignId, Next, Notification, PushAnswer, Subscription, Told};
 use crate::policy::Failure;
 use crate::schedule::Trigger;
 use crate::streamer::{Authorized, Streamer, StreamerId, TokenState};
@@ -41,8 +45,9 @@ pub trait Store: Send + Sync {
         give_up_at: DateTime<Utc>,
     ) -> impl Future<Output = Result<Vec<Recorded>, StoreError>> + Send;
 
-    /// Deactivates the streamer of this refused attempt, if the budget allows it, and gives its lease back. While the
-    /// database is away it tries again until `give_up_at`.
+    /// Deactivates the streamer of this refused attempt, if the budget allows it, puts the notifications of it into
+    /// the outbox and gives its lease back, in one transaction. While the database is away it tries again until
+    /// `give_up_at`.
     fn deactivate(
         &self,
         attempt: &Attempt,
@@ -168,10 +173,10 @@ pub enum Recorded {
 }
 
 /// What became of a deactivation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deactivation {
-    /// The streamer is deactivated.
-    Done,
+    /// The streamer is deactivated, and these people are to be told.
+    Done(Vec<Told>),
     /// The budget of this hour is used up; nothing was changed, the lease is still held.
     OverBudget,
     /// As [`Recorded::Superseded`].
@@ -225,4 +230,75 @@ pub enum RefreshError {
     /// Our application's credentials are wrong: nobody can be refreshed.
     #[error("{0}")]
     Misconfigured(String),
+}
+
+/// What wakes others: the one-shot that runs a cycle again, and the domain event of a deactivation. Neither carries
+/// anything that the database doesn't hold: a lost one costs time, never truth.
+pub trait Signals: Send + Sync {
+    /// Has a cycle run in this minute. A minute that was asked for already is fine.
+    fn arm_retry(&self, minute: DateTime<Utc>) -> impl Future<Output = Result<(), SignalError>> + Send;
+
+    /// Makes a deactivation known to whoever listens.
+    fn publish(&self, event: &StreamerDeactivated) -> impl Future<Output = Result<(), SignalError>> + Send;
+}
+
+/// A signal could not be given. The text holds no secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SignalError(pub String);
+
+/// The domain event `streamer deactivated`. Ids only: no names, no tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StreamerDeactivated {
+    /// Of this structure.
+    pub version: u32,
+    /// Who.
+    pub streamer_id: StreamerId,
+    /// When.
+    pub deactivated_at: DateTime<Utc>,
+    /// What the cycle ran for.
+    pub trigger: Trigger,
+    /// The campaigns whose game masters are told.
+    pub campaign_ids: Vec<CampaignId>,
+}
+
+/// Where notifications wait until they are delivered.
+pub trait Outbox: Send + Sync {
+    /// Takes up to `limit` notifications that are to be tried now, so that nobody else takes them before `until`.
+    fn claim(
+        &self,
+        now: DateTime<Utc>,
+        until: DateTime<Utc>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Notification>, StoreError>> + Send;
+
+    /// Writes what became of an attempt, unless a later attempt has begun.
+    fn settle(
+        &self,
+        notification: &Notification,
+        next: Next,
+        reason: Option<&str>,
+        now: DateTime<Utc>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// The push services of the browsers' vendors (RFC 8030).
+pub trait Push: Send + Sync {
+    /// Encrypts the payload for this subscription and hands it to its push service.
+    fn send(
+        &self,
+        subscription: &Subscription,
+        message: &PushMessage,
+    ) -> impl Future<Output = PushAnswer> + Send;
+}
+
+/// What is pushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushMessage {
+    /// In plain; 3993 bytes at most.
+    pub payload: Vec<u8>,
+    /// A later message with the same topic replaces this one.
+    pub topic: String,
+    /// How long the push service may keep it.
+    pub time_to_live: TimeDelta,
 }

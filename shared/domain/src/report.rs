@@ -5,6 +5,7 @@ use std::fmt;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Serialize, Serializer};
 
+use crate::notification::{Recipient, Told};
 use crate::policy::{FailureKind, NotDue};
 use crate::streamer::Streamer;
 
@@ -34,7 +35,7 @@ pub enum Outcome {
 }
 
 /// Where a failed refresh leaves the streamer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// The failure is recorded; the streamer is tried again from `retry_at` on.
     Recorded {
@@ -49,7 +50,10 @@ pub enum Standing {
         retry_at: DateTime<Utc>,
     },
     /// The streamer is deactivated.
-    Deactivated,
+    Deactivated {
+        /// Who is told.
+        told: Vec<Told>,
+    },
     /// Nothing could be written.
     NotRecorded,
 }
@@ -116,8 +120,30 @@ impl fmt::Display for Standing {
             Self::Repeated { retry_at } => {
                 write!(f, "an earlier failure stands, retry at {}", retry_at.format("%H:%M:%S"))
             }
-            Self::Deactivated => f.write_str("deactivated: the streamer has to reconnect"),
+            Self::Deactivated { told } => {
+                f.write_str("deactivated: the streamer has to reconnect")?;
+                told.iter().try_for_each(|told| write!(f, "; {told}"))
+            }
             Self::NotRecorded => f.write_str("nothing recorded"),
+        }
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, recipient, devices } = self;
+        let name: String = name.chars().filter(|c| !c.is_control()).collect();
+        match recipient {
+            Recipient::Streamer => write!(f, "{name} (streamer)")?,
+            Recipient::GameMaster { name: campaign, .. } => {
+                let campaign: String = campaign.chars().filter(|c| !c.is_control()).collect();
+                write!(f, "{name} (game master of {campaign})")?;
+            }
+        }
+        match devices {
+            0 => f.write_str(" can't be told: no device, or notifications are off"),
+            1 => f.write_str(" is told on 1 device"),
+            n => write!(f, " is told on {n} devices"),
         }
     }
 }
@@ -159,6 +185,11 @@ pub struct Report {
     pub alarms: u64,
     /// In a dry run, those that were due.
     pub would_refresh: u64,
+    /// Retries that could not be armed and domain events that could not be published. The sweep and the timer of the
+    /// notifications make them good.
+    pub signals_failed: u64,
+    /// Why the last of them failed.
+    pub signal_failure: Option<String>,
     /// How long the cycle took; in milliseconds where it is serialized.
     #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
     pub duration: TimeDelta,
@@ -178,7 +209,7 @@ impl Report {
             Outcome::Refreshed { .. } => self.success += 1,
             Outcome::Failed { standing, alarm, .. } => {
                 self.failed += 1;
-                self.deactivated += u64::from(*standing == Standing::Deactivated);
+                self.deactivated += u64::from(matches!(standing, Standing::Deactivated { .. }));
                 self.alarms += u64::from(*alarm);
             }
             Outcome::Skipped(skip) => {

@@ -83,6 +83,6 @@ impl PgStore {
         .fetch_one(&mut *transaction)
         .await?;
         transaction.commit().await?;
-        Ok(if written { Deactivation::Done } else { Deactivation::Superseded })
+        Ok(if written { Deactivation::Done(Vec::new()) } else { Deactivation::Superseded })
     }
 }

@@ -9,12 +9,12 @@ use super::write::not_stored;
 use super::{Arrived, Cycle, LEASE, LONGEST_ATTEMPT, Progress, RefreshService};
 use crate::policy::{Decision, Failure, FailureKind, Verdict};
 use crate::ports::{
-    Attempt, Change, Claim, Outage, Recorded, RefreshError, Store, Twitch, Unreadable, Validity,
+    Attempt, Change, Claim, Outage, Recorded, RefreshError, Signals, Store, Twitch, Unreadable, Validity,
 };
 use crate::report::{Outcome, Skip, Standing, Stop};
 use crate::token::AccessToken;
 
-impl<S: Store, T: Twitch> RefreshService<S, T> {
+impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     /// A panic fails one streamer, not the cycle.
     pub(super) async fn attempt_guarded(
         &self,
@@ -208,8 +208,9 @@ impl<S: Store, T: Twitch> RefreshService<S, T> {
         let verdict = self.policy.after_failure(before, kind, now);
         let (failure, standing) = match verdict {
             Verdict::Deactivate => {
-                let outcome =
-                    Outcome::Failed { reason: reason.clone(), standing: Standing::Deactivated, alarm };
+                // Who is told is known when it is written.
+                let standing = Standing::Deactivated { told: Vec::new() };
+                let outcome = Outcome::Failed { reason: reason.clone(), standing, alarm };
                 return (Change::Deactivated { reason, expires_at }, outcome);
             }
             Verdict::Recorded(failure) => {

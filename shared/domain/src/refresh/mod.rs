@@ -1,24 +1,27 @@
 //! The cycle: *refresh what is due now*. Every trigger runs this one path: load, decide, (stop here in a dry run,)
 //! claim, ask Twitch, write.
 //!
-//! Three loops run side by side: the first reads the authorized streamers page by page and leases what is due, the
-//! second keeps a bounded number of calls to Twitch in flight, the third writes what has arrived in batches. All run
+//! Four loops run side by side: the first reads the authorized streamers page by page and leases what is due, the
+//! second keeps a bounded number of calls to Twitch in flight, the third writes what has arrived in batches, and the
+//! fourth tells others what follows from that: when a retry is due, who was deactivated. All run
 //! on the caller's task: nothing is spawned, and dropping the future stops everything. Bounded channels between them
 //! hold back the one that is ahead; a slow database never keeps an answer of Twitch's from being read.
 
 mod attempt;
+mod signal;
 mod write;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::channel::mpsc;
 use futures::{SinkExt, StreamExt, future};
 
+use self::signal::Signaller;
 use crate::clock::Clock;
 use crate::policy::{Decision, Demand, Failure, OUTAGE_LIMIT, Policy};
-use crate::ports::{Attempt, Claim, Store, StoreError, Twitch};
+use crate::ports::{Attempt, Claim, Signals, Store, StoreError, Twitch};
 use crate::report::{Observer, Outcome, Report, Skip, Stop};
 use crate::schedule::Trigger;
 use crate::streamer::{Authorized, Streamer};
@@ -84,15 +87,16 @@ impl Cycle {
 }
 
 /// Refreshes tokens: the rules of [`Policy`] applied through the ports.
-pub struct RefreshService<S, T> {
+pub struct RefreshService<S, T, G> {
     store: S,
     twitch: T,
+    signals: G,
     clock: Arc<dyn Clock>,
     policy: Policy,
     in_flight: usize,
 }
 
-/// What has been seen so far, shared by the two loops.
+/// What has been seen so far, shared by the loops.
 struct Progress<'a> {
     observer: Observer<'a>,
     state: Mutex<State>,
@@ -104,6 +108,8 @@ struct State {
     outages_in_a_row: u32,
     /// The hour's deactivations are used up: nobody else needs to be asked about.
     over_budget: bool,
+    /// The minutes for which a retry was asked.
+    retries: BTreeSet<DateTime<Utc>>,
 }
 
 impl Progress<'_> {
@@ -149,10 +155,17 @@ struct Arrived {
     before: Option<Failure>,
 }
 
-impl<S: Store, T: Twitch> RefreshService<S, T> {
+impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     /// `in_flight` is how many calls to Twitch a cycle has under way at once.
-    pub fn new(store: S, twitch: T, clock: Arc<dyn Clock>, policy: Policy, in_flight: usize) -> Self {
-        Self { store, twitch, clock, policy, in_flight: in_flight.max(1) }
+    pub fn new(
+        store: S,
+        twitch: T,
+        signals: G,
+        clock: Arc<dyn Clock>,
+        policy: Policy,
+        in_flight: usize,
+    ) -> Self {
+        Self { store, twitch, signals, clock, policy, in_flight: in_flight.max(1) }
     }
 
     /// Where the streamers are kept.
@@ -172,6 +185,8 @@ impl<S: Store, T: Twitch> RefreshService<S, T> {
         }
         let (claims_in, claims) = mpsc::channel(self.in_flight);
         let (arrived_in, arrived) = mpsc::channel(WRITE_BATCH);
+        let (signals_in, signals) = mpsc::unbounded();
+        let signaller = Signaller { progress: &progress, signals: signals_in };
 
         let lease = async {
             if let Err(error) = self.lease_what_is_due(cycle, &progress, claims_in).await {
@@ -191,10 +206,17 @@ impl<S: Store, T: Twitch> RefreshService<S, T> {
             claims.for_each_concurrent(self.in_flight, ask_one).await;
             drop(arrived_in);
         };
-        let write = arrived
-            .ready_chunks(WRITE_BATCH)
-            .for_each_concurrent(WRITES_AT_ONCE, |arrived| self.write(cycle, &progress, arrived));
-        future::join3(lease, ask, write).await;
+        let write = async {
+            arrived
+                .ready_chunks(WRITE_BATCH)
+                .for_each_concurrent(WRITES_AT_ONCE, |arrived| self.write(cycle, &signaller, arrived))
+                .await;
+            self.arm_for_the_rest(&signaller);
+            // The loop that signals ends when nobody has anything left to say.
+            drop(signaller);
+        };
+        let signal = signals.for_each(|signal| self.signal(&progress, signal));
+        future::join4(lease, ask, write, signal).await;
 
         let mut report = progress.state.into_inner().unwrap_or_else(PoisonError::into_inner).report;
         report.duration = self.clock.now() - started_at;

@@ -1,27 +1,29 @@
 //! Results, on their way to the database in batches; what is stored is told.
 
-use super::{Arrived, Cycle, Progress, RefreshService};
+use super::{Arrived, Cycle, RefreshService, Signaller};
+use crate::notification::Told;
 use crate::policy::FailureKind;
-use crate::ports::{Change, Deactivation, Recorded, Store, StoreError, Twitch};
+use crate::ports::{Change, Deactivation, Recorded, Signals, Store, StoreError, Twitch};
 use crate::report::{Outcome, Skip, Standing, Stop};
 
-impl<S: Store, T: Twitch> RefreshService<S, T> {
+impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     /// Writes what has arrived, then tells of it. New pairs go first: they exist nowhere else.
-    pub(super) async fn write(&self, cycle: &Cycle, progress: &Progress<'_>, arrived: Vec<Arrived>) {
+    pub(super) async fn write(&self, cycle: &Cycle, signaller: &Signaller<'_>, arrived: Vec<Arrived>) {
         let is_final = |one: &Arrived| matches!(one.attempt.change, Change::Deactivated { .. });
         let (refused, others): (Vec<_>, Vec<_>) = arrived.into_iter().partition(is_final);
-        self.record(cycle, progress, others).await;
+        self.record(cycle, signaller, others).await;
         let mut over_budget = Vec::new();
         for one in refused {
-            over_budget.extend(self.deactivate(cycle, progress, one).await);
+            over_budget.extend(self.deactivate(cycle, signaller, one).await);
         }
-        self.record(cycle, progress, over_budget).await;
+        self.record(cycle, signaller, over_budget).await;
     }
 
-    async fn record(&self, cycle: &Cycle, progress: &Progress<'_>, batch: Vec<Arrived>) {
+    async fn record(&self, cycle: &Cycle, signaller: &Signaller<'_>, batch: Vec<Arrived>) {
         if batch.is_empty() {
             return;
         }
+        let progress = signaller.progress;
         let give_up_at = cycle.last_write(self.clock.now());
         let (attempts, told): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|one| (one.attempt, one.outcome)).unzip();
@@ -29,7 +31,10 @@ impl<S: Store, T: Twitch> RefreshService<S, T> {
             Ok(recorded) => {
                 for ((attempt, outcome), recorded) in attempts.iter().zip(told).zip(recorded) {
                     let outcome = match recorded {
-                        Recorded::Written => outcome,
+                        Recorded::Written => {
+                            signaller.recorded(&outcome);
+                            outcome
+                        }
                         Recorded::Superseded => Outcome::Skipped(Skip::Superseded),
                     };
                     progress.done(&attempt.streamer, &outcome);
@@ -45,7 +50,8 @@ impl<S: Store, T: Twitch> RefreshService<S, T> {
     }
 
     /// Deactivates, or gives the attempt back as an outage if the budget is used up.
-    async fn deactivate(&self, cycle: &Cycle, progress: &Progress<'_>, one: Arrived) -> Option<Arrived> {
+    async fn deactivate(&self, cycle: &Cycle, signaller: &Signaller<'_>, one: Arrived) -> Option<Arrived> {
+        let progress = signaller.progress;
         let Arrived { mut attempt, outcome, before } = one;
         let over_budget = progress.state().over_budget;
         let done = if over_budget {
@@ -54,7 +60,10 @@ impl<S: Store, T: Twitch> RefreshService<S, T> {
             self.store.deactivate(&attempt, cycle.last_write(self.clock.now())).await
         };
         let outcome = match done {
-            Ok(Deactivation::Done) => outcome,
+            Ok(Deactivation::Done(told)) => {
+                signaller.deactivated(&attempt, &told);
+                deactivated(outcome, told)
+            }
             Ok(Deactivation::Superseded) => Outcome::Skipped(Skip::Superseded),
             Ok(Deactivation::OverBudget) => {
                 progress.state().over_budget = true;
@@ -75,6 +84,15 @@ impl<S: Store, T: Twitch> RefreshService<S, T> {
         };
         progress.done(&attempt.streamer, &outcome);
         None
+    }
+}
+
+fn deactivated(outcome: Outcome, told: Vec<Told>) -> Outcome {
+    match outcome {
+        Outcome::Failed { reason, alarm, .. } => {
+            Outcome::Failed { reason, standing: Standing::Deactivated { told }, alarm }
+        }
+        other => other,
     }
 }
 

@@ -1,0 +1,61 @@
+//! Every text that a person reads in a notification, in every language.
+
+use super::{Locale, Notification, Recipient};
+
+pub(super) struct Text {
+    pub title: String,
+    pub body: String,
+    /// The button.
+    pub action: &'static str,
+}
+
+/// Names come from outside; a notification shows a line or two.
+const LONGEST_NAME: usize = 80;
+
+fn short(name: &str) -> String {
+    let mut kept: String = name.chars().filter(|c| !c.is_control()).take(LONGEST_NAME + 1).collect();
+    if kept.chars().count() > LONGEST_NAME {
+        kept.pop();
+        kept.push('…');
+    }
+    kept
+}
+
+pub(super) fn of(notification: &Notification, locale: Locale) -> Text {
+    let streamer = short(&notification.streamer_name);
+    match (&notification.recipient, locale) {
+        (Recipient::Streamer, Locale::Fr) => Text {
+            title: "Connexion Twitch perdue".to_owned(),
+            body: format!(
+                "Twitch refuse de renouveler l’accès à la chaîne {streamer}. Reconnecte-toi pour que les sondages \
+                 puissent y reprendre."
+            ),
+            action: "Se reconnecter",
+        },
+        (Recipient::Streamer, Locale::En) => Text {
+            title: "Twitch connection lost".to_owned(),
+            body: format!(
+                "Twitch refuses to renew the access to the channel {streamer}. Reconnect so that polls can run there \
+                 again."
+            ),
+            action: "Reconnect",
+        },
+        (Recipient::GameMaster { name, .. }, Locale::Fr) => Text {
+            title: format!("{streamer} n’est plus connecté à Twitch"),
+            body: format!(
+                "Les sondages de « {} » ne passent plus sur la chaîne {streamer} tant que ce streamer ne s’est pas \
+                 reconnecté.",
+                short(name)
+            ),
+            action: "Voir la campagne",
+        },
+        (Recipient::GameMaster { name, .. }, Locale::En) => Text {
+            title: format!("{streamer} is no longer connected to Twitch"),
+            body: format!(
+                "Polls of “{}” no longer run on the channel {streamer} until the streamer reconnects.",
+                short(name)
+            ),
+            action: "Show the campaign",
+        },
+    }
+}

@@ -1,0 +1,93 @@
+//! What others are told: when a retry is due, and who was deactivated. It follows from what is stored, and only then.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::channel::mpsc::UnboundedSender;
+
+use super::{Progress, RefreshService};
+use crate::notification::{Recipient, Told};
+use crate::ports::{Attempt, Signals, Store, StreamerDeactivated, Twitch};
+use crate::report::{Outcome, Standing, Stop};
+use crate::schedule::retry_minute;
+
+/// Of the structure [`StreamerDeactivated`].
+const EVENT_VERSION: u32 = 1;
+
+/// A retry for what a cycle had no time for comes no earlier: a schedule needs to exist before its minute begins.
+const NEXT_MINUTE: TimeDelta = TimeDelta::minutes(1);
+
+/// On its way to the [`Signals`].
+pub(super) enum Signal {
+    Retry(DateTime<Utc>),
+    Deactivated(StreamerDeactivated),
+}
+
+/// Where the loop that writes says what follows from it.
+pub(super) struct Signaller<'a> {
+    pub(super) progress: &'a Progress<'a>,
+    pub(super) signals: UnboundedSender<Signal>,
+}
+
+impl Signaller<'_> {
+    /// A failure that is stored will be retried.
+    pub(super) fn recorded(&self, outcome: &Outcome) {
+        if let Outcome::Failed {
+            standing: Standing::Recorded { retry_at, .. } | Standing::Repeated { retry_at },
+            ..
+        } = outcome
+        {
+            self.retry(*retry_at);
+        }
+    }
+
+    /// Each minute once, however many failures it is for.
+    fn retry(&self, at: DateTime<Utc>) {
+        let minute = retry_minute(at);
+        if self.progress.state().retries.insert(minute) {
+            self.send(Signal::Retry(minute));
+        }
+    }
+
+    pub(super) fn deactivated(&self, attempt: &Attempt, told: &[Told]) {
+        let campaign = |told: &Told| match told.recipient {
+            Recipient::GameMaster { campaign, .. } => Some(campaign),
+            Recipient::Streamer => None,
+        };
+        self.send(Signal::Deactivated(StreamerDeactivated {
+            version: EVENT_VERSION,
+            streamer_id: attempt.streamer.id,
+            deactivated_at: attempt.ended_at,
+            trigger: attempt.trigger,
+            campaign_ids: told.iter().filter_map(campaign).collect(),
+        }));
+    }
+
+    fn send(&self, signal: Signal) {
+        // The loop that signals outlives the one that writes.
+        let _ = self.signals.unbounded_send(signal);
+    }
+}
+
+impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
+    /// A cycle that stopped early has somebody look at the rest: soon if it ran out of time, later if Twitch is down.
+    pub(super) fn arm_for_the_rest(&self, signaller: &Signaller<'_>) {
+        let stopped = signaller.progress.state().report.stopped.clone();
+        match stopped {
+            Some(Stop::Deadline) => signaller.retry(self.clock.now() + NEXT_MINUTE),
+            Some(Stop::Outages) => signaller.retry(self.clock.now() + self.policy.retry_delay),
+            Some(Stop::NoTime | Stop::Misconfigured(_) | Stop::Store(_)) | None => {}
+        }
+    }
+
+    /// A signal that can't be given is counted; what it would have said stands in the database.
+    pub(super) async fn signal(&self, progress: &Progress<'_>, signal: Signal) {
+        let given = match signal {
+            Signal::Retry(minute) => self.signals.arm_retry(minute).await,
+            Signal::Deactivated(event) => self.signals.publish(&event).await,
+        };
+        if let Err(error) = given {
+            let mut state = progress.state();
+            state.report.signals_failed += 1;
+            state.report.signal_failure = Some(error.0);
+        }
+    }
+}
