@@ -11,6 +11,7 @@ mod env;
 pub mod lambda;
 pub mod plans;
 pub mod postgres;
+pub mod scheduler;
 pub mod simulate;
 pub mod twitch;
 pub mod world;

@@ -30,6 +30,7 @@ use std::{
 use axum::{Router, http::StatusCode};
 use domain::{AccessToken, Clock, TokenPair};
 use serde::Serialize;
+use tokio::time::Instant;
 
 pub use self::{
     accounts::Activity,
@@ -377,11 +378,14 @@ impl Simulation {
         InFlight(self)
     }
 
-    /// One way of the journey between the client and Twitch.
-    async fn travel(&self) {
+    /// One way of the journey between the client and Twitch, begun at `start`. Answers its end, from which the way
+    /// back counts: a timer that is late must not make the whole journey longer by twice as much.
+    async fn travel(&self, start: Instant) -> Instant {
+        let end = start + self.settings.latency / 2;
         if !self.settings.latency.is_zero() {
-            tokio::time::sleep(self.settings.latency / 2).await;
+            tokio::time::sleep_until(end).await;
         }
+        end
     }
 }
 

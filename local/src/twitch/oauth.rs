@@ -11,6 +11,7 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::{Endpoint, Simulation, accounts::Refused, answer::Answer, form::Form};
 
@@ -29,6 +30,7 @@ pub(super) fn routes() -> Router<Arc<Simulation>> {
 
 async fn token(State(simulation): State<Arc<Simulation>>, request: Request) -> Response {
     let _in_flight = simulation.in_flight();
+    let sent = Instant::now();
     simulation.lock().totals.token_requests += 1;
     let form = match read_form(request).await {
         Ok(form) => form,
@@ -43,9 +45,10 @@ async fn token(State(simulation): State<Arc<Simulation>>, request: Request) -> R
         }
         (state.faults.hit(streamer, Endpoint::Token), streamer.and_then(|id| state.gates.get(&id).cloned()))
     };
-    simulation.travel().await;
+    let mut here = simulation.travel(sent).await;
     if let Some(passage) = passage {
         passage.pass().await;
+        here = Instant::now();
     }
     let response = match fault {
         None => refresh(&simulation, &form).into_response(),
@@ -54,7 +57,7 @@ async fn token(State(simulation): State<Arc<Simulation>>, request: Request) -> R
             None => fault.after_processing(refresh(&simulation, &form)),
         },
     };
-    simulation.travel().await;
+    simulation.travel(here).await;
     response
 }
 
@@ -101,6 +104,7 @@ fn refresh(simulation: &Simulation, form: &Form) -> Answer {
 
 async fn validate(State(simulation): State<Arc<Simulation>>, request: Request) -> Response {
     let _in_flight = simulation.in_flight();
+    let sent = Instant::now();
     let access_token = bearer(&request).map(str::to_owned);
     let fault = {
         let mut state = simulation.lock();
@@ -111,7 +115,7 @@ async fn validate(State(simulation): State<Arc<Simulation>>, request: Request) -
         }
         state.faults.hit(streamer, Endpoint::Validate)
     };
-    simulation.travel().await;
+    let here = simulation.travel(sent).await;
     let validation = || validation(&simulation, access_token.as_deref());
     let response = match fault {
         None => validation().into_response(),
@@ -120,7 +124,7 @@ async fn validate(State(simulation): State<Arc<Simulation>>, request: Request) -
             None => fault.after_processing(validation()),
         },
     };
-    simulation.travel().await;
+    simulation.travel(here).await;
     response
 }
 
@@ -143,13 +147,14 @@ fn validation(simulation: &Simulation, access_token: Option<&str>) -> Answer {
 
 async fn revoke(State(simulation): State<Arc<Simulation>>, request: Request) -> Response {
     let _in_flight = simulation.in_flight();
+    let sent = Instant::now();
     simulation.lock().totals.revoke_requests += 1;
-    simulation.travel().await;
+    let here = simulation.travel(sent).await;
     let answer = match read_form(request).await {
         Ok(form) => revocation(&simulation, &form),
         Err(refusal) => refusal.into_response(),
     };
-    simulation.travel().await;
+    simulation.travel(here).await;
     answer
 }
 

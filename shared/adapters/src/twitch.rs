@@ -333,6 +333,10 @@ impl TwitchClient {
 }
 
 impl Twitch for TwitchClient {
+    async fn connect(&self) {
+        let _ = self.clients().await;
+    }
+
     async fn refresh(&self, token: &RefreshToken) -> Result<Grant, RefreshError> {
         let form = [
             ("client_id", self.config.client_id.as_str()),

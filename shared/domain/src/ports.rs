@@ -185,6 +185,10 @@ pub enum Deactivation {
 
 /// Twitch's OAuth 2.0 endpoints.
 pub trait Twitch: Send + Sync {
+    /// Gets ready for calls that are about to come, while the caller waits for something else. What fails here fails
+    /// again, and is told, at the first call.
+    fn connect(&self) -> impl Future<Output = ()> + Send;
+
     /// Asks for a new pair.
     fn refresh(&self, token: &RefreshToken) -> impl Future<Output = Result<Grant, RefreshError>> + Send;
 

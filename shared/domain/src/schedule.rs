@@ -16,6 +16,9 @@ pub const PLANNED_RUNS: [&str; 2] = ["cron(0 0,7,14,21 * * ? *)", "cron(30 3,10,
 /// The sweep, every 15 minutes, off the hour so as not to meet the planned runs.
 pub const SWEEP: &str = "cron(7/15 * * * ? *)";
 
+/// The timer that delivers what the domain event's own delivery left, between two sweeps.
+pub const NOTIFY_TIMER: &str = "cron(4/15 * * * ? *)";
+
 /// Why a cycle runs. All triggers run the same cycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -153,6 +156,11 @@ mod tests {
         let times = times_of_a_day(&[SWEEP]);
         assert_eq!(times.len(), 96);
         assert_eq!(times[..5], ["00:07:00", "00:22:00", "00:37:00", "00:52:00", "01:07:00"]);
+    }
+
+    #[test]
+    fn the_timer_of_the_notifications_fires_between_the_sweeps() {
+        assert_eq!(times_of_a_day(&[NOTIFY_TIMER])[..3], ["00:04:00", "00:19:00", "00:34:00"]);
     }
 
     #[test]

@@ -45,12 +45,16 @@ const WRITE_PATIENCE: TimeDelta = TimeDelta::minutes(5);
 pub const SHORTEST_CYCLE: TimeDelta =
     TimeDelta::seconds(LONGEST_ATTEMPT.num_seconds() + LAST_WORDS.num_seconds());
 
+/// The first batch of leases is this part of the calls in flight, and each is twice the one before: the first calls go
+/// out early, and they don't all come back at the same moment.
+const FIRST_BATCHES: usize = 8;
+
 /// How many results one statement writes at most.
 const WRITE_BATCH: usize = 256;
 
 /// How many writes may be under way at once: one commits while the next is sent. More would only make the batches
 /// smaller.
-const WRITES_AT_ONCE: usize = 2;
+const WRITES_AT_ONCE: usize = 1;
 
 /// What a trigger asks for.
 #[derive(Clone, Debug)]
@@ -235,6 +239,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             Some(only) => vec![only.clone()],
             None => self.store.authorized(None, self.clock.now()).await?,
         };
+        let mut batch = self.in_flight.div_ceil(FIRST_BATCHES);
         while let Some(last) = page.last().cloned() {
             let mut due = Vec::new();
             for authorized in page {
@@ -251,11 +256,15 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                     Decision::Refresh | Decision::Validate => due.push(authorized.streamer),
                 }
             }
-            for due in due.chunks(self.in_flight) {
+            let mut due = due.as_slice();
+            while !due.is_empty() {
                 if self.must_stop(cycle, progress) {
                     return Ok(());
                 }
-                self.lease(due, progress, &mut claims).await?;
+                let (now, later) = due.split_at(batch.min(due.len()));
+                self.lease(now, progress, &mut claims).await?;
+                batch = (2 * batch).min(self.in_flight);
+                due = later;
             }
             if cycle.only.is_some() || self.must_stop(cycle, progress) {
                 return Ok(());
@@ -273,7 +282,9 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     ) -> Result<(), StoreError> {
         let ids: Vec<_> = due.iter().map(|streamer| streamer.id).collect();
         let now = self.clock.now();
-        let claimed = self.store.claim(&ids, now, now + LEASE).await?;
+        let (claimed, ()) =
+            future::join(self.store.claim(&ids, now, now + LEASE), self.twitch.connect()).await;
+        let claimed = claimed?;
         let leased: HashSet<_> = claimed.iter().map(|claim| claim.streamer.id).collect();
         for streamer in due.iter().filter(|streamer| !leased.contains(&streamer.id)) {
             progress.done(streamer, &Outcome::Skipped(Skip::Leased));
