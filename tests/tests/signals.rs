@@ -7,6 +7,7 @@ use adapters::signals::AwsSignals;
 use anyhow::Result;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use domain::StreamerId;
+use domain::notification::CampaignId;
 use domain::policy::Demand;
 use domain::ports::{Signals, StreamerDeactivated};
 use domain::refresh::Cycle;
@@ -62,7 +63,7 @@ fn event() -> StreamerDeactivated {
         streamer_id: StreamerId(Uuid::new_v4()),
         deactivated_at: "2026-11-23T04:15:02Z".parse().unwrap(),
         trigger: Trigger::Retry,
-        campaign_ids: vec![],
+        campaign_ids: vec![CampaignId(Uuid::new_v4()), CampaignId(Uuid::new_v4())],
     }
 }
 
@@ -256,21 +257,27 @@ async fn a_deactivation_is_published_as_the_schema_has_it() -> Result<()> {
     assert_eq!(event.detail_type, "streamer deactivated");
     assert_eq!(event.detail["streamer_id"], json!(ids[0]));
     assert_eq!(event.detail["trigger"], "retry");
-    assert_eq!(event.detail["campaign_ids"].as_array().unwrap().len(), 1);
+
+    // And one with campaigns in it.
+    stage.signals()?.publish(&self::event()).await?;
+    let detail = stage.aws.events().swap_remove(1).detail;
+    assert_eq!(detail["campaign_ids"].as_array().unwrap().len(), 2);
 
     let schema = include_str!("../../docs/events/streamer-deactivated.schema.json");
     let schema = jsonschema::validator_for(&serde_json::from_str(schema)?)?;
-    schema.validate(&event.detail)?;
-    for (pointer, change) in [
-        ("/twitch_login", json!("gone")),
-        ("/version", json!(2)),
-        ("/streamer_id", json!("gone")),
-        ("/trigger", json!("a whim")),
-        ("/campaign_ids", json!(["gone"])),
-        ("/deactivated_at", json!("yesterday")),
+    for valid in [&event.detail, &detail] {
+        assert!(schema.is_valid(valid), "{valid}");
+    }
+    for (name, change) in [
+        ("twitch_login", json!("gone")),
+        ("version", json!(2)),
+        ("streamer_id", json!("gone")),
+        ("trigger", json!("a whim")),
+        ("campaign_ids", json!(["gone"])),
+        ("deactivated_at", json!("yesterday")),
     ] {
         let mut other = event.detail.clone();
-        other[pointer.trim_start_matches('/')] = change;
+        other[name] = change;
         assert!(!schema.is_valid(&other), "{other}");
     }
     for name in ["version", "streamer_id", "deactivated_at", "trigger", "campaign_ids"] {

@@ -63,8 +63,8 @@ impl Retries {
             let RetryConfig { group, .. } = &self.config;
             SignalError(format!(
                 "the retry of {} could not be armed at EventBridge Scheduler: {}; check that the schedule group `{group}` \
-                 exists (RETRY_GROUP), that this function may call scheduler:CreateSchedule there and pass the role \
-                 RETRY_ROLE_ARN, and that it can reach the service. The next sweep retries instead",
+                 exists (RETRY_GROUP), that this function may call scheduler:CreateSchedule there and iam:PassRole \
+                 on RETRY_ROLE_ARN, and that it can reach the service. The next sweep retries instead",
                 minute.format("%H:%M"),
                 failure.reason
             ))
