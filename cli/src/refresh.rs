@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use adapters::SystemClock;
 use adapters::config::{RefreshConfig, Source};
-use adapters::signals::NoSignals;
+use adapters::signals::{Access, AwsSignals};
 use adapters::store::{Database, Lookup, PgStore};
 use adapters::twitch::TwitchClient;
 use anyhow::{Result, bail};
@@ -90,7 +90,8 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
     let store = PgStore::new(database, config.cipher, clock.clone());
     let in_flight = config.twitch.in_flight();
     let twitch = TwitchClient::new(config.twitch, clock.clone())?;
-    let service = RefreshService::new(store, twitch, NoSignals, clock, config.policy, in_flight);
+    let signals = AwsSignals::new(config.signals, Access::Found, clock.clone());
+    let service = RefreshService::new(store, twitch, signals, clock, config.policy, in_flight);
 
     let bar = progress_bar(expected);
     let details = Mutex::new(Vec::new());
@@ -118,6 +119,9 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
     }
     if let Some(stop) = &report.stopped {
         output::error(&format!("\nThe cycle stopped early: {stop}"));
+    }
+    if let Some(reason) = &report.signal_failure {
+        output::error(&format!("\n{} signal(s) could not be given: {reason}", report.signals_failed));
     }
     let nothing_failed = report.failed == 0 && report.stopped.is_none();
     Ok(if nothing_failed { ExitCode::SUCCESS } else { ExitCode::FAILURE })

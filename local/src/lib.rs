@@ -1,8 +1,9 @@
 //! The whole system on one machine: what the demo, the tests and the benchmark stand on.
 //!
-//! What is not ours to run is simulated here, over the real protocol: [`twitch`], [`lambda`]. What is ours is real:
+//! What is not ours to run is simulated here, over the real protocol: [`twitch`], [`aws`], [`lambda`]. What is ours is real:
 //! [`postgres`], and the program's own [`binaries`]. A [`world`] is one of each, with people in it.
 
+pub mod aws;
 pub mod bench;
 pub mod binaries;
 pub mod clock;

@@ -10,6 +10,7 @@ use adapters::store::{self, PgStore};
 use adapters::twitch::TwitchClient;
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, TimeDelta, Utc};
+use domain::ports::Signals;
 use domain::refresh::RefreshService;
 use domain::{AccessToken, Clock, StreamerId, TokenPair};
 use sqlx::PgPool;
@@ -164,12 +165,25 @@ impl World {
         &self,
         changes: &[(&str, &str)],
     ) -> Result<RefreshService<PgStore, TwitchClient, NoSignals>> {
+        self.service_with(NoSignals, changes).await
+    }
+
+    /// The refresh service in this process, on this world's clock, which signals through `signals`.
+    ///
+    /// # Errors
+    ///
+    /// As [`World::service`].
+    pub async fn service_with<G: Signals>(
+        &self,
+        signals: G,
+        changes: &[(&str, &str)],
+    ) -> Result<RefreshService<PgStore, TwitchClient, G>> {
         let config = self.config(changes)?;
         let database = store::Database::open(config.database).await?;
         let store = PgStore::new(database, config.cipher, self.clock.clone());
         let in_flight = config.twitch.in_flight();
         let twitch = TwitchClient::new(config.twitch, self.clock.clone())?;
-        Ok(RefreshService::new(store, twitch, NoSignals, self.clock.clone(), config.policy, in_flight))
+        Ok(RefreshService::new(store, twitch, signals, self.clock.clone(), config.policy, in_flight))
     }
 
     /// Invents a streamer.

@@ -3,6 +3,8 @@
 //! All faults are found before anything starts and are listed at once. A fault names its variable, what is wrong
 //! and what to do; it never shows a value.
 
+mod signals;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::io::IsTerminal;
@@ -16,6 +18,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
+pub use self::signals::{RetryConfig, SignalsConfig};
 use crate::cipher::{CipherSettings, TokenCipher};
 
 /// Where the real OAuth 2.0 endpoints are.
@@ -96,6 +99,8 @@ pub struct RefreshConfig {
     pub twitch: TwitchConfig,
     /// `RETRY_DELAY`, `DEACTIVATION`.
     pub policy: Policy,
+    /// `RETRY_GROUP` and what belongs to it, `EVENT_BUS_NAME`.
+    pub signals: SignalsConfig,
 }
 
 /// How the log is written.
@@ -294,8 +299,11 @@ impl RefreshConfig {
         let mut reader = Reader::new(source);
         let (database, cipher, twitch, policy) =
             (reader.database(), reader.cipher(), reader.twitch(), reader.policy());
+        let signals = reader.signals();
         let config = match (database, cipher, twitch) {
-            (Some(database), Some(cipher), Some(twitch)) => Some(Self { database, cipher, twitch, policy }),
+            (Some(database), Some(cipher), Some(twitch)) => {
+                Some(Self { database, cipher, twitch, policy, signals })
+            }
             _ => None,
         };
         reader.finish(config)
@@ -421,6 +429,7 @@ mod tests {
             ("RETRY_DELAY", "1800"),
             ("RETRY_DELAY", "15 min"),
             ("DEACTIVATION", "yes"),
+            ("EVENT_BUS_NAME", "a bus"),
             ("TOKEN_CIPHER", "rot13"),
         ] {
             let faults = faults(&[(name, value)]);

@@ -13,7 +13,7 @@ use crate::config::{LogConfig, LogFormat};
 pub fn start(config: LogConfig) {
     let level = config.level.to_string().to_lowercase();
     let others = if config.level < tracing::level_filters::LevelFilter::WARN { &level } else { "warn" };
-    let ours = ["domain", "adapters", "tokens", "local", "scheduled_refresh"];
+    let ours = ["domain", "adapters", "tokens", "local", "retry_refresh", "scheduled_refresh"];
     let filter = ours.iter().fold(others.to_owned(), |filter, name| format!("{filter},{name}={level}"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
@@ -45,6 +45,9 @@ pub fn log_report(report: &Report) {
     let Report { total, success, failed, skipped, validated, deactivated, alarms, .. } = report;
     let duration_ms = report.duration.num_milliseconds();
     let stopped = report.stopped.as_ref().map(tracing::field::display);
+    if let Some(reason) = &report.signal_failure {
+        tracing::error!(signals_failed = report.signals_failed, signal_failure = reason, "signals failed");
+    }
     tracing::info!(
         total,
         success,
@@ -53,6 +56,7 @@ pub fn log_report(report: &Report) {
         validated,
         deactivated,
         alarms,
+        signals_failed = report.signals_failed,
         duration_ms,
         stopped,
         "cycle finished"

@@ -489,7 +489,7 @@ fn cause(error: &reqwest::Error) -> String {
 }
 
 /// Between half of the pause and all of it.
-fn with_jitter(pause: Duration) -> Duration {
+pub(crate) fn with_jitter(pause: Duration) -> Duration {
     let chance = getrandom::u32().map_or(0.5, |n| f64::from(n) / f64::from(u32::MAX));
     pause.mul_f64(0.5 + chance / 2.0)
 }

@@ -1,0 +1,135 @@
+//! One one-shot, one cycle over whoever may be tried again by now.
+//!
+//! The schedule is only an alarm clock: who is due stands in the database. So one that comes late, twice or for
+//! somebody whom another run has refreshed meanwhile finds nothing to do, and says so.
+
+use adapters::runner::{Runner, deadline};
+use adapters::store::Lookup;
+use chrono::{DateTime, SecondsFormat, Utc};
+use domain::StreamerId;
+use domain::refresh::Cycle;
+use domain::report::Report;
+use domain::schedule::Trigger;
+use lambda_runtime::{Error, LambdaEvent};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+/// What a schedule gives, and a person who calls the function by hand.
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+struct Input {
+    trigger: Trigger,
+    minute: DateTime<Utc>,
+    streamer_id: Option<Uuid>,
+}
+
+/// What the function answers with.
+#[derive(Debug, Serialize)]
+pub struct Answer {
+    /// For people.
+    message: String,
+    #[serde(flatten)]
+    report: Report,
+}
+
+/// Runs the cycle. An error is for what a human has to mend.
+pub async fn handle(runner: &Runner, event: LambdaEvent<Value>) -> Result<Answer, Error> {
+    let input = input(event.payload)?;
+    let cycle = Cycle { deadline: deadline(event.context.deadline), ..Cycle::new(Trigger::Retry) };
+    let minute = input.minute.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let late_s = (runner.now() - input.minute).num_seconds();
+    let (message, report) = match whom(runner, input.streamer_id).await? {
+        Whom::Nobody(why) => (why, Report::default()),
+        Whom::Everybody => {
+            let report = runner.run(&cycle).await?;
+            (summary(&report), report)
+        }
+        Whom::Only(only) => {
+            let report = runner.run(&Cycle { only: Some(only), ..cycle }).await?;
+            (summary(&report), report)
+        }
+    };
+    tracing::info!(minute, late_s, "retry: {message}");
+    Ok(Answer { message, report })
+}
+
+fn input(payload: Value) -> Result<Input, Error> {
+    serde_json::from_value(payload).ok().filter(|input: &Input| input.trigger == Trigger::Retry).ok_or_else(|| {
+        r#"the event is no retry: give {"trigger":"retry","minute":"2026-11-23T04:15:00Z"}, for one streamer with "streamer_id":"UUID" as well"#
+            .into()
+    })
+}
+
+/// Whom the cycle is for.
+enum Whom {
+    Everybody,
+    Only(domain::Authorized),
+    /// Why nobody.
+    Nobody(String),
+}
+
+async fn whom(runner: &Runner, streamer: Option<Uuid>) -> Result<Whom, Error> {
+    let Some(id) = streamer else { return Ok(Whom::Everybody) };
+    Ok(match runner.database().find(StreamerId(id), runner.now()).await? {
+        Lookup::Authorized(authorized) => Whom::Only(authorized),
+        Lookup::NotAuthorized(_) => Whom::Nobody(format!(
+            "streamer {id} has no active authorization and has to authorize a campaign first"
+        )),
+        Lookup::Inactive(_) => {
+            Whom::Nobody(format!("streamer {id} is deactivated and has to reconnect first"))
+        }
+        Lookup::Unknown => Whom::Nobody(format!("no streamer has the id {id}")),
+    })
+}
+
+fn summary(report: &Report) -> String {
+    let Report { success, failed, deactivated, .. } = report;
+    match (&report.stopped, success + failed) {
+        (Some(stop), _) => format!("{success} refreshed, {failed} failed; stopped: {stop}"),
+        (None, 0) => "nothing was due: others have been here before, or nothing had failed".to_owned(),
+        (None, _) => format!("{success} refreshed, {failed} failed, {deactivated} of them deactivated"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const ID: &str = "6f9619ff-8b86-d011-b42d-00c04fc964ff";
+
+    #[test]
+    fn the_input_is_a_minute_and_perhaps_a_streamer() {
+        let everybody = input(json!({"trigger": "retry", "minute": "2026-11-23T04:15:00Z"})).unwrap();
+        assert_eq!((everybody.minute.timestamp(), everybody.streamer_id), (1_795_407_300, None));
+        let one = json!({"trigger": "retry", "minute": "2026-11-23T04:15:00Z", "streamer_id": ID});
+        assert_eq!(input(one).unwrap().streamer_id.unwrap().to_string(), ID);
+    }
+
+    #[test]
+    fn any_other_input_is_shown_the_right_form() {
+        for other in [
+            json!({}),
+            json!("retry"),
+            json!({"trigger": "retry"}),
+            json!({"trigger": "retry", "minute": "04:15"}),
+            json!({"trigger": "sweep", "minute": "2026-11-23T04:15:00Z"}),
+            json!({"trigger": "retry", "minute": "2026-11-23T04:15:00Z", "streamer_id": "aria"}),
+            json!({"trigger": "retry", "minute": "2026-11-23T04:15:00Z", "streamer": ID}),
+        ] {
+            let error = input(other.clone()).unwrap_err().to_string();
+            assert!(error.contains(r#"give {"trigger":"retry","minute":"#), "{other}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_cycle_that_finds_nothing_says_so() {
+        assert!(
+            summary(&Report { skipped: 3, total: 3, ..Report::default() }).starts_with("nothing was due")
+        );
+        let report = Report { success: 1, failed: 2, deactivated: 1, total: 3, ..Report::default() };
+        assert_eq!(summary(&report), "1 refreshed, 2 failed, 1 of them deactivated");
+    }
+}

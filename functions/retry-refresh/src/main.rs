@@ -1,0 +1,19 @@
+//! The Lambda function behind the one-shot schedules: what failed a while ago is tried again.
+
+mod handler;
+
+use adapters::config::{LogConfig, RefreshConfig, Source};
+use adapters::runner::Runner;
+use adapters::telemetry;
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use serde_json::Value;
+
+// A function has a share of one core: a second thread would only wait for the first.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let source = Source::environment();
+    telemetry::start(LogConfig::read(&source)?);
+    let runner = Runner::open(RefreshConfig::read(&source)?).await?;
+    lambda_runtime::run(service_fn(async |event: LambdaEvent<Value>| handler::handle(&runner, event).await))
+        .await
+}

@@ -1,0 +1,72 @@
+//! What the SDK's errors mean here. Their texts can hold what nobody may read (a refused signature is answered with
+//! the headers that were signed, a connection that fails with its address), so only known ones are passed on.
+
+use std::error::Error;
+
+use aws_sdk_scheduler::error::{ProvideErrorMetadata, SdkError};
+
+/// Errors whose message says what to mend, and holds names and ARNs at most.
+const TELLING: [&str; 4] = [
+    "AccessDeniedException",
+    "ResourceNotFoundException",
+    "ServiceQuotaExceededException",
+    "ValidationException",
+];
+
+/// As much as is worth reading of a message that AWS wrote.
+const LONGEST_TEXT: usize = 300;
+
+/// A call that failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) reason: String,
+    /// The next call would fail the same way, and take long to do so.
+    pub(super) lasts: bool,
+}
+
+impl Failure {
+    pub(super) fn lasting(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), lasts: true }
+    }
+
+    /// Refused, and at once.
+    pub(super) fn refused(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), lasts: false }
+    }
+}
+
+impl<E: ProvideErrorMetadata + Error + 'static> From<SdkError<E>> for Failure {
+    fn from(error: SdkError<E>) -> Self {
+        match &error {
+            SdkError::ServiceError(answer) => {
+                let code = answer.err().code().unwrap_or("an error without a name");
+                let status = answer.raw().status().as_u16();
+                let message = answer.err().message().filter(|_| TELLING.contains(&code));
+                let reason = message
+                    .map_or_else(|| format!("{code} ({status})"), |text| format!("{code}: {}", short(text)));
+                // What the SDK has tried again without success.
+                Self { reason, lasts: status >= 500 || code.starts_with("Throttl") }
+            }
+            SdkError::TimeoutError(_) => Self::lasting("no answer in time"),
+            SdkError::DispatchFailure(failure) if failure.is_timeout() => Self::lasting("no answer in time"),
+            SdkError::ResponseError(_) => Self::lasting("an answer that can't be read"),
+            SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) => {
+                Self::lasting(short(&root(&error)))
+            }
+            _ => Self::lasting("the AWS SDK failed"),
+        }
+    }
+}
+
+/// What lies at the bottom: the system's or the credentials' own words, without the address that those above add.
+fn root(error: &dyn Error) -> String {
+    let mut root = error;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    root.to_string()
+}
+
+fn short(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(LONGEST_TEXT).collect()
+}

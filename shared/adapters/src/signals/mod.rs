@@ -1,0 +1,112 @@
+//! What wakes others: EventBridge Scheduler for retries, an EventBridge bus for domain events. Either may be absent:
+//! then the sweep retries, or events are logged.
+//!
+//! A signal only wakes: what it says stands in the database. So it may fail, and must never hold a cycle up: what is
+//! out of reach is left alone for a while. Nothing of the SDK is loaded before the first signal.
+
+mod events;
+mod failure;
+mod retries;
+mod sdk;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::Clock;
+use domain::ports::{SignalError, Signals, StreamerDeactivated};
+
+use self::events::Events;
+use self::failure::Failure;
+use self::retries::Retries;
+pub use self::sdk::Access;
+use self::sdk::Sdk;
+use crate::config::SignalsConfig;
+
+/// The longest that one signal may take, with its retries. One of each kind fits into the seconds that a cycle keeps
+/// free before its deadline.
+pub const LONGEST_SIGNAL: Duration = Duration::from_secs(2);
+
+/// For how long a service that can't be reached is left alone. A cycle loses [`LONGEST_SIGNAL`] to it at most twice a
+/// minute, however many signals it has to give.
+const LEFT_ALONE: TimeDelta = TimeDelta::seconds(30);
+
+/// Where neither a scheduler nor a bus is configured: the sweep retries, and events are logged.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoSignals;
+
+impl Signals for NoSignals {
+    async fn arm_retry(&self, _minute: DateTime<Utc>) -> Result<(), SignalError> {
+        Ok(())
+    }
+
+    async fn publish(&self, event: &StreamerDeactivated) -> Result<(), SignalError> {
+        tracing::info!(streamer = %event.streamer_id, "streamer deactivated");
+        Ok(())
+    }
+}
+
+/// The signals as they are configured. Clones share what was armed and what was connected.
+#[derive(Clone)]
+pub struct AwsSignals(Arc<Parts>);
+
+struct Parts {
+    retries: Option<Retries>,
+    events: Option<Events>,
+}
+
+impl AwsSignals {
+    /// Connects to nothing yet. The clock says which minutes are past.
+    #[must_use]
+    pub fn new(config: SignalsConfig, access: Access, clock: Arc<dyn Clock>) -> Self {
+        let sdk = Arc::new(Sdk::new(access));
+        let retries = config.retries.map(|config| Retries::new(config, sdk.clone(), clock.clone()));
+        let events = config.event_bus.map(|bus| Events::new(bus, sdk, clock));
+        Self(Arc::new(Parts { retries, events }))
+    }
+}
+
+impl Signals for AwsSignals {
+    async fn arm_retry(&self, minute: DateTime<Utc>) -> Result<(), SignalError> {
+        match &self.0.retries {
+            Some(retries) => retries.arm(minute).await,
+            None => NoSignals.arm_retry(minute).await,
+        }
+    }
+
+    async fn publish(&self, event: &StreamerDeactivated) -> Result<(), SignalError> {
+        match &self.0.events {
+            Some(events) => events.publish(event).await,
+            None => NoSignals.publish(event).await,
+        }
+    }
+}
+
+/// Calls a service, unless it was out of reach a moment ago.
+struct Guard {
+    clock: Arc<dyn Clock>,
+    left_alone_until: Mutex<Option<DateTime<Utc>>>,
+}
+
+impl Guard {
+    fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, left_alone_until: Mutex::default() }
+    }
+
+    async fn call<T>(&self, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let until = *self.left_alone_until.lock().unwrap_or_else(PoisonError::into_inner);
+        // A clock that was set back must not leave it alone for ever.
+        let wait = until.map(|until| until - self.clock.now());
+        if wait.is_some_and(|wait| wait > TimeDelta::zero() && wait <= LEFT_ALONE) {
+            return Err(Failure::lasting("it was out of reach a moment ago and is left alone for a while"));
+        }
+        let done = tokio::time::timeout(LONGEST_SIGNAL, call).await.unwrap_or_else(|_| {
+            Err(Failure::lasting(format!("no answer within {} s", LONGEST_SIGNAL.as_secs())))
+        });
+        if done.as_ref().is_err_and(|failure| failure.lasts) {
+            let until = self.clock.now() + LEFT_ALONE;
+            *self.left_alone_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        }
+        done
+    }
+}
