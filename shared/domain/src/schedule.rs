@@ -85,6 +85,8 @@ impl Schedule {
     /// The first time at or after `from`; `None` if the expression never fires again.
     #[must_use]
     pub fn next_from(&self, from: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        // The crate drops what is below a second, and would answer with a time before `from`.
+        let from = from.duration_round_up(TimeDelta::seconds(1)).ok()?;
         self.0.find_next_occurrence(&from, true).ok()
     }
 }
@@ -168,6 +170,13 @@ mod tests {
         assert_eq!(next_rule(midnight()), (Trigger::Planned, midnight()));
         let (trigger, at) = next_rule(midnight() + TimeDelta::seconds(1));
         assert_eq!((trigger, at.minute()), (Trigger::Sweep, 7));
+    }
+
+    #[test]
+    fn a_schedule_never_fires_before_what_is_asked_for() {
+        let seven = midnight() + TimeDelta::minutes(7);
+        assert_eq!(next_rule(seven).1, seven);
+        assert_eq!(next_rule(seven + TimeDelta::microseconds(1)).1, seven + TimeDelta::minutes(15));
     }
 
     #[test]
