@@ -12,3 +12,6 @@ CREATE TABLE IF NOT EXISTS token_refresh.sessions (
 
 -- Those that are running, those that reach into a period, and those that are old enough to be forgotten.
 CREATE INDEX IF NOT EXISTS sessions_ends_at_idx ON token_refresh.sessions (ends_at);
+
+-- The refreshes before, in and after a session.
+CREATE INDEX IF NOT EXISTS refreshes_ended_at_idx ON token_refresh.refreshes (streamer_id, ended_at, fence);
