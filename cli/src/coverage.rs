@@ -180,19 +180,18 @@ fn block(session: &BrokenSession) -> String {
         Some(name) => plain(name),
         None => format!("{} (removed)", session.campaign_id),
     };
-    let mut text = format!(
-        "{streamer}, {campaign}, {} to {}: dead {}, longest {}",
-        time(Some(session.granted_at)),
-        time(Some(session.ends_at)),
-        Human(session.dead()),
-        Human(session.longest())
-    );
+    let mut facts = Vec::new();
+    if session.dead() > TimeDelta::zero() {
+        facts.push(format!("dead {}, longest {}", Human(session.dead()), Human(session.longest())));
+    }
     if session.unknown() > TimeDelta::zero() {
-        let _ = write!(text, ", unknown {}", Human(session.unknown()));
+        facts.push(format!("unknown {}", Human(session.unknown())));
     }
     if session.deactivated_at.is_some() {
-        let _ = write!(text, ", deactivated at {}", time(session.deactivated_at));
+        facts.push(format!("deactivated at {}", time(session.deactivated_at)));
     }
+    let (granted_at, ends_at) = (time(Some(session.granted_at)), time(Some(session.ends_at)));
+    let mut text = format!("{streamer}, {campaign}, {granted_at} to {ends_at}: {}", facts.join(", "));
     let rows = session.gaps.iter().map(|gap| {
         let reasons: Vec<_> = gap.reasons.iter().map(|reason| plain(reason)).collect();
         vec![
@@ -238,8 +237,8 @@ mod tests {
             ..session(
                 "aria",
                 vec![
-                    gap(true, at(12, 0), 35, &["no refresh was tried", refused]),
                     gap(true, at(10, 0), 4, &["no refresh was tried"]),
+                    gap(true, at(12, 0), 35, &["no refresh was tried", refused]),
                 ],
             )
         };
@@ -259,19 +258,91 @@ mod tests {
 
     #[test]
     fn the_summary_comes_first_then_the_worst() {
-        insta::assert_snapshot!(text(&coverage(), 2));
-        insta::assert_snapshot!(text(&coverage(), 1));
+        insta::assert_snapshot!(text(&coverage(), 2), @r"
+        Sessions since 2026-11-23 00:00:00: 3000, 36000 h 00 together
+        Dead: 39 min in 1 of them; 99.9 % had none
+        Unknown: 1 h 30, which may have been dead or not
+
+        ARIA (aria), Valombre[2J, 2026-11-23 08:00:00 to 2026-11-23 20:00:00: dead 39 min, longest 35 min, deactivated at 2026-11-23 12:35:00
+          2026-11-23 10:00:00 to 10:04:00  dead  4 min   no refresh was tried
+          2026-11-23 12:00:00 to 12:35:00  dead  35 min  no refresh was tried; then failed: Twitch answered 400: Invalid refresh token
+
+        00000000-0000-0000-0000-000000000000 (removed), 00000000-0000-0000-0000-000000000000 (removed), 2026-11-23 08:00:00 to 2026-11-23 20:00:00: unknown 1 h 30
+          2026-11-23 09:00:00 to 10:30:00  unknown  1 h 30  the expiry is not known
+
+        Times are UTC, now 2026-11-23 22:00:00
+        ");
+        insta::assert_snapshot!(text(&coverage(), 1), @r"
+        Sessions since 2026-11-23 00:00:00: 3000, 36000 h 00 together
+        Dead: 39 min in 1 of them; 99.9 % had none
+        Unknown: 1 h 30, which may have been dead or not
+
+        ARIA (aria), Valombre[2J, 2026-11-23 08:00:00 to 2026-11-23 20:00:00: dead 39 min, longest 35 min, deactivated at 2026-11-23 12:35:00
+          2026-11-23 10:00:00 to 10:04:00  dead  4 min   no refresh was tried
+          2026-11-23 12:00:00 to 12:35:00  dead  35 min  no refresh was tried; then failed: Twitch answered 400: Invalid refresh token
+
+        1 more with gaps: see --limit
+
+        Times are UTC, now 2026-11-23 22:00:00
+        ");
     }
 
     #[test]
     fn machines_get_the_same() {
-        insta::assert_snapshot!(serde_json::to_string_pretty(&document(&coverage(), 1)).unwrap());
+        insta::assert_snapshot!(serde_json::to_string_pretty(&document(&coverage(), 1)).unwrap(), @r#"
+        {
+          "from": "2026-11-23T00:00:00Z",
+          "until": "2026-11-23T22:00:00Z",
+          "sessions": 3000,
+          "session_minutes": 2160000.0,
+          "dead_minutes": 39.0,
+          "unknown_minutes": 90.0,
+          "share_without_dead_minutes": 0.9996666666666667,
+          "sessions_with_gaps": 2,
+          "worst": [
+            {
+              "streamer_id": "00000000-0000-0000-0000-000000000000",
+              "login": "aria",
+              "display_name": "ARIA",
+              "campaign_id": "00000000-0000-0000-0000-000000000000",
+              "campaign": "Valombre\u001b[2J",
+              "granted_at": "2026-11-23T08:00:00Z",
+              "ends_at": "2026-11-23T20:00:00Z",
+              "deactivated_at": "2026-11-23T12:35:00Z",
+              "dead_minutes": 39.0,
+              "longest_gap_minutes": 35.0,
+              "unknown_minutes": 0.0,
+              "gaps": [
+                {
+                  "kind": "dead",
+                  "from": "2026-11-23T10:00:00Z",
+                  "until": "2026-11-23T10:04:00Z",
+                  "minutes": 4.0,
+                  "reasons": [
+                    "no refresh was tried"
+                  ]
+                },
+                {
+                  "kind": "dead",
+                  "from": "2026-11-23T12:00:00Z",
+                  "until": "2026-11-23T12:35:00Z",
+                  "minutes": 35.0,
+                  "reasons": [
+                    "no refresh was tried",
+                    "failed: Twitch answered 400: Invalid refresh token"
+                  ]
+                }
+              ]
+            }
+          ]
+        }
+        "#);
     }
 
     #[test]
     fn without_sessions_it_says_so() {
         let none = Coverage { sessions: 0, length: TimeDelta::zero(), broken: Vec::new(), ..coverage() };
-        insta::assert_snapshot!(text(&none, 1));
+        insta::assert_snapshot!(text(&none, 1), @"No session since 2026-11-23 00:00:00 is on record; they are remembered for 30 days.");
         assert_eq!(document(&none, 1).share_without_dead_minutes, None);
     }
 
