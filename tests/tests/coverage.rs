@@ -3,9 +3,9 @@
 use adapters::store::{BrokenSession, Coverage, Database};
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, TimeZone as _, Utc};
+use domain::StreamerId;
 use domain::refresh::Cycle;
 use domain::schedule::next_rule;
-use domain::{Clock as _, StreamerId};
 use end_to_end::histories::{Histories, Refresh};
 use end_to_end::{Still, run};
 use local::twitch::{Fault, Settings};
@@ -405,7 +405,7 @@ fn the_query_agrees_with_a_model_that_looks_at_each_minute() -> Result<()> {
     Ok(())
 }
 
-/// A whole session, minute by minute: planned runs and sweeps at their times, and Twitch down for four hours of it.
+/// A whole session, minute by minute: planned runs and sweeps at their times, and Twitch down for six hours of it.
 #[tokio::test]
 async fn the_history_says_what_twitch_knows() -> Result<()> {
     let lifetime = std::time::Duration::from_mins(235);
@@ -424,7 +424,7 @@ async fn the_history_says_what_twitch_knows() -> Result<()> {
         match minute {
             60 => world.twitch.disconnect("bastien")?,
             150 => world.twitch.fault_for_everybody(Fault::ServerError),
-            390 => world.twitch.clear_faults_for_everybody(),
+            510 => world.twitch.clear_faults_for_everybody(),
             _ => {}
         }
         let (trigger, at) = next_rule(still.now());
@@ -444,7 +444,7 @@ async fn the_history_says_what_twitch_knows() -> Result<()> {
         .await?;
     let coverage = database.coverage(begin, still.now()).await?;
     let of = |id| coverage.broken.iter().find(|session| session.streamer_id == id);
-    assert!(dead > 120, "an outage of four hours leaves more than {dead} dead minutes");
+    assert!(dead > 120, "an outage of six hours leaves more than {dead} dead minutes");
     assert_eq!(of(streamer).map(BrokenSession::dead), Some(TimeDelta::minutes(dead)));
     assert_eq!(coverage.unknown(), TimeDelta::zero());
     assert_eq!(coverage.sessions, 2);
