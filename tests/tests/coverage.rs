@@ -50,6 +50,9 @@ fn gaps(coverage: &Coverage, histories: &Histories<'_>, streamer: StreamerId) ->
     coverage.broken.iter().filter(of).flat_map(lines).collect()
 }
 
+/// A name, the session, the refreshes, the expiry that is stored now, how long the session counts, its gaps.
+type Row = (&'static str, (i64, i64), Vec<Refresh>, Option<i64>, i64, &'static [&'static str]);
+
 #[tokio::test]
 #[expect(clippy::too_many_lines, reason = "a table")]
 async fn each_history_has_its_dead_minutes() -> Result<()> {
@@ -69,8 +72,7 @@ async fn each_history_has_its_dead_minutes() -> Result<()> {
         vec![refreshed(0, 10, 235), superseded(180, 235, 415), refreshed(400, next_before, 800)]
     };
     let in_the_call = Refresh { started: 239, ended: 241, ..refreshed(0, 240, 800) };
-    // What happened, the session, the refreshes, the expiry that is stored now; how long the session counts, its gaps.
-    let table: Vec<(&str, (i64, i64), Vec<Refresh>, Option<i64>, i64, &[&str])> = vec![
+    let table: Vec<Row> = vec![
         ("a perfect session", whole, kept_fresh(775), Some(775), 720, &[]),
         ("ten minutes late", whole, late(245), Some(800), 720, &["dead 235-245: no refresh was tried"]),
         ("just in time", whole, late(235), Some(800), 720, &[]),

@@ -21,7 +21,7 @@ impl Database {
         // ending, we keep away.
         let written = sqlx::query_scalar!(
             r#"
-            WITH running AS MATERIALIZED (
+            WITH running AS (
                 SELECT m.id AS membership_id, m.streamer_id, m.campaign_id, m.poll_authorization_expires_at AS ends_at,
                        -- An authorization holds for 12 hours, should nobody have written when it was granted.
                        coalesce(m.poll_authorization_granted_at,
@@ -45,23 +45,26 @@ impl Database {
                     WHERE known.ends_at <> excluded.ends_at
                 RETURNING 1
             ),
+            -- Looked up by key rather than compared with those above, of which the planner may expect next to none.
             over AS (
-                SELECT known.membership_id, known.granted_at
+                SELECT known.membership_id, known.granted_at,
+                       -- As exactly as the membership still tells.
+                       greatest(known.granted_at, least($1, CASE
+                           WHEN m.poll_authorization_granted_at > known.granted_at
+                               THEN m.poll_authorization_granted_at
+                           ELSE m.poll_authorization_expires_at END)) AS ended_at
                 FROM token_refresh.sessions known
+                LEFT JOIN campaign_memberships m ON m.id = known.membership_id
+                LEFT JOIN streamers s ON s.id = m.streamer_id
                 WHERE known.ends_at > $1
-                  AND NOT EXISTS (
-                      SELECT FROM running
-                      WHERE running.membership_id = known.membership_id AND running.granted_at = known.granted_at)
-                FOR UPDATE SKIP LOCKED
+                  AND (m.status = 'ACTIVE' AND s.is_active AND m.poll_authorization_expires_at > $1
+                       AND known.granted_at = coalesce(m.poll_authorization_granted_at,
+                                                       m.poll_authorization_expires_at - interval '12 hours'))
+                      IS NOT TRUE
+                FOR UPDATE OF known SKIP LOCKED
             ),
             ended AS (
-                -- As exactly as the membership still tells.
-                UPDATE token_refresh.sessions known
-                SET ends_at = greatest(known.granted_at, least($1, (
-                    SELECT CASE WHEN m.poll_authorization_granted_at > known.granted_at
-                                THEN m.poll_authorization_granted_at
-                                ELSE m.poll_authorization_expires_at END
-                    FROM campaign_memberships m WHERE m.id = known.membership_id)))
+                UPDATE token_refresh.sessions known SET ends_at = over.ended_at
                 FROM over
                 WHERE known.membership_id = over.membership_id AND known.granted_at = over.granted_at
                 RETURNING 1
