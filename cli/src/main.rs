@@ -1,5 +1,7 @@
 //! The command `tokens`: what the functions do, by hand, and a look at how things stand.
 
+mod coverage;
+mod duration;
 mod history;
 mod output;
 mod refresh;
@@ -46,6 +48,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show in which sessions a token was dead, for how long and why, the worst first.
+    Coverage(coverage::Arguments),
     /// Bring the database to this program's schema. Safe to run twice.
     Migrate,
 }
@@ -76,6 +80,10 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::History { streamer_id, limit, json } => {
             let database = Database::open(config::database(&source)?).await?;
             history::run(&database, streamer_id, limit, &SystemClock, json).await?;
+        }
+        Command::Coverage(arguments) => {
+            let database = Database::open(config::database(&source)?).await?;
+            coverage::run(&database, &arguments, &SystemClock).await?;
         }
         Command::Migrate => {
             let version = migrate(&config::database(&source)?).await?;

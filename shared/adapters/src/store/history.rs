@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::{Database, failed};
 
-/// How long the history is kept.
-const KEPT: TimeDelta = TimeDelta::days(30);
+/// How long the history and the sessions are kept.
+pub const HISTORY_KEPT: TimeDelta = TimeDelta::days(30);
 
 /// One refresh that was tried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -57,11 +57,15 @@ impl Database {
     /// If the database fails.
     pub async fn forget_old_history(&self, now: DateTime<Utc>) -> Result<(), StoreError> {
         let doing = failed("forgetting old history");
-        sqlx::query!("DELETE FROM token_refresh.refreshes WHERE started_at < $1", now - KEPT)
+        sqlx::query!("DELETE FROM token_refresh.refreshes WHERE started_at < $1", now - HISTORY_KEPT)
             .execute(&self.pool)
             .await
             .map_err(&doing)?;
-        sqlx::query!("DELETE FROM token_refresh.deactivations WHERE deactivated_at < $1", now - KEPT)
+        sqlx::query!("DELETE FROM token_refresh.deactivations WHERE deactivated_at < $1", now - HISTORY_KEPT)
+            .execute(&self.pool)
+            .await
+            .map_err(&doing)?;
+        sqlx::query!("DELETE FROM token_refresh.sessions WHERE ends_at < $1", now - HISTORY_KEPT)
             .execute(&self.pool)
             .await
             .map_err(&doing)?;

@@ -1,14 +1,16 @@
-//! The PostgreSQL adapter: pages of authorized streamers, leases, results, history.
+//! The PostgreSQL adapter: pages of authorized streamers, leases, results, history, sessions.
 //!
 //! Every query that a cycle runs is one statement and commits by itself: no transaction is ever open while Twitch
 //! is asked, and none spans two round trips (but for a deactivation). Time always comes in as a parameter.
 
 mod claim;
+mod coverage;
 mod deactivate;
 mod history;
 mod pages;
 mod record;
 mod schema;
+mod sessions;
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -23,7 +25,8 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-pub use self::history::HistoryEntry;
+pub use self::coverage::{BrokenSession, Coverage, Gap};
+pub use self::history::{HISTORY_KEPT, HistoryEntry};
 pub use self::pages::Lookup;
 pub use self::schema::migrate;
 use crate::cipher::TokenCipher;
