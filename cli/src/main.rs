@@ -6,6 +6,7 @@ mod history;
 mod output;
 mod refresh;
 mod status;
+mod vapid;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -52,6 +53,9 @@ enum Command {
     Coverage(coverage::Arguments),
     /// Bring the database to this program's schema. Safe to run twice.
     Migrate,
+    /// The key by which push services know us.
+    #[command(subcommand)]
+    Vapid(vapid::Command),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -89,6 +93,7 @@ async fn run(command: Command) -> Result<ExitCode> {
             let version = migrate(&config::database(&source)?).await?;
             output::line(&format!("The database is at version {version}."))?;
         }
+        Command::Vapid(command) => vapid::run(command)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,6 +3,7 @@
 //! All faults are found before anything starts and are listed at once. A fault names its variable, what is wrong
 //! and what to do; it never shows a value.
 
+mod notify;
 mod signals;
 
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
+pub use self::notify::{NotifyConfig, VapidConfig, VapidPrivateKey};
 pub use self::signals::{RetryConfig, SignalsConfig};
 use crate::cipher::{CipherSettings, TokenCipher};
 
@@ -220,9 +222,7 @@ impl<'a> Reader<'a> {
             self.fault("DATABASE_URL is not of the form postgres://user:password@host/database");
             return None;
         };
-        let host = options.get_host();
-        let near = options.get_socket().is_some() || host.starts_with('/') || is_loopback(host);
-        if !near && !matches!(options.get_ssl_mode(), PgSslMode::VerifyFull) {
+        if !is_near(&options) && !matches!(options.get_ssl_mode(), PgSslMode::VerifyFull) {
             self.fault(
                 "DATABASE_URL leaves this machine without proving who answers: add ?sslmode=verify-full \
                  (and sslrootcert=FILE if the certificate's authority is not a public one)",
@@ -355,6 +355,12 @@ impl LogConfig {
         };
         reader.finish(Some(Self { level, format }))
     }
+}
+
+/// Whether this database is on this machine.
+fn is_near(database: &PgConnectOptions) -> bool {
+    let host = database.get_host();
+    database.get_socket().is_some() || host.starts_with('/') || is_loopback(host)
 }
 
 fn is_loopback(host: &str) -> bool {
