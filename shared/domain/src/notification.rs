@@ -198,6 +198,18 @@ pub enum PushAnswer {
     Rejected(String),
 }
 
+impl PushAnswer {
+    /// What happened, if it was not accepted.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Accepted => None,
+            Self::Gone => Some("the push service does not know the subscription any more"),
+            Self::Busy { reason, .. } | Self::Unauthorized(reason) | Self::Rejected(reason) => Some(reason),
+        }
+    }
+}
+
 /// What becomes of a notification after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
