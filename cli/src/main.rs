@@ -1,8 +1,11 @@
 //! The command `tokens`: what the functions do, by hand, and a look at how things stand.
 
 mod history;
+mod notifications;
 mod output;
+mod reactivate;
 mod refresh;
+mod since;
 mod status;
 
 use std::path::Path;
@@ -46,6 +49,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show the notifications about deactivations: pending, delivered, given up.
+    Notifications {
+        /// How many at most.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+        limit: u16,
+        /// For machines: one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make streamers active again who were deactivated.
+    Reactivate(reactivate::Arguments),
     /// Bring the database to this program's schema. Safe to run twice.
     Migrate,
 }
@@ -76,6 +90,14 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::History { streamer_id, limit, json } => {
             let database = Database::open(config::database(&source)?).await?;
             history::run(&database, streamer_id, limit, &SystemClock, json).await?;
+        }
+        Command::Notifications { limit, json } => {
+            let database = Database::open(config::database(&source)?).await?;
+            notifications::run(&database, limit, &SystemClock, json).await?;
+        }
+        Command::Reactivate(arguments) => {
+            let database = Database::open(config::database(&source)?).await?;
+            reactivate::run(&database, arguments, &SystemClock).await?;
         }
         Command::Migrate => {
             let version = migrate(&config::database(&source)?).await?;

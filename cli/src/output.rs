@@ -25,9 +25,13 @@ pub fn error(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// `DisplayName (login)`. Names come from outside: what could steer a terminal is left out.
+/// Text that comes from outside, without what could steer a terminal.
+pub fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
+}
+
+/// `DisplayName (login)`.
 pub fn name(streamer: &Streamer) -> String {
-    let plain = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
     format!("{} ({})", plain(&streamer.display_name), plain(&streamer.login))
 }
 

@@ -23,8 +23,7 @@ const AT_ONCE: usize = 32;
 const LONGEST_WRITE: TimeDelta = TimeDelta::seconds(10);
 
 /// For how long nobody else takes what was claimed: another push while it waits for its turn, its own, and a write.
-const CLAIM: TimeDelta =
-    TimeDelta::seconds(2 * LONGEST_PUSH.num_seconds() + LONGEST_WRITE.num_seconds());
+const CLAIM: TimeDelta = TimeDelta::seconds(2 * LONGEST_PUSH.num_seconds() + LONGEST_WRITE.num_seconds());
 
 /// With less time left, a run delivers nothing.
 pub const SHORTEST_RUN: TimeDelta = CLAIM;

@@ -49,6 +49,21 @@ impl Database {
             .collect())
     }
 
+    /// When we last deactivated this streamer; `None`: not in the last 30 days.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn deactivated_at(&self, id: StreamerId) -> Result<Option<DateTime<Utc>>, StoreError> {
+        sqlx::query_scalar!(
+            "SELECT max(deactivated_at) FROM token_refresh.deactivations WHERE streamer_id = $1",
+            id.0
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(failed("reading the deactivations"))
+    }
+
     /// Makes these streamers active again, forgets their failures, and settles the notifications about them that
     /// still wait. Answers those who were inactive until now. A lease that somebody holds is left alone; its result
     /// is that of an attempt that began before and is judged by itself.
