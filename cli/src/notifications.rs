@@ -90,6 +90,15 @@ mod tests {
             entry("obsolete", 0, Some("the streamer is active again")),
         ];
         let counts = OutboxCounts { pending: 1, delivered: 1, gone: 1, given_up: 1, obsolete: 1 };
-        insta::assert_snapshot!(text(counts, &entries, now), @"");
+        insta::assert_snapshot!(text(counts, &entries, now), @r"
+        CREATED              FOR                                 ABOUT    STATE      ATTEMPTS  NEXT ATTEMPT         LAST ERROR
+        2026-11-23 19:55:00  Aria (streamer)                     Aria[2J  delivered  1         -                    -
+        2026-11-23 19:55:00  Corvin (game master of Les Brumes)  Aria[2J  pending    2         2026-11-23 20:02:00  the push service answered 503
+        2026-11-23 19:55:00  Corvin (game master of Les Brumes)  Aria[2J  given up   9         -                    the push service answered 413
+        2026-11-23 19:55:00  Corvin (game master of Les Brumes)  Aria[2J  gone       1         -                    the push service does not know the subscription any more
+        2026-11-23 19:55:00  Corvin (game master of Les Brumes)  Aria[2J  obsolete   0         -                    the streamer is active again
+
+        In 30 days: 1 pending, 1 delivered, 1 gone, 1 given up, 1 obsolete; a row is a device, times are UTC, now 2026-11-23 20:00:00
+        ");
     }
 }

@@ -129,8 +129,18 @@ mod tests {
             },
             Deactivated { streamer: streamer("jules\u{1b}"), at: None },
         ];
-        insta::assert_snapshot!(text(&found, false), @"");
-        insta::assert_snapshot!(text(&found[..1], true).lines().next().unwrap(), @"");
-        insta::assert_snapshot!(text(&[], false), @"");
+        insta::assert_snapshot!(text(&found, false), @r"
+        Active again: 2 streamer(s)
+
+          - ARIA (aria): deactivated at 2026-11-23 20:00:00
+          - JULES (jules): not deactivated by us in the last 30 days
+
+        What is left to do: Twitch refused their refresh tokens, and a reactivation brings no new ones. Each of them has to
+        reconnect with Twitch (/auth/twitch/redirect) to get a new, valid token. Until then their polls fail, and two more
+        refusals deactivate them again. Only where Twitch refused by mistake nothing is left to do: see by
+        `tokens refresh STREAMER_ID --force`.
+        ");
+        insta::assert_snapshot!(text(&found[..1], true).lines().next().unwrap(), @"Dry run, nothing is written. Would be active again: 1 streamer(s)");
+        insta::assert_snapshot!(text(&[], false), @"Nobody who was deactivated within this time is inactive still.");
     }
 }

@@ -3,6 +3,8 @@
 //!
 //! Nothing here sends or stores anything.
 
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::fmt;
