@@ -15,7 +15,9 @@ fn as_notify(url: &str) -> Result<PgConnectOptions> {
 }
 
 async fn refused(connection: &mut PgConnection, sql: &str) {
-    let error = sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop).unwrap_err();
+    let Err(error) = sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await else {
+        panic!("it may `{sql}`");
+    };
     let code = error.as_database_error().and_then(|error| error.code().map(|code| code.to_string()));
     assert_eq!(code.as_deref(), Some("42501"), "insufficient privilege for `{sql}`: {error}");
 }

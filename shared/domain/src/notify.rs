@@ -180,6 +180,6 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
     }
 }
 
-fn lock<'a>(run: &'a Mutex<Run>) -> MutexGuard<'a, Run> {
+fn lock(run: &Mutex<Run>) -> MutexGuard<'_, Run> {
     run.lock().unwrap_or_else(PoisonError::into_inner)
 }
