@@ -7,6 +7,7 @@ mod reactivate;
 mod refresh;
 mod since;
 mod status;
+mod vapid;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -62,6 +63,9 @@ enum Command {
     Reactivate(reactivate::Arguments),
     /// Bring the database to this program's schema. Safe to run twice.
     Migrate,
+    /// The key by which push services know us.
+    #[command(subcommand)]
+    Vapid(vapid::Command),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -103,6 +107,7 @@ async fn run(command: Command) -> Result<ExitCode> {
             let version = migrate(&config::database(&source)?).await?;
             output::line(&format!("The database is at version {version}."))?;
         }
+        Command::Vapid(command) => vapid::run(command)?,
     }
     Ok(ExitCode::SUCCESS)
 }

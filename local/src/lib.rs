@@ -1,7 +1,7 @@
 //! The whole system on one machine: what the demo, the tests and the benchmark stand on.
 //!
-//! What is not ours to run is simulated here, over the real protocol: [`twitch`], [`lambda`]. What is ours is real:
-//! [`postgres`], and the program's own [`binaries`]. A [`world`] is one of each, with people in it.
+//! What is not ours to run is simulated here, over the real protocol: [`twitch`], [`push`], [`lambda`]. What is ours is
+//! real: [`postgres`], and the program's own [`binaries`]. A [`world`] is one of each, with people in it.
 
 pub mod bench;
 pub mod binaries;
@@ -11,6 +11,8 @@ mod env;
 pub mod lambda;
 pub mod plans;
 pub mod postgres;
+pub mod push;
+mod server;
 pub mod simulate;
 pub mod twitch;
 pub mod world;

@@ -100,26 +100,3 @@ pub(super) fn huge() -> Response {
         .map(Ok::<_, io::Error>);
     json_text(StatusCode::OK, Body::from_stream(body))
 }
-
-/// No answer: the server closes the connection (HTTP/1.1) or resets the stream (HTTP/2, where the connection also
-/// carries other streamers' requests).
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the simulation hangs up on this request")]
-pub(super) struct HangUp;
-
-impl IntoResponse for HangUp {
-    /// A response that only marks what is to happen; the server never sends it.
-    fn into_response(self) -> Response {
-        let mut response = Response::default();
-        response.extensions_mut().insert(self);
-        response
-    }
-}
-
-/// A response ready to be sent, or the order to hang up.
-pub(super) fn deliver(response: Response) -> Result<Response, HangUp> {
-    match response.extensions().get() {
-        Some(hang_up) => Err(*hang_up),
-        None => Ok(response),
-    }
-}

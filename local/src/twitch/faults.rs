@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 
 use super::{
     accounts::AccountId,
-    answer::{Answer, HangUp, html, huge, json_text},
+    answer::{Answer, html, huge, json_text},
 };
+use crate::server::HangUp;
 
 /// Longer than any sensible client waits for a token.
 const DEFAULT_SLOWNESS: Duration = Duration::from_secs(30);

@@ -13,13 +13,12 @@ mod faults;
 mod form;
 mod gate;
 mod oauth;
-mod server;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::HashMap,
-    fmt, io,
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -41,9 +40,12 @@ use self::{
     answer::Answer,
     faults::{Faults, Target},
     gate::Passage,
-    server::{Server, Tls},
 };
-use crate::clock::TurnableClock;
+pub use crate::server::StartError;
+use crate::{
+    clock::TurnableClock,
+    server::{Bound, Server, Tls},
+};
 
 /// One of the lifetimes seen in the wild.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(14_124);
@@ -149,25 +151,6 @@ pub struct UnknownStreamer {
     pub login: String,
 }
 
-/// Why the simulation can't start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The port is taken or may not be used.
-    #[error("the simulated Twitch can't listen on port {port} of 127.0.0.1")]
-    Bind {
-        /// The port of the settings.
-        port: u16,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// No certificate could be made.
-    #[error("the simulated Twitch can't make its certificate")]
-    Certificate(#[from] rcgen::Error),
-    /// The certificate was made, and TLS doesn't take it.
-    #[error("the simulated Twitch can't serve TLS")]
-    Tls(#[from] rustls::Error),
-}
-
 /// A running simulation. It serves until it is dropped or [shut down](Self::shutdown).
 #[derive(Debug)]
 pub struct SimulatedTwitch {
@@ -187,9 +170,10 @@ impl SimulatedTwitch {
         let tls = settings.tls.then(Tls::generate).transpose()?;
         let ca_pem = tls.as_ref().map(|tls| tls.ca_pem.clone());
         let simulation = Arc::new(Simulation::new(settings));
-        let server = Server::start(router(Arc::clone(&simulation)), port, tls).await?;
+        let bound = Bound::new("Twitch", port).await?;
         let scheme = if ca_pem.is_some() { "https" } else { "http" };
-        let base_url = format!("{scheme}://{}", server.address);
+        let base_url = format!("{scheme}://{}", bound.address);
+        let server = bound.serve(router(Arc::clone(&simulation)), tls);
         Ok(Self { simulation, base_url, ca_pem, server })
     }
 

@@ -810,7 +810,7 @@ async fn nothing_that_can_be_printed_shows_a_secret() {
 #[tokio::test]
 async fn a_taken_port_is_named() {
     let scene = Scene::new().await;
-    let port = scene.twitch.server.address.port();
+    let port: u16 = scene.twitch.base_url().rsplit_once(':').unwrap().1.parse().unwrap();
     let error = SimulatedTwitch::start(Settings { port, ..scene.settings.clone() }).await.unwrap_err();
     assert_eq!(error.to_string(), format!("the simulated Twitch can't listen on port {port} of 127.0.0.1"));
 }

@@ -3,6 +3,8 @@
 //! All faults are found before anything starts and are listed at once. A fault names its variable, what is wrong
 //! and what to do; it never shows a value.
 
+mod notify;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::io::IsTerminal;
@@ -17,6 +19,8 @@ use url::{Host, Url};
 use zeroize::Zeroizing;
 
 use crate::cipher::{CipherSettings, TokenCipher};
+
+pub use notify::{NotifyConfig, VapidConfig, VapidPrivateKey};
 
 /// Where the real OAuth 2.0 endpoints are.
 const TWITCH_ID_URL: &str = "https://id.twitch.tv";
@@ -215,9 +219,7 @@ impl<'a> Reader<'a> {
             self.fault("DATABASE_URL is not of the form postgres://user:password@host/database");
             return None;
         };
-        let host = options.get_host();
-        let near = options.get_socket().is_some() || host.starts_with('/') || is_loopback(host);
-        if !near && !matches!(options.get_ssl_mode(), PgSslMode::VerifyFull) {
+        if !is_near(&options) && !matches!(options.get_ssl_mode(), PgSslMode::VerifyFull) {
             self.fault(
                 "DATABASE_URL leaves this machine without proving who answers: add ?sslmode=verify-full \
                  (and sslrootcert=FILE if the certificate's authority is not a public one)",
@@ -347,6 +349,12 @@ impl LogConfig {
         };
         reader.finish(Some(Self { level, format }))
     }
+}
+
+/// Whether this database is on this machine.
+fn is_near(database: &PgConnectOptions) -> bool {
+    let host = database.get_host();
+    database.get_socket().is_some() || host.starts_with('/') || is_loopback(host)
 }
 
 fn is_loopback(host: &str) -> bool {

@@ -1,4 +1,4 @@
-//! The listener: HTTP/1.1 and HTTP/2, in the clear or over TLS, on loopback only.
+//! The listener of the simulated services: HTTP/1.1 and HTTP/2, in the clear or over TLS, on loopback only.
 
 use std::{
     convert::Infallible,
@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{
+    Router,
+    response::{IntoResponse, Response},
+};
 use hyper::{
     body::Incoming,
     service::{Service, service_fn},
@@ -31,43 +34,81 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{StartError, answer::deliver};
-
 /// As many real servers have it. It caps what a client gets out of one HTTP/2 connection.
 const MAX_CONCURRENT_STREAMS: u32 = 128;
 
 /// After a failed accept (most likely no file descriptor is left), so that the loop doesn't spin.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
+/// Why a simulated service can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The port is taken or may not be used.
+    #[error("the simulated {service} can't listen on port {port} of 127.0.0.1")]
+    Bind {
+        /// What is simulated.
+        service: &'static str,
+        /// The port of the settings.
+        port: u16,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No certificate could be made.
+    #[error("no certificate can be made for a simulated service")]
+    Certificate(#[from] rcgen::Error),
+    /// The certificate was made, and TLS doesn't take it.
+    #[error("a simulated service can't serve TLS")]
+    Tls(#[from] rustls::Error),
+}
+
+/// A port that is taken and not served yet: what is served there may have to know its address.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) address: SocketAddr,
+    /// What is simulated.
+    service: &'static str,
+    listener: TcpListener,
+}
+
+impl Bound {
+    /// Takes this port of 127.0.0.1, or a free one for 0. `service` is what is simulated.
+    pub(crate) async fn new(service: &'static str, port: u16) -> Result<Self, StartError> {
+        let bind = |source: io::Error| StartError::Bind { service, port, source };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(bind)?;
+        Ok(Self { address: listener.local_addr().map_err(bind)?, service, listener })
+    }
+
+    /// Serves; requests that have come meanwhile are answered too.
+    pub(crate) fn serve(self, router: Router, tls: Option<Tls>) -> Server {
+        let Self { address: _, service, listener } = self;
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(serve(service, listener, router, tls.map(|tls| tls.acceptor), stopped));
+        Server { service, stop, serving }
+    }
+}
+
 /// Serves until it is dropped or shut down.
 #[derive(Debug)]
-pub(super) struct Server {
-    pub(super) address: SocketAddr,
+pub(crate) struct Server {
+    /// What is simulated.
+    service: &'static str,
     /// Nothing is ever sent: that it is dropped stops the server.
     stop: oneshot::Sender<Infallible>,
     serving: JoinHandle<()>,
 }
 
 impl Server {
-    pub(super) async fn start(router: Router, port: u16, tls: Option<Tls>) -> Result<Self, StartError> {
-        let bind = |source: io::Error| StartError::Bind { port, source };
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(bind)?;
-        let address = listener.local_addr().map_err(bind)?;
-        let (stop, stopped) = oneshot::channel();
-        let serving = tokio::spawn(serve(listener, router, tls.map(|tls| tls.acceptor), stopped));
-        Ok(Self { address, stop, serving })
-    }
-
     /// Closes the listener and all connections; requests that are still held are dropped.
-    pub(super) async fn shutdown(self) {
+    pub(crate) async fn shutdown(self) {
         drop(self.stop);
         if let Err(error) = self.serving.await {
-            tracing::error!(%error, "the simulated Twitch ended in a panic");
+            tracing::error!(%error, "the simulated {} ended in a panic", self.service);
         }
     }
 }
 
 async fn serve(
+    service: &'static str,
     listener: TcpListener,
     router: Router,
     tls: Option<TlsAcceptor>,
@@ -85,7 +126,7 @@ async fn serve(
                     connections.spawn(serve_connection(stream, router.clone(), tls.clone(), protocols.clone()));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the simulated Twitch can't accept a connection");
+                    tracing::warn!(%error, "the simulated {service} can't accept a connection");
                     tokio::time::sleep(ACCEPT_BACKOFF).await;
                 }
             },
@@ -131,22 +172,45 @@ async fn speak_http(
     let _ = protocols.serve_connection(TokioIo::new(stream), service).await;
 }
 
+/// No answer: the server closes the connection (HTTP/1.1) or resets the stream (HTTP/2, where the connection also
+/// carries other requests).
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the simulation hangs up on this request")]
+pub(crate) struct HangUp;
+
+impl IntoResponse for HangUp {
+    /// A response that only marks what is to happen; the server never sends it.
+    fn into_response(self) -> Response {
+        let mut response = Response::default();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// A response ready to be sent, or the order to hang up.
+fn deliver(response: Response) -> Result<Response, HangUp> {
+    match response.extensions().get() {
+        Some(hang_up) => Err(*hang_up),
+        None => Ok(response),
+    }
+}
+
 /// A certificate for loopback, from an authority of its own that lives as long as the server.
-pub(super) struct Tls {
-    pub(super) ca_pem: String,
+pub(crate) struct Tls {
+    pub(crate) ca_pem: String,
     acceptor: TlsAcceptor,
 }
 
 impl Tls {
-    pub(super) fn generate() -> Result<Self, StartError> {
+    pub(crate) fn generate() -> Result<Self, StartError> {
         let mut ca = CertificateParams::default();
-        ca.distinguished_name.push(DnType::CommonName, "Simulated Twitch authority");
+        ca.distinguished_name.push(DnType::CommonName, "Authority of simulated services");
         ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?;
 
         let mut leaf = CertificateParams::new(["localhost".to_owned(), Ipv4Addr::LOCALHOST.to_string()])?;
-        leaf.distinguished_name.push(DnType::CommonName, "Simulated Twitch");
+        leaf.distinguished_name.push(DnType::CommonName, "Simulated service");
         leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate()?;
