@@ -1,5 +1,6 @@
 //! The command `tokens`: what the functions do, by hand, and a look at how things stand.
 
+mod deliver;
 mod history;
 mod notifications;
 mod output;

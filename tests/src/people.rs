@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use adapters::store::{Database, PgOutbox};
 use anyhow::{Context as _, Result};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::StreamerId;
 use domain::notification::{Locale, Next, PushAnswer, Subscription};
 use domain::notify::{NotifyReport, NotifyService};
@@ -72,6 +72,26 @@ pub async fn device(world: &World, user: Uuid, name: &str) -> Result<Uuid> {
     );
     let new = new.bind(user).bind(endpoint(name)).bind(name).bind(world.clock.now());
     Ok(new.fetch_one(&world.pool).await?)
+}
+
+/// Signs a device in with what its browser made.
+pub async fn subscribe(world: &World, user: Uuid, subscription: &Subscription) -> Result<()> {
+    let new = sqlx::query(
+        "INSERT INTO push_subscriptions (id, user_id, endpoint, p256dh, auth, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $6)",
+    );
+    let Subscription { id, endpoint, p256dh, auth } = subscription;
+    let new = new.bind(id).bind(user).bind(endpoint).bind(p256dh).bind(auth).bind(world.clock.now());
+    new.execute(&world.pool).await?;
+    Ok(())
+}
+
+/// A first refusal of this streamer stands, 16 minutes old: the next deactivates.
+pub async fn refused_before(world: &World, streamer: StreamerId) -> Result<()> {
+    let failed = sqlx::query("UPDATE streamers SET token_refresh_failed_at = $2 WHERE id = $1");
+    let at = world.clock.now() - TimeDelta::minutes(16);
+    failed.bind(streamer.0).bind(at).execute(&world.pool).await?;
+    Ok(())
 }
 
 /// Where a device is pushed to.

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use domain::StreamerId;
-use end_to_end::people::{campaign, device, only_row, outbox, refused_streamer, user};
+use end_to_end::people::{campaign, device, only_row, outbox, refused_before, refused_streamer, user};
 use end_to_end::{Printed, tokens, world};
 use local::world::{NewStreamer, World};
 use serde_json::Value;
@@ -14,16 +14,6 @@ fn bare(world: &World) -> Vec<(String, String)> {
 
 async fn run(world: &World, arguments: &[&str]) -> Result<Printed> {
     tokens(&bare(world), arguments).await
-}
-
-/// A first refusal stands, 16 minutes old.
-async fn refused_before(world: &World, streamer: StreamerId) -> Result<()> {
-    sqlx::query("UPDATE streamers SET token_refresh_failed_at = $2 WHERE id = $1")
-        .bind(streamer.0)
-        .bind(world.clock.now() - chrono::TimeDelta::minutes(16))
-        .execute(&world.pool)
-        .await?;
-    Ok(())
 }
 
 /// A world in which `tokens refresh` has deactivated aria, who has a phone; what it printed.
