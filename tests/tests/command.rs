@@ -1,11 +1,13 @@
 //! The command, as its own binary: the brief's scenarios 2 and 3, and what it says to bad input.
 
+use adapters::config::{NotifyConfig, VapidConfig};
 use anyhow::Result;
 use chrono::TimeDelta;
 use end_to_end::{Printed, binary, changed, tokens, world};
 use local::postgres::{Postgres, Server, Settings as ServerSettings};
 use local::twitch::{Fault, RefreshTokens, Settings};
 use local::world::{NewStreamer, World};
+use push::Vapid;
 use serde_json::Value;
 
 async fn run(world: &World, arguments: &[&str]) -> Result<Printed> {
@@ -334,5 +336,43 @@ async fn at_trace_level_no_secret_is_printed() -> Result<()> {
     ]) {
         assert!(!everything.contains(secret), "a secret was printed in\n{everything}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_generated_key_pair_is_in_the_forms_that_are_configured() -> Result<()> {
+    let printed =
+        tokens(&[], &["vapid", "generate", "--subject", "mailto:operator@twitch-polls.net"]).await?;
+    assert_eq!(printed.code, 0, "{printed:?}");
+    let mut environment: Vec<(String, String)> = printed
+        .stdout
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let names: Vec<_> = environment.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["VAPID_PUBLIC_KEY", "VAPID_PRIVATE_KEY", "VAPID_SUBJECT"]);
+    environment.push(("DATABASE_URL".to_owned(), "postgres://app@localhost/twitch_polls".to_owned()));
+    let VapidConfig { public_key, private_key, subject, .. } =
+        NotifyConfig::read(&environment.into_iter().collect())?.vapid;
+    Vapid::new(&public_key, private_key.expose(), &subject)?;
+
+    let printed = tokens(&[], &["vapid", "generate", "--json"]).await?;
+    let keys: Value = serde_json::from_str(&printed.stdout)?;
+    let key = |name: &str| keys[name].as_str().unwrap_or_default().to_owned();
+    assert_ne!(key("publicKey"), public_key, "each pair is a new one");
+    Vapid::new(&key("publicKey"), &key("privateKey"), &subject)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_a_subject_it_says_what_is_missing_and_a_bad_one_is_refused() -> Result<()> {
+    let printed = tokens(&[], &["vapid", "generate"]).await?;
+    assert_eq!(printed.code, 0, "{printed:?}");
+    assert!(printed.stdout.ends_with("\nVAPID_SUBJECT=\n"), "{printed:?}");
+
+    let printed = tokens(&[], &["vapid", "generate", "--subject", "mailto:me@localhost"]).await?;
+    assert_eq!((printed.code, printed.stdout.as_str()), (1, ""));
+    assert!(printed.stderr.contains("VAPID_SUBJECT is no address"), "{printed:?}");
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! The simulated push service is as strict as the real ones: every rule once kept and once broken, over HTTP.
 
+use std::time::Duration;
+
 use aes_gcm::{Aes128Gcm, KeyInit, aead::Aead};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use hkdf::Hkdf;
@@ -7,12 +9,24 @@ use p256::{
     PublicKey, SecretKey,
     ecdsa::{Signature, SigningKey, signature::Signer as _},
 };
-use reqwest::{Client, Response};
+use reqwest::{Client, Response, redirect::Policy};
 use serde_json::{Value, json};
 use sha2::Sha256;
 use url::Url;
 
 use super::{device::random_key, *};
+
+fn client() -> Client {
+    let provider = rustls::crypto::ring::default_provider();
+    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let builder = Client::builder().tls_backend_preconfigured(tls).no_proxy();
+    // The timeout turns a test that would hang into one that fails.
+    builder.redirect(Policy::none()).timeout(Duration::from_mins(1)).build().unwrap()
+}
 
 fn encode(bytes: impl AsRef<[u8]>) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
@@ -70,13 +84,16 @@ impl Request {
         self
     }
 
-    async fn send(self) -> Response {
-        let client =
-            Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    async fn try_send(self) -> reqwest::Result<Response> {
+        let client = client();
         let sent = self.headers.into_iter().fold(client.post(self.url), |request, (name, value)| {
             value.into_iter().fold(request, |request, value| request.header(name, value))
         });
-        sent.body(self.body).send().await.unwrap()
+        sent.body(self.body).send().await
+    }
+
+    async fn send(self) -> Response {
+        self.try_send().await.unwrap()
     }
 
     async fn status(self) -> u16 {
@@ -176,9 +193,9 @@ async fn the_body_is_one_record_for_this_device() {
     for body in [Vec::new(), b"hello".to_vec(), damaged, two_records, for_another] {
         assert_eq!(status(body).await, 400);
     }
-    // 103 bytes are the header and the tag, one is the padding's mark.
-    assert_eq!(status(encrypt(&world.subscription, &[b'x'; 4096 - 103])).await, 413);
-    assert_eq!(status(encrypt(&world.subscription, &[b'x'; 4096 - 103 - 1])).await, 201);
+    // Head, tag and the padding's mark take 103 bytes of the 4096.
+    assert_eq!(status(encrypt(&world.subscription, &[b'x'; 3994])).await, 413);
+    assert_eq!(status(encrypt(&world.subscription, &[b'x'; 3993])).await, 201);
 }
 
 #[tokio::test]
@@ -229,7 +246,7 @@ async fn each_claim_has_its_rule() {
     }
     // The same token, and a turned clock.
     let request = world.request("hello");
-    world.clock.advance(std::time::Duration::from_hours(12));
+    world.clock.advance(Duration::from_hours(12));
     assert_eq!(request.status().await, 403);
 }
 
@@ -267,7 +284,7 @@ async fn what_still_waits_is_replaced_by_topic_and_dropped_when_it_is_over() {
     send("without", None, "3600").await;
     send("without too", None, "3600").await;
     send("short", Some("c"), "60").await;
-    world.clock.advance(std::time::Duration::from_mins(1));
+    world.clock.advance(Duration::from_mins(1));
     assert_eq!(world.shown(), ["second", "first again", "without", "without too"]);
 
     // What is on the screen stays there.
@@ -297,7 +314,17 @@ async fn faults_hit_whom_and_how_often_they_should() {
 
     world.service.clear_fault("phone").unwrap();
     world.subscription = world.service.subscribe("tablet");
-    world.service.fault("phone", Fault::Hang).unwrap();
-    let sending = async { assert_eq!(world.request("hello").status().await, 201) };
-    tokio::join!(world.service.wait_for(2), sending);
+    world.service.fault("tablet", Fault::HangUp).unwrap();
+    assert!(world.request("hello").try_send().await.is_err());
+    world.service.fault("tablet", Fault::AcceptedButLost).unwrap();
+    assert!(world.request("hello").try_send().await.is_err());
+    world.service.wait_for(2).await;
+
+    world.service.fault("tablet", Fault::Hang).unwrap();
+    let arrived = world.service.wait_until(|totals| totals.requests == 7);
+    tokio::select! {
+        answer = world.request("hello").try_send() => panic!("it was answered: {answer:?}"),
+        () = arrived => {}
+    }
+    assert_eq!(world.service.totals(), Totals { requests: 7, accepted: 2, redirected: 1 });
 }

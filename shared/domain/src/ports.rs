@@ -308,7 +308,7 @@ pub trait Push: Send + Sync {
 /// What is pushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PushMessage {
-    /// In plain; 3993 bytes at most.
+    /// In plain; 3052 bytes at most, as the crate `web-push` has it.
     pub payload: Vec<u8>,
     /// A later message with the same topic replaces this one.
     pub topic: String,
