@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use adapters::store::{BrokenSession, Coverage, Database, Gap, HISTORY_KEPT};
+use adapters::store::{BrokenSession, Coverage, Database, Gap};
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::report::Human;
@@ -10,13 +10,13 @@ use domain::{Clock, StreamerId};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::duration;
 use crate::output::{self, plain, table, time};
+use crate::since;
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// How far back: `90m`, `2h`, `7d`; 30 days at most. Of a session that began before, the rest counts.
-    #[arg(long, default_value = "7d", value_parser = since)]
+    #[arg(long, default_value = "7d", value_parser = since::parse)]
     since: TimeDelta,
     /// How many sessions at most.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
@@ -24,14 +24,6 @@ pub struct Arguments {
     /// For machines: one JSON document.
     #[arg(long)]
     json: bool,
-}
-
-fn since(text: &str) -> Result<TimeDelta, String> {
-    let length = duration::parse(text)?;
-    if length > HISTORY_KEPT {
-        return Err(format!("the history is kept for {} days", HISTORY_KEPT.num_days()));
-    }
-    Ok(length)
 }
 
 /// The report for machines. Times are RFC 3339, lengths are minutes.
@@ -344,12 +336,5 @@ mod tests {
         let none = Coverage { sessions: 0, length: TimeDelta::zero(), broken: Vec::new(), ..coverage() };
         insta::assert_snapshot!(text(&none, 1), @"No session since 2026-11-23 00:00:00 is on record; they are remembered for 30 days.");
         assert_eq!(document(&none, 1).share_without_dead_minutes, None);
-    }
-
-    #[test]
-    fn only_what_is_on_record_can_be_asked_for() {
-        assert_eq!(since("30d"), Ok(TimeDelta::days(30)));
-        assert_eq!(since("31d"), Err("the history is kept for 30 days".to_owned()));
-        assert!(since("soon").is_err());
     }
 }

@@ -1,10 +1,13 @@
 //! The command `tokens`: what the functions do, by hand, and a look at how things stand.
 
 mod coverage;
-mod duration;
+mod deliver;
 mod history;
+mod notifications;
 mod output;
+mod reactivate;
 mod refresh;
+mod since;
 mod status;
 mod vapid;
 
@@ -51,6 +54,17 @@ enum Command {
     },
     /// Show in which sessions a token was dead, for how long and why, the worst first.
     Coverage(coverage::Arguments),
+    /// Show the notifications about deactivations: pending, delivered, given up.
+    Notifications {
+        /// How many at most.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+        limit: u16,
+        /// For machines: one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make streamers active again who were deactivated.
+    Reactivate(reactivate::Arguments),
     /// Bring the database to this program's schema. Safe to run twice.
     Migrate,
     /// The key by which push services know us.
@@ -88,6 +102,14 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Coverage(arguments) => {
             let database = Database::open(config::database(&source)?).await?;
             coverage::run(&database, &arguments, &SystemClock).await?;
+        }
+        Command::Notifications { limit, json } => {
+            let database = Database::open(config::database(&source)?).await?;
+            notifications::run(&database, limit, &SystemClock, json).await?;
+        }
+        Command::Reactivate(arguments) => {
+            let database = Database::open(config::database(&source)?).await?;
+            reactivate::run(&database, arguments, &SystemClock).await?;
         }
         Command::Migrate => {
             let version = migrate(&config::database(&source)?).await?;

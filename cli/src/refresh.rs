@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use adapters::SystemClock;
-use adapters::config::{RefreshConfig, Source};
+use adapters::config::{NotifyConfig, RefreshConfig, Source};
 use adapters::signals::{Access, AwsSignals};
 use adapters::store::{Database, Lookup, PgStore};
 use adapters::twitch::TwitchClient;
@@ -21,6 +21,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::deliver::{self, Courier, Delivery};
 use crate::output::{self, name};
 
 #[derive(clap::Args)]
@@ -53,11 +54,17 @@ struct Document<'a> {
     dry_run: bool,
     report: &'a Report,
     streamers: &'a [Detail],
+    /// What became of the notifications; none where the command does not deliver them.
+    notifications: Option<&'a Delivery>,
 }
 
 pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
     let config = RefreshConfig::read(source)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let courier = NotifyConfig::read_for_command(source)?
+        .filter(|_| !arguments.dry_run)
+        .map(|config| Courier::new(config, clock.clone()))
+        .transpose()?;
     let database = Database::open(config.database).await?;
     let now = clock.now();
 
@@ -87,7 +94,7 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
         Some(authorized.len())
     };
 
-    let store = PgStore::new(database, config.cipher, clock.clone());
+    let store = PgStore::new(database.clone(), config.cipher, clock.clone());
     let in_flight = config.twitch.in_flight();
     let twitch = TwitchClient::new(config.twitch, clock.clone())?;
     let signals = AwsSignals::new(config.signals, Access::Found, clock.clone());
@@ -106,8 +113,19 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
 
     let (marks, details): (Vec<_>, Vec<_>) =
         details.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().unzip();
+    // Whatever it comes to, the report is printed first.
+    let delivery = match courier {
+        Some(courier) => Some(courier.deliver(database).await),
+        None => None,
+    };
+    let delivered = delivery.as_ref().and_then(|delivery| delivery.as_ref().ok());
     if arguments.json {
-        output::json(&Document { dry_run: cycle.dry_run, report: &report, streamers: &details })?;
+        output::json(&Document {
+            dry_run: cycle.dry_run,
+            report: &report,
+            streamers: &details,
+            notifications: delivered,
+        })?;
     } else {
         output::line(&summary(&report, cycle.dry_run))?;
         if !details.is_empty() {
@@ -116,6 +134,9 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
         for (mark, detail) in marks.iter().zip(&details) {
             output::line(&format!("  {mark} {}: {}", name(&detail.streamer), detail.text))?;
         }
+        if let Some(text) = delivered.and_then(deliver::text) {
+            output::line(&format!("\n{text}"))?;
+        }
     }
     if let Some(stop) = &report.stopped {
         output::error(&format!("\nThe cycle stopped early: {stop}"));
@@ -123,7 +144,20 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
     if let Some(reason) = &report.signal_failure {
         output::error(&format!("\n{} signal(s) could not be given: {reason}", report.signals_failed));
     }
-    let nothing_failed = report.failed == 0 && report.stopped.is_none();
+    let mut nothing_failed = report.failed == 0 && report.stopped.is_none();
+    match &delivery {
+        Some(Err(error)) => {
+            output::error(&format!("\nThe notifications were not delivered: {error:#}"));
+            nothing_failed = false;
+        }
+        Some(Ok(delivery)) if delivery.report.unauthorized > 0 => {
+            output::error(
+                "\nPush services refuse our VAPID: check VAPID_PUBLIC_KEY, VAPID_PRIVATE_KEY and VAPID_SUBJECT",
+            );
+            nothing_failed = false;
+        }
+        _ => {}
+    }
     Ok(if nothing_failed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

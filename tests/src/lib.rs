@@ -2,6 +2,7 @@
 #![expect(clippy::missing_errors_doc, clippy::must_use_candidate, reason = "any error fails the test")]
 
 pub mod histories;
+pub mod people;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -54,7 +54,17 @@ async fn an_empty_database() -> Result<()> {
         sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
             .fetch_all(&pool)
             .await?;
-    assert_eq!(tables, ["campaign_memberships", "campaigns", "streamers", "users"]);
+    assert_eq!(
+        tables,
+        [
+            "campaign_memberships",
+            "campaigns",
+            "notification_preferences",
+            "push_subscriptions",
+            "streamers",
+            "users"
+        ]
+    );
     Ok(())
 }
 

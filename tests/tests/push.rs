@@ -80,7 +80,7 @@ async fn the_device_shows_what_was_sent() -> Result<()> {
 async fn payloads_arrive_whole_at_every_length() -> Result<()> {
     let scene = Scene::new().await?;
     let subscription = scene.service.subscribe("phone");
-    for length in [0, 1, 15, 16, 17, 1000, 3052] {
+    for length in [1, 15, 16, 17, 1000, 3052] {
         let sent = PushMessage { payload: vec![b'x'; length], ..message("", "topic") };
         assert_eq!(scene.sender.send(&subscription, &sent).await, PushAnswer::Accepted, "{length}");
         assert_eq!(scene.last("phone")?.payload, sent.payload);

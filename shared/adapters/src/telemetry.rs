@@ -3,6 +3,8 @@
 use std::io::IsTerminal;
 
 use domain::Streamer;
+use domain::notification::{Next, Notification, PushAnswer};
+use domain::notify::NotifyReport;
 use domain::report::{Outcome, Report};
 use tracing_subscriber::EnvFilter;
 
@@ -13,7 +15,8 @@ use crate::config::{LogConfig, LogFormat};
 pub fn start(config: LogConfig) {
     let level = config.level.to_string().to_lowercase();
     let others = if config.level < tracing::level_filters::LevelFilter::WARN { &level } else { "warn" };
-    let ours = ["domain", "adapters", "tokens", "local", "retry_refresh", "scheduled_refresh"];
+    let ours =
+        ["domain", "adapters", "push", "tokens", "local", "notify", "retry_refresh", "scheduled_refresh"];
     let filter = ours.iter().fold(others.to_owned(), |filter, name| format!("{filter},{name}={level}"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
@@ -61,4 +64,39 @@ pub fn log_report(report: &Report) {
         stopped,
         "cycle finished"
     );
+}
+
+/// Logs what became of one notification in a function. Of the device it names the id, never the endpoint.
+pub fn log_delivery(notification: &Notification, answer: &PushAnswer, next: Next) {
+    let (id, attempt, subscription) = (notification.id, notification.attempt, notification.subscription.id);
+    let (streamer, reason) = (notification.streamer, answer.reason());
+    match next {
+        Next::Delivered => {
+            tracing::debug!(notification = %id, attempt, %subscription, %streamer, "notification delivered");
+        }
+        Next::Gone => {
+            tracing::info!(notification = %id, attempt, %subscription, reason, "subscription deleted");
+        }
+        Next::RetryAt(at) => {
+            let retry_at = at.format("%H:%M:%S");
+            tracing::warn!(notification = %id, attempt, %subscription, reason, %retry_at, "notification postponed");
+        }
+        Next::GivenUp => {
+            tracing::warn!(notification = %id, attempt, %subscription, reason, "notification given up");
+        }
+    }
+}
+
+/// Logs the report of a function's delivery. That push services don't take our VAPID is an error, for an alarm: until
+/// somebody mends it, nobody is told of anything.
+pub fn log_deliveries(report: &NotifyReport) {
+    let NotifyReport { delivered, gone, postponed, given_up, obsolete, unauthorized } = report;
+    tracing::info!(delivered, gone, postponed, given_up, obsolete, unauthorized, "outbox delivered");
+    if *unauthorized > 0 {
+        tracing::error!(
+            unauthorized,
+            "push services refuse our VAPID: check VAPID_PUBLIC_KEY, VAPID_PRIVATE_KEY and VAPID_SUBJECT; the \
+             subscriptions are kept and tried again for a day"
+        );
+    }
 }

@@ -3,6 +3,8 @@
 //!
 //! Nothing here sends or stores anything.
 
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::fmt;
@@ -196,6 +198,18 @@ pub enum PushAnswer {
     Unauthorized(String),
     /// It will never take this, or we will never send it there.
     Rejected(String),
+}
+
+impl PushAnswer {
+    /// What happened, if it was not accepted.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Accepted => None,
+            Self::Gone => Some("the push service does not know the subscription any more"),
+            Self::Busy { reason, .. } | Self::Unauthorized(reason) | Self::Rejected(reason) => Some(reason),
+        }
+    }
 }
 
 /// What becomes of a notification after an attempt.

@@ -2,10 +2,11 @@
 //!
 //! A notification is delivered at least once: one whose result is lost is claimed again when its claim has run out.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use serde::Serialize;
 
 use crate::clock::Clock;
@@ -18,8 +19,14 @@ pub const LONGEST_PUSH: TimeDelta = TimeDelta::seconds(10);
 /// Devices that are pushed to at the same time.
 const AT_ONCE: usize = 32;
 
-/// For how long nobody else takes what was claimed: two pushes, one waiting for its turn.
-const CLAIM: TimeDelta = TimeDelta::seconds(3 * LONGEST_PUSH.num_seconds());
+/// The longest that a result is tried to be written while the database is away.
+const LONGEST_WRITE: TimeDelta = TimeDelta::seconds(10);
+
+/// For how long nobody else takes what was claimed: another push while it waits for its turn, its own, and a write.
+const CLAIM: TimeDelta = TimeDelta::seconds(2 * LONGEST_PUSH.num_seconds() + LONGEST_WRITE.num_seconds());
+
+/// With less time left, a run delivers nothing.
+pub const SHORTEST_RUN: TimeDelta = CLAIM;
 
 /// What a delivery did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -32,11 +39,20 @@ pub struct NotifyReport {
     pub postponed: u64,
     /// Never to be tried again.
     pub given_up: u64,
+    /// Nobody is to be told any more: reconnected, notifications turned off, or the device signed out.
+    pub obsolete: u64,
     /// Of all these, those where a push service did not take our VAPID: somebody has to look.
     pub unauthorized: u64,
 }
 
 impl NotifyReport {
+    /// Everything that was looked at.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let Self { delivered, gone, postponed, given_up, obsolete, unauthorized: _ } = self;
+        delivered + gone + postponed + given_up + obsolete
+    }
+
     fn count(&mut self, next: Next, answer: &PushAnswer) {
         match next {
             Next::Delivered => self.delivered += 1,
@@ -59,6 +75,14 @@ pub struct NotifyService<O, P> {
     locale: Locale,
 }
 
+/// What a run knows of itself.
+#[derive(Default)]
+struct Run {
+    report: NotifyReport,
+    /// Why the run ends early. What is under way is still finished.
+    failed: Option<StoreError>,
+}
+
 impl<O: Outbox, P: Push> NotifyService<O, P> {
     /// `locale` is the language of what people read.
     pub fn new(outbox: O, push: P, clock: Arc<dyn Clock>, locale: Locale) -> Self {
@@ -75,64 +99,87 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
         deadline: Option<DateTime<Utc>>,
         observer: Observer<'_>,
     ) -> Result<NotifyReport, StoreError> {
-        let report = Mutex::new(NotifyReport::default());
-        loop {
-            let now = self.clock.now();
-            if deadline.is_some_and(|at| at - now < CLAIM) {
-                break;
-            }
-            let claimed = self.outbox.claim(now, now + CLAIM, AT_ONCE).await?;
-            if claimed.is_empty() {
-                break;
-            }
-            let delivered: Vec<_> = stream::iter(claimed)
-                .map(|notification| self.deliver(notification, &report, observer))
-                .buffer_unordered(AT_ONCE)
-                .collect()
-                .await;
-            delivered.into_iter().collect::<Result<(), _>>()?;
+        let run = Mutex::new(Run::default());
+        let claims = stream::unfold((), |()| async { Some((self.claim(deadline, &run).await?, ())) });
+        claims
+            .flat_map(stream::iter)
+            .for_each_concurrent(AT_ONCE, |(notification, until)| {
+                self.deliver(notification, until, &run, observer)
+            })
+            .await;
+        let Run { report, failed } = run.into_inner().unwrap_or_else(PoisonError::into_inner);
+        failed.map_or(Ok(report), Err)
+    }
+
+    /// The next ones and until when they are ours; `None` if there are none, or the run is to end.
+    async fn claim(
+        &self,
+        deadline: Option<DateTime<Utc>>,
+        run: &Mutex<Run>,
+    ) -> Option<Vec<(Notification, DateTime<Utc>)>> {
+        let now = self.clock.now();
+        if lock(run).failed.is_some() || deadline.is_some_and(|at| at - now < CLAIM) {
+            return None;
         }
-        Ok(report.into_inner().unwrap_or_else(PoisonError::into_inner))
+        let until = now + CLAIM;
+        match self.outbox.claim(now, until, AT_ONCE).await {
+            Ok(claimed) if claimed.notifications.is_empty() && claimed.obsolete == 0 => None,
+            Ok(claimed) => {
+                lock(run).report.obsolete += claimed.obsolete;
+                Some(claimed.notifications.into_iter().map(|notification| (notification, until)).collect())
+            }
+            Err(error) => {
+                lock(run).failed = Some(error);
+                None
+            }
+        }
     }
 
     async fn deliver(
         &self,
         notification: Notification,
-        report: &Mutex<NotifyReport>,
+        until: DateTime<Utc>,
+        run: &Mutex<Run>,
         observer: Observer<'_>,
-    ) -> Result<(), StoreError> {
-        if notification.is_stale(self.clock.now()) {
-            return self
-                .settle(&notification, &PushAnswer::Rejected("a day old".to_owned()), report, observer)
-                .await;
+    ) {
+        let now = self.clock.now();
+        if until - now < LONGEST_PUSH {
+            // It waited too long for its turn: somebody else may be about to take it.
+            return;
         }
+        let answer = if notification.is_stale(now) {
+            PushAnswer::Rejected("older than a day".to_owned())
+        } else {
+            self.push(&notification, now).await
+        };
+        let now = self.clock.now();
+        let next = notification.after_attempt(&answer, now);
+        match self.outbox.settle(&notification, next, answer.reason(), now, now + LONGEST_WRITE).await {
+            Ok(()) => {
+                lock(run).report.count(next, &answer);
+                observer(&notification, &answer, next);
+            }
+            Err(error) => lock(run).failed = Some(error),
+        }
+    }
+
+    /// A subscription is user input: one that makes the program panic must not keep the others from being told.
+    async fn push(&self, notification: &Notification, now: DateTime<Utc>) -> PushAnswer {
         let message = PushMessage {
             payload: notification.payload(self.locale),
             topic: notification.topic(),
-            time_to_live: notification.time_to_live(self.clock.now()),
+            time_to_live: notification.time_to_live(now),
         };
-        let answer = self.push.send(&notification.subscription, &message).await;
-        self.settle(&notification, &answer, report, observer).await
+        AssertUnwindSafe(self.push.send(&notification.subscription, &message))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| PushAnswer::Busy {
+                retry_after: None,
+                reason: "the program panicked over this subscription".to_owned(),
+            })
     }
+}
 
-    async fn settle(
-        &self,
-        notification: &Notification,
-        answer: &PushAnswer,
-        report: &Mutex<NotifyReport>,
-        observer: Observer<'_>,
-    ) -> Result<(), StoreError> {
-        let now = self.clock.now();
-        let next = notification.after_attempt(answer, now);
-        let reason = match answer {
-            PushAnswer::Accepted | PushAnswer::Gone => None,
-            PushAnswer::Busy { reason, .. }
-            | PushAnswer::Unauthorized(reason)
-            | PushAnswer::Rejected(reason) => Some(reason.as_str()),
-        };
-        self.outbox.settle(notification, next, reason, now).await?;
-        report.lock().unwrap_or_else(PoisonError::into_inner).count(next, answer);
-        observer(notification, answer, next);
-        Ok(())
-    }
+fn lock(run: &Mutex<Run>) -> MutexGuard<'_, Run> {
+    run.lock().unwrap_or_else(PoisonError::into_inner)
 }

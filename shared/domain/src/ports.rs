@@ -268,22 +268,35 @@ pub struct StreamerDeactivated {
 
 /// Where notifications wait until they are delivered.
 pub trait Outbox: Send + Sync {
-    /// Takes up to `limit` notifications that are to be tried now, so that nobody else takes them before `until`.
+    /// Takes up to `limit` notifications that are to be tried now, those that have waited longest first, so that
+    /// nobody else takes them before `until`. Of these, the ones that nobody is to be told any more are settled and
+    /// not handed out: the person does not want it, the device is gone, or the streamer is active again.
     fn claim(
         &self,
         now: DateTime<Utc>,
         until: DateTime<Utc>,
         limit: usize,
-    ) -> impl Future<Output = Result<Vec<Notification>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Claimed, StoreError>> + Send;
 
-    /// Writes what became of an attempt, unless a later attempt has begun.
+    /// Writes what became of an attempt, unless a later attempt has begun. While the database is away it tries again
+    /// until `give_up_at`.
     fn settle(
         &self,
         notification: &Notification,
         next: Next,
         reason: Option<&str>,
         now: DateTime<Utc>,
+        give_up_at: DateTime<Utc>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// What [`Outbox::claim`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claimed {
+    /// To be delivered now.
+    pub notifications: Vec<Notification>,
+    /// How many were settled because nobody is to be told any more.
+    pub obsolete: u64,
 }
 
 /// The push services of the browsers' vendors (RFC 8030).

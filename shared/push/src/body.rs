@@ -8,9 +8,7 @@ use domain::notification::Subscription;
 use web_push::{ContentEncoding, SubscriptionInfo, WebPushError, WebPushMessageBuilder};
 
 use crate::any_base64;
-
-/// An uncompressed point of P-256.
-const PUBLIC_KEY_LENGTH: usize = 65;
+use crate::vapid::point;
 
 /// What the browser shares with us.
 const SECRET_LENGTH: usize = 16;
@@ -27,6 +25,8 @@ pub(crate) enum BodyError {
     PublicKey,
     #[error("the subscription's auth is no secret: not 16 bytes of base64url")]
     Secret,
+    #[error("the message is empty")]
+    Empty,
     #[error("the message is longer than the 3052 bytes that can be encrypted")]
     TooLong,
     #[error("the message can't be encrypted")]
@@ -35,19 +35,20 @@ pub(crate) enum BodyError {
 
 /// Encrypts `message` so that only this browser can read it: one record of `aes128gcm`.
 pub(crate) fn encrypt(subscription: &Subscription, message: &[u8]) -> Result<Vec<u8>, BodyError> {
-    let key = any_base64(&subscription.p256dh)
-        .filter(|key| key.len() == PUBLIC_KEY_LENGTH && key[0] == 4)
-        .ok_or(BodyError::PublicKey)?;
+    // The crate has one error for whatever it can't encrypt, so that nothing that can be wrong is left to it.
+    let key =
+        any_base64(&subscription.p256dh).filter(|key| point(key).is_some()).ok_or(BodyError::PublicKey)?;
     let secret = any_base64(&subscription.auth)
         .filter(|secret| secret.len() == SECRET_LENGTH)
         .ok_or(BodyError::Secret)?;
+    if message.is_empty() {
+        return Err(BodyError::Empty);
+    }
     let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
     let browser = SubscriptionInfo::new(NO_ENDPOINT.to_owned(), encode(&key), encode(&secret));
     let mut builder = WebPushMessageBuilder::new(&browser);
     builder.set_payload(ContentEncoding::Aes128Gcm, message);
     let built = builder.build().map_err(|error| match error {
-        // Both have the right length: what is left is a point beside the curve.
-        WebPushError::InvalidCryptoKeys => BodyError::PublicKey,
         WebPushError::PayloadTooLarge => BodyError::TooLong,
         _ => BodyError::Other,
     })?;

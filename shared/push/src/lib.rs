@@ -253,6 +253,7 @@ mod tests {
             (off_curve, message(10, "topic"), "p256dh"),
             (long_secret, message(10, "topic"), "auth"),
             (no_base64, message(10, "topic"), "auth"),
+            (subscription(far), message(0, "topic"), "empty"),
             (subscription(far), message(3053, "topic"), "3052 bytes"),
             (subscription(far), message(10, ""), "topic"),
             (subscription(far), message(10, &"t".repeat(33)), "topic"),

@@ -135,7 +135,7 @@ fn curve() -> Result<EcGroup, ErrorStack> {
 }
 
 /// An uncompressed point, if these bytes are one and it lies on the curve.
-fn point(bytes: &[u8]) -> Option<EcPoint> {
+pub(crate) fn point(bytes: &[u8]) -> Option<EcPoint> {
     if bytes.len() != 65 || bytes[0] != 4 {
         return None;
     }

@@ -145,6 +145,21 @@ impl NotifyConfig {
         let config = database.zip(vapid).map(|(database, vapid)| Self { database, vapid, locale });
         reader.finish(config)
     }
+
+    /// Reads what the command needs to deliver notifications by itself. `None` where it is not to: no key is
+    /// configured, or `EVENT_BUS_NAME` has a function deliver them.
+    ///
+    /// # Errors
+    ///
+    /// As [`NotifyConfig::read`].
+    pub fn read_for_command(source: &Source) -> Result<Option<Self>, ConfigError> {
+        let keys = ["VAPID_PUBLIC_KEY", "VAPID_PRIVATE_KEY", "VAPID_KEYS_FILE"];
+        let elsewhere = source.get("EVENT_BUS_NAME").is_some();
+        if elsewhere || keys.iter().all(|name| source.get(name).is_none()) {
+            return Ok(None);
+        }
+        Self::read(source).map(Some)
+    }
 }
 
 #[cfg(test)]
@@ -181,6 +196,19 @@ mod tests {
             assert_eq!(faults.iter().filter(|fault| fault.starts_with(name)).count(), 1, "{faults:?}");
         }
         assert_eq!(faults.len(), 4, "{faults:?}");
+    }
+
+    #[test]
+    fn the_command_delivers_where_it_has_keys_and_no_function_does() {
+        let read = |changes: &[(&str, &str)]| {
+            let source = NOTIFYING.iter().chain(changes).copied().collect();
+            NotifyConfig::read_for_command(&source).map(|config| config.is_some())
+        };
+        let no_keys = [("VAPID_PUBLIC_KEY", ""), ("VAPID_PRIVATE_KEY", "")];
+        assert_eq!(read(&[]), Ok(true));
+        assert_eq!(read(&[("EVENT_BUS_NAME", "events")]), Ok(false));
+        assert_eq!(read(&no_keys), Ok(false));
+        assert_eq!(read(&no_keys[1..]).unwrap_err().0.len(), 1, "half a pair is a fault");
     }
 
     #[test]

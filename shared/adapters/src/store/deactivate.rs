@@ -1,15 +1,19 @@
-//! Deactivations, one at a time under their budget.
+//! Deactivations, one at a time under their budget, with the notifications that follow from them.
 
+use chrono::{DateTime, Utc};
+use domain::StreamerId;
+use domain::notification::{CampaignId, Recipient, Told};
 use domain::policy::{BUDGET_PERIOD, deactivation_budget};
 use domain::ports::{Attempt, Change, Deactivation};
-use sqlx::Error;
+use sqlx::{Error, PgConnection};
 
 use super::PgStore;
 
 impl PgStore {
     /// The table's lock makes runs that deactivate at once count one after the other. Deactivations are rare.
     ///
-    /// Repeated after its answer was lost, it finds the streamer inactive and says that it was superseded.
+    /// Repeated after its answer was lost, it knows its own deactivation by the history, changes nothing more and
+    /// answers the same.
     pub(super) async fn deactivate_within_budget(&self, attempt: &Attempt) -> Result<Deactivation, Error> {
         let Change::Deactivated { reason, expires_at } = &attempt.change else {
             return Ok(Deactivation::Superseded);
@@ -19,6 +23,20 @@ impl PgStore {
         sqlx::query!("LOCK TABLE token_refresh.deactivations IN SHARE ROW EXCLUSIVE MODE")
             .execute(&mut *transaction)
             .await?;
+        // Before the budget is counted: it counts the first try.
+        let repeated = sqlx::query_scalar!(
+            r#"
+            SELECT EXISTS (SELECT FROM token_refresh.refreshes
+                           WHERE streamer_id = $1 AND fence = $2 AND outcome = 'deactivated') AS "repeated!"
+            "#,
+            attempt.lease.id.0,
+            attempt.lease.fence
+        )
+        .fetch_one(&mut *transaction)
+        .await?;
+        if repeated {
+            return Ok(Deactivation::Done(tell(&mut transaction, attempt.lease.id, now, false).await?));
+        }
         let counts = sqlx::query!(
             r#"
             SELECT (SELECT count(*) FROM token_refresh.deactivations WHERE deactivated_at > $1) AS "recent!",
@@ -82,7 +100,81 @@ impl PgStore {
         )
         .fetch_one(&mut *transaction)
         .await?;
+        if !written {
+            transaction.commit().await?;
+            return Ok(Deactivation::Superseded);
+        }
+        let told = tell(&mut transaction, attempt.lease.id, now, true).await?;
         transaction.commit().await?;
-        Ok(if written { Deactivation::Done(Vec::new()) } else { Deactivation::Superseded })
+        Ok(Deactivation::Done(told))
+    }
+}
+
+/// Whom a deactivation concerns: the streamer, and the owner of each campaign in which the streamer is active, but
+/// for the streamer's own campaigns: what has to be done is said once. If `queue`, it also puts a notification for
+/// each device of those who want one into the outbox, in place of any that still wait there.
+async fn tell(
+    connection: &mut PgConnection,
+    streamer: StreamerId,
+    now: DateTime<Utc>,
+    queue: bool,
+) -> Result<Vec<Told>, Error> {
+    let rows = sqlx::query!(
+        r#"
+        WITH person AS (
+            SELECT u.id AS user_id, u.display_name AS user_name, NULL::uuid AS campaign_id, NULL::text AS campaign_name
+            FROM streamers s JOIN users u ON u.id = s.user_id WHERE s.id = $1
+            UNION ALL
+            SELECT u.id, u.display_name, c.id, c.name
+            FROM streamers s
+            JOIN campaign_memberships m ON m.streamer_id = s.id AND m.status = 'ACTIVE'
+            JOIN campaigns c ON c.id = m.campaign_id AND c.owner_id IS DISTINCT FROM s.user_id
+            JOIN users u ON u.id = c.owner_id
+            WHERE s.id = $1
+        ),
+        device AS (
+            SELECT person.*, p.id AS subscription_id
+            FROM person JOIN push_subscriptions p ON p.user_id = person.user_id
+            WHERE token_refresh.wants_notice(person.user_id)
+        ),
+        replaced AS (
+            UPDATE token_refresh.outbox SET state = 'obsolete', settled_at = $2, last_error = 'deactivated anew'
+            WHERE $3 AND streamer_id = $1 AND state = 'pending'
+        ),
+        queued AS (
+            INSERT INTO token_refresh.outbox (subscription_id, user_id, user_name, streamer_id, streamer_name,
+                campaign_id, campaign_name, created_at, next_attempt_at)
+            SELECT d.subscription_id, d.user_id, d.user_name, s.id, s.twitch_display_name,
+                   d.campaign_id, d.campaign_name, $2, $2
+            FROM device d JOIN streamers s ON s.id = $1
+            WHERE $3
+        )
+        SELECT person.user_name AS "name!", person.campaign_id, person.campaign_name,
+               (SELECT count(*) FROM device d WHERE d.user_id = person.user_id
+                    AND d.campaign_id IS NOT DISTINCT FROM person.campaign_id) AS "devices!"
+        FROM person
+        ORDER BY person.campaign_id IS NOT NULL, person.campaign_name, person.campaign_id
+        "#,
+        streamer.0,
+        now,
+        queue
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Told {
+            name: row.name,
+            recipient: recipient(row.campaign_id.map(CampaignId), row.campaign_name),
+            devices: row.devices.try_into().unwrap_or(u32::MAX),
+        })
+        .collect())
+}
+
+/// As the outbox has it: no campaign means that it is for the streamer.
+pub(super) fn recipient(campaign: Option<CampaignId>, name: Option<String>) -> Recipient {
+    match campaign {
+        Some(campaign) => Recipient::GameMaster { campaign, name: name.unwrap_or_default() },
+        None => Recipient::Streamer,
     }
 }

@@ -1,4 +1,4 @@
-//! The history of refreshes: read by the command, kept for 30 days.
+//! The history of refreshes: read by the command, kept for 30 days like all that is ours and happened.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::StreamerId;
@@ -66,6 +66,10 @@ impl Database {
             .await
             .map_err(&doing)?;
         sqlx::query!("DELETE FROM token_refresh.sessions WHERE ends_at < $1", now - HISTORY_KEPT)
+            .execute(&self.pool)
+            .await
+            .map_err(&doing)?;
+        sqlx::query!("DELETE FROM token_refresh.outbox WHERE created_at < $1", now - KEPT)
             .execute(&self.pool)
             .await
             .map_err(&doing)?;

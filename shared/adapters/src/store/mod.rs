@@ -1,4 +1,4 @@
-//! The PostgreSQL adapter: pages of authorized streamers, leases, results, history, sessions.
+//! The PostgreSQL adapter: pages of authorized streamers, leases, results, history, sessions, the outbox.
 //!
 //! Every query that a cycle runs is one statement and commits by itself: no transaction is ever open while Twitch
 //! is asked, and none spans two round trips (but for a deactivation). Time always comes in as a parameter.
@@ -7,7 +7,9 @@ mod claim;
 mod coverage;
 mod deactivate;
 mod history;
+mod outbox;
 mod pages;
+mod reactivate;
 mod record;
 mod schema;
 mod sessions;
@@ -27,7 +29,9 @@ use uuid::Uuid;
 
 pub use self::coverage::{BrokenSession, Coverage, Gap};
 pub use self::history::{HISTORY_KEPT, HistoryEntry};
+pub use self::outbox::{OutboxCounts, OutboxEntry, PgOutbox};
 pub use self::pages::Lookup;
+pub use self::reactivate::Deactivated;
 pub use self::schema::migrate;
 use crate::cipher::TokenCipher;
 
@@ -149,26 +153,35 @@ impl Store for PgStore {
 }
 
 impl PgStore {
-    /// Runs a statement again while the database is away, until `give_up_at`. The statement must be one that can be
-    /// repeated after its first answer was lost.
+    /// See [`persistently`].
     async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
         &self,
         give_up_at: DateTime<Utc>,
         statement: impl Fn() -> F,
     ) -> Result<T, sqlx::Error> {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let done = timeout(STATEMENT_TIMEOUT, statement()).await.unwrap_or_else(|_| {
-                Err(sqlx::Error::Io(std::io::Error::new(ErrorKind::TimedOut, "the statement took too long")))
-            });
-            match done {
-                Err(error) if may_pass(&error) && self.clock.now() + pause < give_up_at => {
-                    tracing::warn!(%error, "a result could not be written, trying again");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-                done => return done,
+        persistently(self.clock.as_ref(), give_up_at, statement).await
+    }
+}
+
+/// Runs a statement again while the database is away, until `give_up_at`. The statement must be one that can be
+/// repeated after its first answer was lost.
+async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
+    clock: &dyn Clock,
+    give_up_at: DateTime<Utc>,
+    statement: impl Fn() -> F,
+) -> Result<T, sqlx::Error> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let done = timeout(STATEMENT_TIMEOUT, statement()).await.unwrap_or_else(|_| {
+            Err(sqlx::Error::Io(std::io::Error::new(ErrorKind::TimedOut, "the statement took too long")))
+        });
+        match done {
+            Err(error) if may_pass(&error) && clock.now() + pause < give_up_at => {
+                tracing::warn!(%error, "a result could not be written, trying again");
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
+            done => return done,
         }
     }
 }

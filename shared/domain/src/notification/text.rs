@@ -13,7 +13,11 @@ pub(super) struct Text {
 const LONGEST_NAME: usize = 80;
 
 fn short(name: &str) -> String {
-    let mut kept: String = name.chars().filter(|c| !c.is_control()).take(LONGEST_NAME + 1).collect();
+    // Marks of direction could turn the rest of the sentence around.
+    let turns =
+        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut kept: String =
+        name.chars().filter(|c| !c.is_control() && !turns(*c)).take(LONGEST_NAME + 1).collect();
     if kept.chars().count() > LONGEST_NAME {
         kept.pop();
         kept.push('…');

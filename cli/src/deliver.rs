@@ -1,0 +1,143 @@
+//! What `tokens refresh` does where no function delivers notifications: it delivers the outbox by itself.
+
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use adapters::config::NotifyConfig;
+use adapters::store::{Database, PgOutbox};
+use anyhow::Result;
+use domain::Clock;
+use domain::notification::{Next, Notification, PushAnswer, Recipient};
+use domain::notify::{NotifyReport, NotifyService};
+use push::{Loopback, Vapid, WebPush};
+use serde::Serialize;
+
+use crate::output::plain;
+
+/// What became of the notifications that were due.
+#[derive(Debug, Default, Serialize)]
+pub struct Delivery {
+    /// The counts.
+    #[serde(flatten)]
+    pub report: NotifyReport,
+    /// A line for each.
+    #[serde(skip)]
+    lines: Vec<String>,
+}
+
+/// Who sends, made before anything is done, so that a wrong key is told at once.
+pub struct Courier {
+    push: WebPush,
+    config: NotifyConfig,
+    clock: Arc<dyn Clock>,
+}
+
+impl Courier {
+    pub fn new(config: NotifyConfig, clock: Arc<dyn Clock>) -> Result<Self> {
+        let NotifyConfig { vapid, .. } = &config;
+        let loopback = if vapid.loopback { Loopback::Allowed } else { Loopback::Refused };
+        let keys = Vapid::new(&vapid.public_key, vapid.private_key.expose(), &vapid.subject)?;
+        Ok(Self { push: WebPush::new(keys, loopback, clock.clone())?, config, clock })
+    }
+
+    /// Delivers what is due, this cycle's and what was left.
+    pub async fn deliver(self, database: Database) -> Result<Delivery> {
+        let outbox = PgOutbox::new(database, self.clock.clone());
+        let service = NotifyService::new(outbox, self.push, self.clock, self.config.locale);
+        let lines = Mutex::new(Vec::new());
+        let observe = |notification: &Notification, answer: &PushAnswer, next: Next| {
+            lines.lock().unwrap_or_else(PoisonError::into_inner).push(line(notification, answer, next));
+        };
+        let report = service.run(None, &observe).await?;
+        Ok(Delivery { report, lines: lines.into_inner().unwrap_or_else(PoisonError::into_inner) })
+    }
+}
+
+fn line(notification: &Notification, answer: &PushAnswer, next: Next) -> String {
+    let to = match &notification.recipient {
+        Recipient::Streamer => "the streamer".to_owned(),
+        Recipient::GameMaster { name, .. } => format!("the game master of {}", plain(name)),
+    };
+    let about = plain(&notification.streamer_name);
+    let reason = answer.reason().unwrap_or_default();
+    let (mark, what) = match next {
+        Next::Delivered => ("✓", "delivered".to_owned()),
+        Next::Gone => ("-", format!("{reason}; it is deleted")),
+        Next::RetryAt(at) => ("✗", format!("{reason} (retry at {})", at.format("%H:%M:%S"))),
+        Next::GivenUp => ("✗", format!("{reason} (given up)")),
+    };
+    format!("  {mark} to {to}, about {about}: {what}")
+}
+
+/// For people; nothing if nothing was due.
+pub fn text(delivery: &Delivery) -> Option<String> {
+    let NotifyReport { delivered, gone, postponed, given_up, obsolete, .. } = &delivery.report;
+    if delivery.report.total() == 0 {
+        return None;
+    }
+    let mut text = format!(
+        "Notifications: {delivered} delivered, {postponed} postponed, {gone} gone, {given_up} given up, {obsolete} \
+         obsolete"
+    );
+    for line in &delivery.lines {
+        let _ = write!(text, "\n{line}");
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{TimeZone, Utc};
+    use domain::StreamerId;
+    use domain::notification::{CampaignId, Subscription};
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn each_notification_has_its_line() {
+        let now = Utc.with_ymd_and_hms(2026, 11, 23, 20, 0, 0).unwrap();
+        let notification = |recipient| Notification {
+            id: Uuid::nil(),
+            attempt: 1,
+            created_at: now,
+            subscription: Subscription {
+                id: Uuid::nil(),
+                endpoint: "https://push.example.com/secret".to_owned(),
+                p256dh: String::new(),
+                auth: String::new(),
+            },
+            streamer: StreamerId(Uuid::nil()),
+            streamer_name: "Aria\u{1b}[2J".to_owned(),
+            recipient,
+        };
+        let master =
+            || Recipient::GameMaster { campaign: CampaignId(Uuid::nil()), name: "Les Brumes".to_owned() };
+        let busy = PushAnswer::Busy { retry_after: None, reason: "push.example.com answered 503".to_owned() };
+        let rejected = PushAnswer::Rejected("push.example.com answered 413".to_owned());
+        let delivery = Delivery {
+            report: NotifyReport {
+                delivered: 1,
+                gone: 1,
+                postponed: 1,
+                given_up: 1,
+                obsolete: 2,
+                unauthorized: 0,
+            },
+            lines: vec![
+                line(&notification(Recipient::Streamer), &PushAnswer::Accepted, Next::Delivered),
+                line(&notification(master()), &PushAnswer::Gone, Next::Gone),
+                line(&notification(master()), &busy, Next::RetryAt(now)),
+                line(&notification(master()), &rejected, Next::GivenUp),
+            ],
+        };
+        insta::assert_snapshot!(text(&delivery).unwrap(), @r"
+        Notifications: 1 delivered, 1 postponed, 1 gone, 1 given up, 2 obsolete
+          ✓ to the streamer, about Aria[2J: delivered
+          - to the game master of Les Brumes, about Aria[2J: the push service does not know the subscription any more; it is deleted
+          ✗ to the game master of Les Brumes, about Aria[2J: push.example.com answered 503 (retry at 20:00:00)
+          ✗ to the game master of Les Brumes, about Aria[2J: push.example.com answered 413 (given up)
+        ");
+        assert_eq!(text(&Delivery::default()), None);
+    }
+}

@@ -1,0 +1,35 @@
+//! The Lambda function that delivers the outbox: woken by the domain event of a deactivation, and by a timer for what
+//! was left.
+//!
+//! It is the only function that calls addresses which users gave us. It needs no Twitch secret and no token key, and
+//! its database role can read no token.
+
+mod handler;
+
+use std::sync::Arc;
+
+use adapters::config::{LogConfig, NotifyConfig, Source};
+use adapters::store::{Database, PgOutbox};
+use adapters::{SystemClock, telemetry};
+use domain::Clock;
+use domain::notify::NotifyService;
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use push::{Loopback, Vapid, WebPush};
+use serde_json::Value;
+
+use crate::handler::Handler;
+
+// A function has a share of one core: a second thread would only wait for the first.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let source = Source::environment();
+    telemetry::start(LogConfig::read(&source)?);
+    let NotifyConfig { database, vapid, locale } = NotifyConfig::read(&source)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let loopback = if vapid.loopback { Loopback::Allowed } else { Loopback::Refused };
+    let vapid = Vapid::new(&vapid.public_key, vapid.private_key.expose(), &vapid.subject)?;
+    let push = WebPush::new(vapid, loopback, clock.clone())?;
+    let outbox = PgOutbox::new(Database::open(database).await?, clock.clone());
+    let handler = Handler { service: NotifyService::new(outbox, push, clock.clone(), locale), clock };
+    lambda_runtime::run(service_fn(async |event: LambdaEvent<Value>| handler.handle(event).await)).await
+}

@@ -1,0 +1,254 @@
+//! The outbox: notifications on their way, and what became of them.
+//!
+//! What is here runs under the role of the function notify, which can read no token: no query may name a table or a
+//! column that `token_refresh.grant_notify` doesn't. What only the command asks is in the second half.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use domain::notification::{CampaignId, Next, Notification, Subscription};
+use domain::ports::{Claimed, Outbox, StoreError};
+use domain::{Clock, StreamerId};
+use serde::Serialize;
+use sqlx::Error;
+use uuid::Uuid;
+
+use super::deactivate::recipient;
+use super::{Database, failed, persistently};
+
+/// The outbox in PostgreSQL. Needs no key.
+#[derive(Clone)]
+pub struct PgOutbox {
+    database: Database,
+    clock: Arc<dyn Clock>,
+}
+
+impl PgOutbox {
+    /// The clock says for how long a failing write may be repeated.
+    #[must_use]
+    pub fn new(database: Database, clock: Arc<dyn Clock>) -> Self {
+        Self { database, clock }
+    }
+}
+
+impl Outbox for PgOutbox {
+    async fn claim(
+        &self,
+        now: DateTime<Utc>,
+        until: DateTime<Utc>,
+        limit: usize,
+    ) -> Result<Claimed, StoreError> {
+        self.take(now, until, limit).await.map_err(failed("claiming notifications"))
+    }
+
+    async fn settle(
+        &self,
+        notification: &Notification,
+        next: Next,
+        reason: Option<&str>,
+        now: DateTime<Utc>,
+        give_up_at: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        persistently(self.clock.as_ref(), give_up_at, || self.write(notification, next, reason, now))
+            .await
+            .map_err(failed("writing what became of a notification"))
+    }
+}
+
+impl PgOutbox {
+    /// One statement: what is taken is locked, so that two that claim at once take different ones, and what is read
+    /// of it is what the lock found. A device that is signed in as somebody else meanwhile is not theirs any more.
+    async fn take(&self, now: DateTime<Utc>, until: DateTime<Utc>, limit: usize) -> Result<Claimed, Error> {
+        let rows = sqlx::query!(
+            r#"
+            WITH due AS (
+                SELECT id, subscription_id, user_id, streamer_id FROM token_refresh.outbox
+                WHERE state = 'pending' AND next_attempt_at <= $1
+                ORDER BY next_attempt_at, id LIMIT $3 FOR UPDATE SKIP LOCKED
+            ),
+            checked AS (
+                SELECT due.id, p.endpoint, p.p256dh, p.auth,
+                       CASE WHEN p.id IS NULL THEN 'the device is signed out'
+                            WHEN s.id IS NULL THEN 'there is no such streamer any more'
+                            WHEN s.is_active THEN 'the streamer is active again'
+                            WHEN NOT token_refresh.wants_notice(due.user_id) THEN 'notifications are turned off'
+                       END AS obsolete
+                FROM due
+                LEFT JOIN push_subscriptions p ON p.id = due.subscription_id AND p.user_id = due.user_id
+                LEFT JOIN streamers s ON s.id = due.streamer_id
+            )
+            UPDATE token_refresh.outbox o SET
+                state = CASE WHEN c.obsolete IS NULL THEN 'pending' ELSE 'obsolete' END,
+                settled_at = CASE WHEN c.obsolete IS NOT NULL THEN $1 END,
+                last_error = coalesce(c.obsolete, o.last_error),
+                attempt = CASE WHEN c.obsolete IS NULL THEN o.attempt + 1 ELSE o.attempt END,
+                next_attempt_at = CASE WHEN c.obsolete IS NULL THEN $2 ELSE o.next_attempt_at END
+            FROM checked c WHERE o.id = c.id
+            RETURNING o.id, o.attempt, o.created_at, o.subscription_id, c.endpoint AS "endpoint?",
+                      c.p256dh AS "p256dh?", c.auth AS "auth?", o.streamer_id, o.streamer_name, o.campaign_id,
+                      o.campaign_name, o.state
+            "#,
+            now,
+            until,
+            i64::try_from(limit).unwrap_or(i64::MAX)
+        )
+        .fetch_all(&self.database.pool)
+        .await?;
+        let mut claimed = Claimed::default();
+        for row in rows {
+            if row.state == "obsolete" {
+                claimed.obsolete += 1;
+                continue;
+            }
+            claimed.notifications.push(Notification {
+                id: row.id,
+                attempt: row.attempt.try_into().unwrap_or(0),
+                created_at: row.created_at,
+                // A missing key can't be encrypted for, which whoever sends will say.
+                subscription: Subscription {
+                    id: row.subscription_id,
+                    endpoint: row.endpoint.unwrap_or_default(),
+                    p256dh: row.p256dh.unwrap_or_default(),
+                    auth: row.auth.unwrap_or_default(),
+                },
+                streamer: StreamerId(row.streamer_id),
+                streamer_name: row.streamer_name,
+                recipient: recipient(row.campaign_id.map(CampaignId), row.campaign_name),
+            });
+        }
+        Ok(claimed)
+    }
+
+    /// One statement, which changes nothing when it is repeated: by then the notification is settled, or waits for
+    /// its next attempt as it should. A subscription that was renewed meanwhile is not deleted for what it was.
+    async fn write(
+        &self,
+        notification: &Notification,
+        next: Next,
+        reason: Option<&str>,
+        now: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        let (state, retry_at) = match next {
+            Next::Delivered => ("delivered", None),
+            Next::Gone => ("gone", None),
+            Next::GivenUp => ("given_up", None),
+            Next::RetryAt(at) => ("pending", Some(at)),
+        };
+        sqlx::query!(
+            r#"
+            WITH settled AS (
+                UPDATE token_refresh.outbox SET
+                    state = $3,
+                    next_attempt_at = coalesce($4, next_attempt_at),
+                    settled_at = CASE WHEN $3 <> 'pending' THEN $5::timestamptz END,
+                    last_error = $6
+                WHERE id = $1 AND attempt = $2 AND state = 'pending'
+                RETURNING subscription_id
+            ),
+            used AS (
+                UPDATE push_subscriptions p SET last_used_at = $5, updated_at = $5
+                FROM settled WHERE p.id = settled.subscription_id AND $3 = 'delivered'
+            )
+            DELETE FROM push_subscriptions p USING settled
+            WHERE p.id = settled.subscription_id AND p.endpoint = $7 AND $3 = 'gone'
+            "#,
+            notification.id,
+            i32::try_from(notification.attempt).unwrap_or(i32::MAX),
+            state,
+            retry_at,
+            now,
+            reason,
+            notification.subscription.endpoint
+        )
+        .execute(&self.database.pool)
+        .await?;
+        Ok(())
+    }
+}
+
+/// How many notifications of the last 30 days are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct OutboxCounts {
+    /// Wait for an attempt.
+    pub pending: i64,
+    /// Accepted by a push service.
+    pub delivered: i64,
+    /// The device's subscription was no more.
+    pub gone: i64,
+    /// Could not be delivered within a day, or never will be.
+    pub given_up: i64,
+    /// Nobody was to be told any more.
+    pub obsolete: i64,
+}
+
+/// One notification, as the command shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OutboxEntry {
+    /// When the streamer was deactivated.
+    pub created_at: DateTime<Utc>,
+    /// Whom it is for.
+    pub user_name: String,
+    /// About whom.
+    pub streamer_id: Uuid,
+    /// The streamer's name.
+    pub streamer_name: String,
+    /// The campaign whose owner it is for; none: it is for the streamer.
+    pub campaign_name: Option<String>,
+    /// The device; the application knows more of it.
+    pub subscription_id: Uuid,
+    /// `pending`, `delivered`, `gone`, `given_up` or `obsolete`.
+    pub state: String,
+    /// How often it was tried.
+    pub attempts: i32,
+    /// When it is tried next, while it is pending.
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    /// When it reached its state, unless it is pending.
+    pub settled_at: Option<DateTime<Utc>>,
+    /// Why the last attempt failed, or why it became obsolete.
+    pub last_error: Option<String>,
+}
+
+impl Database {
+    /// The counts of all notifications that are kept.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn notification_counts(&self) -> Result<OutboxCounts, StoreError> {
+        sqlx::query_as!(
+            OutboxCounts,
+            r#"
+            SELECT count(*) FILTER (WHERE state = 'pending') AS "pending!",
+                   count(*) FILTER (WHERE state = 'delivered') AS "delivered!",
+                   count(*) FILTER (WHERE state = 'gone') AS "gone!",
+                   count(*) FILTER (WHERE state = 'given_up') AS "given_up!",
+                   count(*) FILTER (WHERE state = 'obsolete') AS "obsolete!"
+            FROM token_refresh.outbox
+            "#
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(failed("counting notifications"))
+    }
+
+    /// The last `limit` notifications, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn notifications(&self, limit: i64) -> Result<Vec<OutboxEntry>, StoreError> {
+        sqlx::query_as!(
+            OutboxEntry,
+            r#"
+            SELECT created_at, user_name, streamer_id, streamer_name, campaign_name, subscription_id, state,
+                   attempt AS attempts, CASE WHEN state = 'pending' THEN next_attempt_at END AS next_attempt_at,
+                   settled_at, last_error
+            FROM token_refresh.outbox ORDER BY created_at DESC, id LIMIT $1
+            "#,
+            limit
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(failed("reading notifications"))
+    }
+}

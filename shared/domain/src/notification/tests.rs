@@ -1,0 +1,168 @@
+//! What is said, and what follows from each answer.
+
+use chrono::TimeZone;
+use proptest::prelude::*;
+
+use super::*;
+
+fn now() -> DateTime<Utc> {
+    Utc.with_ymd_and_hms(2026, 11, 23, 20, 0, 0).unwrap()
+}
+
+fn id(n: u128) -> Uuid {
+    Uuid::from_u128(0x5b0b_c1a5_6d2a_4f0e_9d0a_0000_0000_0000 + n)
+}
+
+fn to(recipient: Recipient) -> Notification {
+    Notification {
+        id: id(1),
+        attempt: 1,
+        created_at: now(),
+        subscription: Subscription {
+            id: id(2),
+            endpoint: "https://push.example.com/secret-path".to_owned(),
+            p256dh: "key".to_owned(),
+            auth: "secret-auth".to_owned(),
+        },
+        streamer: StreamerId(id(3)),
+        streamer_name: "Aria".to_owned(),
+        recipient,
+    }
+}
+
+fn to_streamer() -> Notification {
+    to(Recipient::Streamer)
+}
+
+fn to_master() -> Notification {
+    to(Recipient::GameMaster { campaign: CampaignId(id(4)), name: "Les Brumes de Valombre".to_owned() })
+}
+
+fn pretty(notification: &Notification, locale: Locale) -> String {
+    let payload: Value = serde_json::from_slice(&notification.payload(locale)).unwrap();
+    serde_json::to_string_pretty(&payload).unwrap()
+}
+
+#[test]
+fn the_streamer_reads_what_to_do() {
+    insta::assert_snapshot!("streamer_fr", pretty(&to_streamer(), Locale::Fr));
+    insta::assert_snapshot!("streamer_en", pretty(&to_streamer(), Locale::En));
+}
+
+#[test]
+fn a_game_master_reads_which_campaign_it_is_about() {
+    insta::assert_snapshot!("game_master_fr", pretty(&to_master(), Locale::Fr));
+    insta::assert_snapshot!("game_master_en", pretty(&to_master(), Locale::En));
+}
+
+#[test]
+fn french_is_what_is_spoken_unless_somebody_says_otherwise() {
+    assert_eq!(Locale::default(), Locale::Fr);
+    assert_eq!(("fr".parse(), "en".parse()), (Ok(Locale::Fr), Ok(Locale::En)));
+    assert_eq!("de".parse::<Locale>(), Err(()));
+}
+
+#[test]
+fn a_name_can_neither_fill_the_screen_nor_turn_the_text_around() {
+    let mut notification = to_streamer();
+    notification.streamer_name = format!("A\u{202e}ria\n\u{7}{}", "x".repeat(500));
+    let payload: Value = serde_json::from_slice(&notification.payload(Locale::En)).unwrap();
+    let body = payload["body"].as_str().unwrap();
+    assert!(body.contains(&format!("the channel Aria{}…. Reconnect", "x".repeat(76))), "{body}");
+}
+
+#[test]
+fn a_repeated_notice_replaces_the_former_and_no_other() {
+    let again = Notification { id: id(9), created_at: now() + TimeDelta::hours(5), ..to_master() };
+    assert_eq!(again.topic(), to_master().topic());
+    let other_campaign = to(Recipient::GameMaster { campaign: CampaignId(id(5)), name: "Other".to_owned() });
+    let other_streamer = Notification { streamer: StreamerId(id(6)), ..to_master() };
+    let topics = [to_streamer(), to_master(), other_campaign, other_streamer].map(|one| one.topic());
+    for (n, topic) in topics.iter().enumerate() {
+        assert!(!topics[..n].contains(topic), "{topics:?}");
+    }
+}
+
+#[test]
+fn each_answer_has_its_consequence() {
+    let notification = to_streamer();
+    let after = |answer: &PushAnswer| notification.after_attempt(answer, now());
+    let minutes = |n| Next::RetryAt(now() + TimeDelta::minutes(n));
+    let busy = |retry_after| PushAnswer::Busy { retry_after, reason: String::new() };
+    assert_eq!(after(&PushAnswer::Accepted), Next::Delivered);
+    assert_eq!(after(&PushAnswer::Gone), Next::Gone);
+    assert_eq!(after(&PushAnswer::Rejected(String::new())), Next::GivenUp);
+    assert_eq!(after(&PushAnswer::Unauthorized(String::new())), minutes(1));
+    assert_eq!(after(&busy(None)), minutes(1));
+    assert_eq!(after(&busy(Some(TimeDelta::seconds(5)))), minutes(1), "no sooner than by ourselves");
+    assert_eq!(after(&busy(Some(TimeDelta::seconds(-5)))), minutes(1));
+    assert_eq!(
+        after(&busy(Some(TimeDelta::hours(3)))),
+        minutes(180),
+        "it may ask for more than we would wait"
+    );
+    assert_eq!(after(&busy(Some(TimeDelta::days(3)))), Next::GivenUp, "past the end there is nothing to say");
+    assert_eq!(after(&busy(Some(TimeDelta::MAX))), Next::GivenUp);
+}
+
+#[test]
+fn nothing_is_tried_after_a_day() {
+    let notification = Notification { attempt: 9, ..to_streamer() };
+    let busy = PushAnswer::Busy { retry_after: None, reason: String::new() };
+    let last = now() + TIME_TO_LIVE - LONGEST_PAUSE;
+    assert_eq!(notification.after_attempt(&busy, last), Next::GivenUp);
+    let before = last - TimeDelta::microseconds(1);
+    assert_eq!(notification.after_attempt(&busy, before), Next::RetryAt(before + LONGEST_PAUSE));
+    assert!(!notification.is_stale(now() + TIME_TO_LIVE - TimeDelta::microseconds(1)));
+    assert!(notification.is_stale(now() + TIME_TO_LIVE));
+}
+
+#[test]
+fn an_endpoint_is_never_shown() {
+    let shown = format!("{:?}", to_streamer());
+    assert!(!shown.contains("secret"), "{shown}");
+}
+
+proptest! {
+    /// RFC 8030, section 5.4.
+    #[test]
+    fn a_topic_has_its_form(streamer: u128, campaign: Option<u128>) {
+        let recipient = campaign.map_or(Recipient::Streamer, |campaign| Recipient::GameMaster {
+            campaign: CampaignId(Uuid::from_u128(campaign)),
+            name: String::new(),
+        });
+        let topic = Notification { streamer: StreamerId(Uuid::from_u128(streamer)), ..to(recipient) }.topic();
+        prop_assert!((1..=32).contains(&topic.len()));
+        prop_assert!(topic.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_'));
+    }
+
+    /// RFC 8291 leaves 3993 bytes; whatever people are called must fit.
+    #[test]
+    fn every_payload_fits(streamer in "\\PC{0,300}", campaign in "\\PC{0,300}", english: bool) {
+        let locale = if english { Locale::En } else { Locale::Fr };
+        let recipient = Recipient::GameMaster { campaign: CampaignId(id(4)), name: campaign };
+        let payload = Notification { streamer_name: streamer, ..to(recipient) }.payload(locale);
+        prop_assert!(payload.len() <= 3_993, "{}", payload.len());
+        prop_assert!(serde_json::from_slice::<Value>(&payload).is_ok());
+    }
+
+    /// Whatever a push service asks for: the next attempt is later than now and earlier than the end, and the wait
+    /// does not shrink from one attempt to the next.
+    #[test]
+    fn a_wait_is_never_shorter_than_the_one_before(attempt in 1_u32..100, late in 0_i64..86_400, asked: Option<u32>) {
+        let answer = PushAnswer::Busy {
+            retry_after: asked.map(|seconds| TimeDelta::seconds(seconds.into())),
+            reason: String::new(),
+        };
+        let now = now() + TimeDelta::seconds(late);
+        let next = |attempt| Notification { attempt, ..to_streamer() }.after_attempt(&answer, now);
+        match (next(attempt), next(attempt + 1)) {
+            (Next::RetryAt(first), Next::RetryAt(second)) => {
+                prop_assert!(first >= now + FIRST_PAUSE && first <= second);
+                prop_assert!(second < to_streamer().created_at + TIME_TO_LIVE);
+            }
+            (Next::RetryAt(_) | Next::GivenUp, Next::GivenUp) => {}
+            other => prop_assert!(false, "{other:?}"),
+        }
+    }
+}

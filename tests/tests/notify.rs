@@ -1,0 +1,172 @@
+//! The function notify and the command, as their own binaries, with a push service that decrypts.
+
+use std::fs::{File, read_to_string};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Result;
+use end_to_end::people::{campaign, only_row, refused_before, refused_streamer, subscribe, user};
+use end_to_end::{binary, changed, tokens, world};
+use local::lambda::Function;
+use local::push::{Fault, Settings, SimulatedPush};
+use local::world::World;
+use push::VapidKey;
+use serde_json::json;
+use uuid::Uuid;
+
+const TIME_LEFT: Duration = Duration::from_mins(2);
+
+/// A world, the push service of its people, and what delivers in it.
+struct Scene {
+    world: World,
+    push: SimulatedPush,
+    vapid: Vec<(String, String)>,
+    aria: Uuid,
+}
+
+impl Scene {
+    /// Aria, whose grant is dead, has a phone; so has Corvin, in whose campaign she plays.
+    async fn new() -> Result<Self> {
+        let world = world().await?;
+        let push = SimulatedPush::start(Settings::default()).await?;
+        let (streamer, aria) = refused_streamer(&world, "aria").await?;
+        refused_before(&world, streamer).await?;
+        subscribe(&world, aria, &push.subscribe("aria's phone")).await?;
+        let corvin = user(&world, "Corvin").await?;
+        campaign(&world, streamer, "Brumes", corvin, "ACTIVE").await?;
+        subscribe(&world, corvin, &push.subscribe("corvin's phone")).await?;
+        let key = VapidKey::generate()?;
+        let vapid = [
+            ("VAPID_PUBLIC_KEY", key.public()),
+            ("VAPID_PRIVATE_KEY", key.expose_private().to_string()),
+            ("VAPID_SUBJECT", "mailto:operator@twitch-polls.net".to_owned()),
+            ("PUSH_LOOPBACK", "on".to_owned()),
+        ];
+        let vapid = vapid.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Ok(Self { world, push, vapid, aria })
+    }
+
+    /// The command deactivates her, and delivers nothing.
+    async fn deactivate(&self) -> Result<()> {
+        let printed = tokens(&self.world.environment(), &["refresh"]).await?;
+        assert!(printed.stdout.contains("deactivated"), "{printed:?}");
+        assert_eq!(self.push.totals().requests, 0);
+        Ok(())
+    }
+
+    /// The function has what it needs and nothing more, and its role can read no token.
+    async fn function(&self, changes: &[(&str, &str)], log: Stdio) -> Result<Function> {
+        let url = self.world.database_url();
+        let separator = if url.contains('?') { '&' } else { '?' };
+        let url = format!("{url}{separator}options[role]=token_refresh_notify");
+        let environment = [("DATABASE_URL".to_owned(), url)].into_iter().chain(self.vapid.clone()).collect();
+        Function::start(&binary("notify").await?, &changed(environment, changes), log).await
+    }
+}
+
+#[tokio::test]
+async fn the_domain_event_has_everybody_told() -> Result<()> {
+    let scene = Scene::new().await?;
+    scene.deactivate().await?;
+    let function = scene.function(&[], Stdio::null()).await?;
+
+    let event = json!({ "version": "0", "source": "twitch-token-refresh", "detail-type": "streamer deactivated",
+                        "detail": { "version": 1 } });
+    let report = function.invoke(event, TIME_LEFT).await?;
+
+    let nothing =
+        json!({ "delivered": 0, "gone": 0, "postponed": 0, "given_up": 0, "obsolete": 0, "unauthorized": 0 });
+    let mut delivered = nothing.clone();
+    delivered["delivered"] = json!(2);
+    assert_eq!(report, delivered);
+    let told = scene.push.messages("aria's phone")?.remove(0);
+    assert_eq!(told.urgency, "high");
+    assert_eq!(told.json()?["title"], "Connexion Twitch perdue");
+    assert_eq!(told.json()?["data"]["url"], "/auth/twitch/redirect");
+    let told = scene.push.messages("corvin's phone")?.remove(0);
+    assert_eq!(told.json()?["title"], "Aria n’est plus connecté à Twitch");
+    assert_eq!(function.invoke(json!({ "trigger": "timer" }), TIME_LEFT).await?, nothing);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_function_is_not_given_right_it_says() -> Result<()> {
+    let scene = Scene::new().await?;
+    let function = scene.function(&[], Stdio::null()).await?;
+    let error = function.invoke(json!({ "trigger": "sweep" }), TIME_LEFT).await.unwrap_err();
+    assert!(error.error_message.contains("give the timer's rule the input"), "{error}");
+    let error = function.invoke(json!({ "trigger": "timer" }), Duration::from_secs(20)).await.unwrap_err();
+    assert!(error.error_message.contains("a timeout of at least a minute"), "{error}");
+    let error = scene.function(&[("VAPID_PRIVATE_KEY", "")], Stdio::null()).await?;
+    let error = error.invoke(json!({ "trigger": "timer" }), TIME_LEFT).await.unwrap_err();
+    assert_eq!(error.error_type, "Runtime.ExitError", "it does not start without a key");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_vapid_that_is_refused_rings_and_keeps_everything() -> Result<()> {
+    let scene = Scene::new().await?;
+    scene.deactivate().await?;
+    scene.push.fault_for_everybody(Fault::status(403));
+    let log = tempfile::NamedTempFile::new()?;
+    let function = scene.function(&[], Stdio::from(File::create(log.path())?)).await?;
+    let report = function.invoke(json!({ "trigger": "timer" }), TIME_LEFT).await?;
+    assert_eq!((&report["unauthorized"], &report["postponed"]), (&json!(2), &json!(2)));
+    let log = read_to_string(log.path())?;
+    assert!(log.contains("ERROR") && log.contains("push services refuse our VAPID"), "{log}");
+    assert!(!log.contains("/push/"), "an endpoint is in {log}");
+    let kept: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM push_subscriptions").fetch_one(&scene.world.pool).await?;
+    assert_eq!(kept, 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_command_delivers_where_it_has_the_keys() -> Result<()> {
+    let scene = Scene::new().await?;
+    let environment: Vec<_> = scene.world.environment().into_iter().chain(scene.vapid.clone()).collect();
+
+    let dry = tokens(&environment, &["refresh", "--dry-run"]).await?;
+    assert_eq!((dry.code, scene.push.totals().requests), (0, 0), "{dry:?}");
+
+    let printed = tokens(&environment, &["refresh"]).await?;
+    let says = [
+        "Notifications: 2 delivered, 0 postponed, 0 gone, 0 given up, 0 obsolete",
+        "  ✓ to the streamer, about Aria: delivered",
+        "  ✓ to the game master of Brumes, about Aria: delivered",
+    ];
+    for line in says {
+        assert!(printed.stdout.lines().any(|printed| printed == line), "no `{line}` in\n{}", printed.stdout);
+    }
+    assert_eq!(scene.push.messages("aria's phone")?.len(), 1);
+    let printed = tokens(&environment, &["refresh", "--json"]).await?;
+    let document: serde_json::Value = serde_json::from_str(&printed.stdout)?;
+    assert_eq!(document["notifications"]["delivered"], 0, "nothing is left: {document}");
+    let printed = tokens(&environment, &["notifications"]).await?;
+    assert!(printed.stdout.contains("0 pending, 2 delivered"), "{}", printed.stdout);
+
+    let printed = tokens(&changed(environment, &[("VAPID_SUBJECT", "")]), &["refresh"]).await?;
+    assert_eq!(printed.code, 1);
+    assert!(printed.stderr.contains("VAPID_SUBJECT is missing"), "{printed:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_subscription_that_is_gone_is_deleted() -> Result<()> {
+    let scene = Scene::new().await?;
+    scene.deactivate().await?;
+    sqlx::query("DELETE FROM push_subscriptions WHERE user_id <> $1")
+        .bind(scene.aria)
+        .execute(&scene.world.pool)
+        .await?;
+    sqlx::query("DELETE FROM token_refresh.outbox WHERE campaign_id IS NOT NULL")
+        .execute(&scene.world.pool)
+        .await?;
+    scene.push.expire("aria's phone")?;
+    let report =
+        scene.function(&[], Stdio::null()).await?.invoke(json!({ "trigger": "timer" }), TIME_LEFT).await?;
+    assert_eq!(report["gone"], 1, "{report}");
+    let row = only_row(&scene.world).await?;
+    assert_eq!((row.state.as_str(), row.device), ("gone", None));
+    Ok(())
+}
