@@ -16,5 +16,6 @@ pub mod push;
 pub mod scheduler;
 mod server;
 pub mod simulate;
+pub mod stage;
 pub mod twitch;
 pub mod world;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use adapters::runner::deadline;
 use adapters::telemetry::{log_deliveries, log_delivery};
-use chrono::{DateTime, Utc};
 use domain::Clock;
 use domain::notify::{NotifyReport, NotifyService, SHORTEST_RUN};
 use domain::ports::{Outbox, Push};
@@ -52,11 +52,6 @@ fn check(payload: &Value) -> Result<(), Error> {
         r#"the event is neither `{EVENT}` nor the timer's: give the timer's rule the input {{"trigger":"timer"}}"#
     )
     .into())
-}
-
-/// Lambda gives it in milliseconds since 1970.
-fn deadline(milliseconds: u64) -> Option<DateTime<Utc>> {
-    i64::try_from(milliseconds).ok().and_then(DateTime::from_timestamp_millis)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -307,6 +308,12 @@ pub trait Push: Send + Sync {
         subscription: &Subscription,
         message: &PushMessage,
     ) -> impl Future<Output = PushAnswer> + Send;
+}
+
+impl<P: Push> Push for Arc<P> {
+    async fn send(&self, subscription: &Subscription, message: &PushMessage) -> PushAnswer {
+        self.as_ref().send(subscription, message).await
+    }
 }
 
 /// What is pushed.

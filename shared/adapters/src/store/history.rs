@@ -69,7 +69,7 @@ impl Database {
             .execute(&self.pool)
             .await
             .map_err(&doing)?;
-        sqlx::query!("DELETE FROM token_refresh.outbox WHERE created_at < $1", now - KEPT)
+        sqlx::query!("DELETE FROM token_refresh.outbox WHERE created_at < $1", now - HISTORY_KEPT)
             .execute(&self.pool)
             .await
             .map_err(&doing)?;

@@ -1,0 +1,118 @@
+//! The functions of one machine on a clock that is turned: every rule, one-shot and domain event fires in order, and runs
+//! the very services that the functions run, against the world's database, Twitch and push services.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use adapters::store::{self, PgOutbox};
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+use domain::Streamer;
+use domain::notification::Locale;
+use domain::notify::{NotifyReport, NotifyService};
+use domain::ports::Push;
+use domain::refresh::Cycle;
+use domain::report::{Outcome, Report};
+use domain::schedule::Trigger;
+
+use crate::clock::TurnableClock;
+use crate::scheduler::{Job, LocalScheduler};
+use crate::world::World;
+
+/// A world whose triggers fire as its clock is turned.
+pub struct Stage<P> {
+    /// The world. Its clock is the stage's.
+    pub world: World,
+    /// What fires when.
+    pub scheduler: LocalScheduler,
+    clock: Arc<TurnableClock>,
+    push: Arc<P>,
+}
+
+/// What fired.
+pub struct Fired {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// What it did.
+    pub did: Did,
+}
+
+/// What a trigger did.
+pub enum Did {
+    /// A cycle ran.
+    Cycle {
+        /// Why.
+        trigger: Trigger,
+        /// The counts.
+        report: Report,
+        /// Each streamer that was looked at.
+        outcomes: Vec<(Streamer, Outcome)>,
+    },
+    /// The outbox was delivered.
+    Notify(NotifyReport),
+}
+
+impl<P: Push> Stage<P> {
+    /// A stage on this world, which was made with this clock.
+    pub fn new(world: World, clock: Arc<TurnableClock>, push: P) -> Self {
+        Self { world, scheduler: LocalScheduler::default(), clock, push: Arc::new(push) }
+    }
+
+    /// Turns the clock to what fires next and carries it out; `None`, with the clock at `until`, if nothing fires before.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn next(&self, until: DateTime<Utc>) -> Result<Option<Fired>> {
+        let Some((at, job)) = self.scheduler.take_next(self.world.clock.now(), until) else {
+            self.clock.set(until);
+            return Ok(None);
+        };
+        self.clock.set(at);
+        let did = match job {
+            Job::Cycle(trigger) => self.run(&Cycle::new(trigger)).await?,
+            Job::Notify => Did::Notify(self.deliver().await?),
+        };
+        Ok(Some(Fired { at, did }))
+    }
+
+    /// Carries out everything that fires before `until`, and turns the clock to it.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn play(&self, until: DateTime<Utc>, mut watch: impl FnMut(&Fired)) -> Result<()> {
+        while let Some(fired) = self.next(until).await? {
+            watch(&fired);
+        }
+        Ok(())
+    }
+
+    /// Runs a cycle now.
+    ///
+    /// # Errors
+    ///
+    /// If the database doesn't let us in.
+    pub async fn run(&self, cycle: &Cycle) -> Result<Did> {
+        let service = self.world.service_with(self.scheduler.clone(), &[]).await?;
+        let outcomes = Mutex::new(Vec::new());
+        let observe = |streamer: &Streamer, outcome: &Outcome| {
+            let mut outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+            outcomes.push((streamer.clone(), outcome.clone()));
+        };
+        let report = service.run(cycle, &observe).await;
+        if matches!(cycle.trigger, Trigger::Planned | Trigger::Sweep) {
+            service.store().database().remember_sessions(self.world.clock.now()).await?;
+        }
+        let outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Did::Cycle { trigger: cycle.trigger, report, outcomes })
+    }
+
+    /// Delivers what is due in the outbox.
+    async fn deliver(&self) -> Result<NotifyReport> {
+        let database = store::Database::open(self.world.config(&[])?.database).await?;
+        let outbox = PgOutbox::new(database, self.world.clock.clone());
+        let service =
+            NotifyService::new(outbox, self.push.clone(), self.world.clock.clone(), Locale::default());
+        Ok(service.run(None, &|_, _, _| {}).await?)
+    }
+}
