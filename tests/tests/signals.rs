@@ -61,7 +61,7 @@ fn event() -> StreamerDeactivated {
     StreamerDeactivated {
         version: 1,
         streamer_id: StreamerId(Uuid::new_v4()),
-        deactivated_at: "2026-11-23T04:15:02Z".parse().unwrap(),
+        deactivated_at: DateTime::UNIX_EPOCH + TimeDelta::milliseconds(1_795_407_302_481),
         trigger: Trigger::Retry,
         campaign_ids: vec![CampaignId(Uuid::new_v4()), CampaignId(Uuid::new_v4())],
     }
