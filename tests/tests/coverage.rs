@@ -146,6 +146,18 @@ async fn each_history_has_its_dead_minutes() -> Result<()> {
             720,
             &[],
         ),
+        (
+            "Twitch took a while to say no",
+            whole,
+            vec![
+                refreshed(0, 10, 235),
+                Refresh { started: 100, ..failed(103, 235, 100) },
+                refreshed(118, 100, 800),
+            ],
+            Some(800),
+            720,
+            &["dead 100-118: failed: Twitch said no"],
+        ),
         ("revoked before the token died", (0, 100), vec![refreshed(0, 10, 150)], Some(150), 100, &[]),
         (
             "found dead by validation and refreshed at once",
@@ -341,7 +353,7 @@ impl Case {
 fn refresh() -> impl Strategy<Value = Refresh> {
     let outcome = prop_oneof![4 => Just("refreshed"), 3 => Just("failed"), 1 => Just("deactivated"), 1 => Just("superseded")];
     // Mostly as it happens, sometimes anything.
-    let expiry = |span: std::ops::Range<i64>| prop_oneof![4 => span.prop_map(Some), 1 => Just(None)];
+    let expiry = |span: std::ops::Range<i64>| prop_oneof![4 => span.prop_map(Some), 1 => Just(None), 2 => Just(Some(0))];
     (outcome, 0..NOW + 50, 0..4_i64, expiry(-120..120), expiry(-60..300)).prop_map(
         |(outcome, ended, took, before, after)| {
             let started = ended - took;
