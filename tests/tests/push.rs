@@ -167,6 +167,15 @@ async fn every_answer_has_its_class() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_service_that_never_answers_is_left_to_a_later_attempt() -> Result<()> {
+    let scene = Scene::new().await?;
+    // It takes as long as the sender's patience, 8 s.
+    let (wait, reason) = busy(scene.answer_to(Fault::Hang).await?);
+    assert_eq!((wait, reason.as_str()), (None, "127.0.0.1 did not answer within 8 s"));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_redirect_is_not_followed() -> Result<()> {
     let scene = Scene::new().await?;
     let PushAnswer::Rejected(reason) = scene.answer_to(Fault::Redirect).await? else { panic!() };

@@ -1,6 +1,6 @@
 //! Web Push (RFC 8030, 8188, 8291, 8292): encrypts a message for one browser and hands it to its push service.
 //!
-//! A subscription is user input. So nothing is sent to an address that [`endpoint`] does not allow, no redirect is
+//! A subscription is user input. So nothing is sent to an address that `endpoint` does not allow, no redirect is
 //! followed, no proxy is asked, and no answer's body is looked at. No text that this crate makes holds a key or more
 //! of an endpoint than its host.
 #![warn(missing_docs)]
