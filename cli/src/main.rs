@@ -14,7 +14,7 @@ mod vapid;
 use std::path::Path;
 use std::process::ExitCode;
 
-use adapters::config::{self, LogConfig, Source};
+use adapters::config::{self, LogConfig, SignalsConfig, Source};
 use adapters::store::{Database, migrate};
 use adapters::{SystemClock, telemetry};
 use anyhow::Result;
@@ -92,8 +92,9 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Refresh(arguments) => return refresh::run(&source, arguments).await,
         Command::Status { json } => {
             let policy = config::policy(&source)?;
+            let one_shots = SignalsConfig::read(&source)?.retries.is_some();
             let database = Database::open(config::database(&source)?).await?;
-            status::run(&database, policy, &SystemClock, json).await?;
+            status::run(&database, policy, one_shots, &SystemClock, json).await?;
         }
         Command::History { streamer_id, limit, json } => {
             let database = Database::open(config::database(&source)?).await?;

@@ -5,7 +5,7 @@ use anyhow::Result;
 use chrono::{DateTime, Utc};
 use domain::policy::Policy;
 use domain::report::Human;
-use domain::schedule::{self, Trigger};
+use domain::schedule::{self, Trigger, retry_minute};
 use domain::{Authorized, Clock, Streamer};
 use serde::Serialize;
 
@@ -28,10 +28,13 @@ struct Status {
 }
 
 impl Status {
-    fn new(authorized: Authorized, policy: Policy, now: DateTime<Utc>) -> Self {
+    /// `one_shots`: whether failures arm retries of their own, or leave them to the sweep.
+    fn new(authorized: Authorized, policy: Policy, one_shots: bool, now: DateTime<Utc>) -> Self {
         let Authorized { streamer, until, token } = authorized;
         let due_at = policy.due_at(&token).map_or(now, |at| at.max(now));
-        let next = Some(schedule::next_rule(due_at)).filter(|(_, at)| *at < until);
+        let retry = token.failure.filter(|_| one_shots).map(|_| (Trigger::Retry, retry_minute(due_at)));
+        let next = [schedule::next_rule(due_at)].into_iter().chain(retry).min_by_key(|(_, at)| *at);
+        let next = next.filter(|(_, at)| *at < until);
         Self {
             streamer,
             token_expires_at: token.expires_at,
@@ -69,10 +72,16 @@ impl Status {
     }
 }
 
-pub async fn run(database: &Database, policy: Policy, clock: &dyn Clock, json: bool) -> Result<()> {
+pub async fn run(
+    database: &Database,
+    policy: Policy,
+    one_shots: bool,
+    clock: &dyn Clock,
+    json: bool,
+) -> Result<()> {
     let now = clock.now();
-    let statuses: Vec<_> =
-        everybody(database, now).await?.into_iter().map(|one| Status::new(one, policy, now)).collect();
+    let everybody = everybody(database, now).await?.into_iter();
+    let statuses: Vec<_> = everybody.map(|one| Status::new(one, policy, one_shots, now)).collect();
     if json {
         output::json(&statuses)?;
     } else if statuses.is_empty() {
@@ -110,7 +119,7 @@ mod tests {
                 display_name: login.to_uppercase(),
             };
             let authorized = Authorized { streamer, until: now + TimeDelta::hours(2), token };
-            Status::new(authorized, Policy::default(), now)
+            Status::new(authorized, Policy::default(), true, now)
         };
         let living = |left| TokenState { expires_at: Some(now + left), ..TokenState::default() };
         let failure = Failure { at: now - TimeDelta::minutes(5), kind: FailureKind::Refusal, refusals: 1 };
@@ -130,7 +139,7 @@ mod tests {
         STREAMER           TOKEN EXPIRES  LAST REFRESH         LAST FAILURE                 NEXT TRIGGER         AUTHORIZED FOR
         FRESH (fresh)      in 3 h 55      -                    -                            none before the end  2 h 00
         SOON (soon)        in 1 h 15      2026-11-23 18:00:00  -                            20:22 sweep          2 h 00
-        FAILED (failed)    expired        -                    2026-11-23 19:55:00 refusal  20:22 sweep          2 h 00
+        FAILED (failed)    expired        -                    2026-11-23 19:55:00 refusal  20:10 retry          2 h 00
         UNKNOWN (unknown)  unknown        -                    -                            20:07 sweep          2 h 00
 
         4 authorized; times are UTC, now 2026-11-23 20:00:00

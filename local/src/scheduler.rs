@@ -49,7 +49,7 @@ impl LocalScheduler {
         self.state().retries.iter().copied().collect()
     }
 
-    /// What fires first after `now` and before `until`, which has fired by being answered. An armed retry whose minute
+    /// What fires first after `now`, at `until` at the latest, which has fired by being answered. An armed retry whose minute
     /// is over fires late rather than never.
     ///
     /// # Panics
@@ -66,11 +66,11 @@ impl LocalScheduler {
         let timer = NOTIFY.next_from(later).expect("the rules fire every day");
         let (at, job) = if timer < rule { (timer, Job::Notify) } else { (rule, Job::Cycle(trigger)) };
         match state.retries.first().copied() {
-            Some(minute) if minute <= at && minute < until => {
+            Some(minute) if minute <= at && minute <= until => {
                 state.retries.remove(&minute);
                 Some((minute.max(now), Job::Cycle(Trigger::Retry)))
             }
-            _ => Some((at, job)).filter(|(at, _)| *at < until),
+            _ => Some((at, job)).filter(|(at, _)| *at <= until),
         }
     }
 }
@@ -102,11 +102,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_fires_at_the_end_or_later() {
+    async fn what_fires_at_the_end_fires_and_nothing_later() {
         let scheduler = LocalScheduler::default();
-        scheduler.arm_retry(end()).await.unwrap();
-        assert_eq!(scheduler.take_next(at("2026-11-23T23:55:00Z"), end()), None);
-        assert_eq!(scheduler.retries(), [end()]);
+        scheduler.arm_retry(at("2026-11-23T23:58:00Z")).await.unwrap();
+        let (now, end) = (at("2026-11-23T23:55:00Z"), at("2026-11-23T23:57:00Z"));
+        assert_eq!(scheduler.take_next(now, end), None);
+        let end = at("2026-11-23T23:58:00Z");
+        assert_eq!(scheduler.take_next(now, end), Some((end, Job::Cycle(Trigger::Retry))));
+        assert_eq!(scheduler.take_next(end, end), None);
     }
 
     #[tokio::test]

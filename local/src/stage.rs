@@ -57,7 +57,8 @@ impl<P: Push> Stage<P> {
         Self { world, scheduler: LocalScheduler::default(), clock, push: Arc::new(push) }
     }
 
-    /// Turns the clock to what fires next and carries it out; `None`, with the clock at `until`, if nothing fires before.
+    /// Turns the clock to what fires next and carries it out; `None`, with the clock at `until`, if nothing fires until
+    /// then.
     ///
     /// # Errors
     ///
@@ -75,7 +76,7 @@ impl<P: Push> Stage<P> {
         Ok(Some(Fired { at, did }))
     }
 
-    /// Carries out everything that fires before `until`, and turns the clock to it.
+    /// Carries out everything that fires until then, and turns the clock there.
     ///
     /// # Errors
     ///

@@ -10,6 +10,7 @@ use adapters::store::{self, PgStore};
 use adapters::twitch::TwitchClient;
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, TimeDelta, Utc};
+use domain::notification::Subscription;
 use domain::ports::Signals;
 use domain::refresh::RefreshService;
 use domain::{AccessToken, Clock, StreamerId, TokenPair};
@@ -258,6 +259,51 @@ impl World {
         .execute(&self.pool)
         .await?;
         Ok(ids.into_iter().map(StreamerId).collect())
+    }
+
+    /// Signs in a device of this streamer, who has a user account from then on.
+    ///
+    /// # Errors
+    ///
+    /// If the database refuses.
+    pub async fn sign_in_streamer(&self, login: &str, device: &Subscription) -> Result<()> {
+        sqlx::query(
+            "WITH person AS (
+                 INSERT INTO users (id, display_name)
+                 SELECT md5('user ' || twitch_login)::uuid, twitch_display_name FROM streamers WHERE twitch_login = $1
+                 ON CONFLICT DO NOTHING)
+             UPDATE streamers SET user_id = md5('user ' || twitch_login)::uuid WHERE twitch_login = $1",
+        )
+        .bind(login)
+        .execute(&self.pool)
+        .await?;
+        self.sign_in(login, device).await
+    }
+
+    /// Signs in a device of this game master.
+    ///
+    /// # Errors
+    ///
+    /// If the database refuses.
+    pub async fn sign_in_game_master(&self, name: &str, device: &Subscription) -> Result<()> {
+        self.sign_in(name, device).await
+    }
+
+    async fn sign_in(&self, user: &str, device: &Subscription) -> Result<()> {
+        let Subscription { id, endpoint, p256dh, auth } = device;
+        sqlx::query(
+            "INSERT INTO push_subscriptions (id, user_id, endpoint, p256dh, auth, created_at, updated_at)
+             VALUES ($1, md5('user ' || $2)::uuid, $3, $4, $5, $6, $6)",
+        )
+        .bind(id)
+        .bind(user)
+        .bind(endpoint)
+        .bind(p256dh)
+        .bind(auth)
+        .bind(self.clock.now())
+        .execute(&self.pool)
+        .await?;
+        Ok(())
     }
 
     /// A streamer's row as it is now.
