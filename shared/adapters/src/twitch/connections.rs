@@ -1,0 +1,138 @@
+//! The connections to Twitch: as many HTTP/2 connections as the calls in flight need, decided by one handshake.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use reqwest::Client;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use url::Url;
+
+use super::{CALL_TIMEOUT, SetUpError, cause};
+use crate::config::TwitchConfig;
+
+/// A connection that takes longer will hardly come.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// An HTTP/2 connection takes as many calls at once; servers often stop at 128.
+const CALLS_PER_CONNECTION: usize = 64;
+
+/// After a handshake that failed, nobody tries another for this long: those who waited for it share its outcome.
+const HANDSHAKE_PAUSE: Duration = Duration::from_secs(2);
+
+/// One client for each HTTP/2 connection; one client if Twitch only speaks HTTP/1.1, which pools its connections by
+/// itself.
+///
+/// Which of the two is asked once, with a handshake of its own: a client that is left to negotiate opens a
+/// connection for every call that is waiting while it does.
+pub(super) struct Connections {
+    id_url: Url,
+    in_flight: usize,
+    tls: ClientConfig,
+    clients: OnceLock<Vec<Client>>,
+    /// When setting them up failed last, and why. Held while it is tried, so that one tries for all who wait.
+    failed: tokio::sync::Mutex<Option<(Instant, String)>>,
+    next: AtomicUsize,
+}
+
+impl Connections {
+    /// Connects to nothing yet.
+    pub(super) fn new(config: &TwitchConfig) -> Result<Self, SetUpError> {
+        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        if let Some(path) = &config.ca_file {
+            let fault = |what: &str| SetUpError(format!("TWITCH_CA_FILE {} {what}", path.display()));
+            let authorities = CertificateDer::pem_file_iter(path).map_err(|_| fault("can't be read"))?;
+            for authority in authorities {
+                let authority = authority.map_err(|_| fault("is not PEM"))?;
+                roots.add(authority).map_err(|_| fault("holds no certificate"))?;
+            }
+        }
+        let tls = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| SetUpError(format!("TLS can't be set up: {error}")))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self {
+            id_url: config.id_url.clone(),
+            in_flight: config.in_flight(),
+            tls,
+            clients: OnceLock::new(),
+            failed: tokio::sync::Mutex::default(),
+            next: AtomicUsize::new(0),
+        })
+    }
+
+    /// The client whose turn it is.
+    pub(super) async fn next(&self) -> Result<&Client, String> {
+        let clients = match self.clients.get() {
+            Some(clients) => clients,
+            // Boxed: it happens once, and every call would carry its size.
+            None => Box::pin(self.set_up()).await?,
+        };
+        Ok(&clients[self.next.fetch_add(1, Ordering::Relaxed) % clients.len()])
+    }
+
+    async fn set_up(&self) -> Result<&[Client], String> {
+        let mut failed = self.failed.lock().await;
+        if let Some(clients) = self.clients.get() {
+            return Ok(clients);
+        }
+        if let Some((at, reason)) = &*failed
+            && at.elapsed() < HANDSHAKE_PAUSE
+        {
+            return Err(reason.clone());
+        }
+        let clients = self.speaks_http2().await.and_then(|http2| {
+            let connections = if http2 { self.in_flight.div_ceil(CALLS_PER_CONNECTION) } else { 1 };
+            (0..connections).map(|_| self.client(http2)).collect::<Result<_, String>>()
+        });
+        match clients {
+            Ok(clients) => Ok(self.clients.get_or_init(|| clients)),
+            Err(reason) => {
+                *failed = Some((Instant::now(), reason.clone()));
+                Err(reason)
+            }
+        }
+    }
+
+    fn client(&self, http2: bool) -> Result<Client, String> {
+        let mut tls = self.tls.clone();
+        tls.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+        let builder = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(CALL_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .user_agent(concat!("twitch-token-refresh/", env!("CARGO_PKG_VERSION")));
+        let builder = if http2 { builder.http2_prior_knowledge() } else { builder.http1_only() };
+        builder.build().map_err(|error| format!("the HTTP client can't be set up: {}", cause(&error)))
+    }
+
+    async fn speaks_http2(&self) -> Result<bool, String> {
+        let url = &self.id_url;
+        if url.scheme() != "https" {
+            return Ok(false);
+        }
+        let host = url.host_str().unwrap_or_default();
+        let place = (host.trim_matches(['[', ']']), url.port_or_known_default().unwrap_or(443));
+        let mut tls = self.tls.clone();
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let handshake = async {
+            let name = ServerName::try_from(place.0.to_owned()).map_err(std::io::Error::other)?;
+            let tcp = TcpStream::connect(place).await?;
+            let stream = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await?;
+            Ok::<_, std::io::Error>(stream.get_ref().1.alpn_protocol() == Some(b"h2"))
+        };
+        match timeout(CONNECT_TIMEOUT, handshake).await {
+            Ok(Ok(http2)) => Ok(http2),
+            Ok(Err(error)) => Err(format!("no connection to Twitch: {error}")),
+            Err(_) => Err(format!("no connection to Twitch within {} s", CONNECT_TIMEOUT.as_secs())),
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The Twitch client: OAuth 2.0 refresh and validate at `id.twitch.tv`.
+//!
+//! Status and body become a class here ([`answer`]); nothing above sees HTTP. Tokens travel in bodies and headers, never in
+//! a URL, and no text that this module makes repeats what was sent or, beyond a few plain words, what was answered.
+
+mod answer;
+mod connections;
+mod pace;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::ports::{Grant, Outage, RefreshError, Twitch, Validity};
+use domain::refresh::LONGEST_CALL;
+use domain::{AccessToken, Clock, RefreshToken};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, RequestBuilder, StatusCode};
+use tokio::time::{Instant, sleep_until};
+use url::Url;
+
+use self::answer::{Answer, names};
+use self::connections::Connections;
+use self::pace::Pace;
+use crate::config::TwitchConfig;
+
+/// From the first byte sent to the last one read. Twitch answers within a second; past ten it won't.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The waits before the two quick retries, which are for what Twitch can't have processed. Half of each is chance,
+/// so that calls that failed together don't come back together.
+const QUICK_RETRIES: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
+
+/// The longest silence that we let Twitch ask for; a cycle is over long before.
+const LONGEST_SILENCE: Duration = Duration::from_hours(1);
+
+/// The client. Its connections live as long as it does: a function makes one per invocation, because a connection
+/// that slept in a frozen sandbox may be dead without knowing.
+pub struct TwitchClient {
+    config: TwitchConfig,
+    token_url: Url,
+    validate_url: Url,
+    revoke_url: Url,
+    connections: Connections,
+    pace: Pace,
+    clock: Arc<dyn Clock>,
+}
+
+/// The client could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SetUpError(String);
+
+/// A call without an answer.
+enum NoAnswer {
+    /// Twitch can't have seen it.
+    NotSent(String),
+    /// Twitch may have processed it.
+    Lost(String),
+}
+
+impl TwitchClient {
+    /// Prepares the client. Nothing is connected yet.
+    ///
+    /// # Errors
+    ///
+    /// If `TWITCH_CA_FILE` can't be read.
+    pub fn new(config: TwitchConfig, clock: Arc<dyn Clock>) -> Result<Self, SetUpError> {
+        let url = |path: &str| {
+            let url = format!("{}{path}", config.id_url.as_str().trim_end_matches('/'));
+            url.parse().map_err(|_| SetUpError("TWITCH_ID_URL can't be a base".to_owned()))
+        };
+        let (token_url, validate_url, revoke_url) =
+            (url("/oauth2/token")?, url("/oauth2/validate")?, url("/oauth2/revoke")?);
+        let (connections, pace) = (Connections::new(&config)?, Pace::new(config.max_per_second));
+        Ok(Self { config, token_url, validate_url, revoke_url, connections, pace, clock })
+    }
+
+    /// Takes an access token back, as when a streamer revokes its authorization. One that is dead already is fine.
+    ///
+    /// # Errors
+    ///
+    /// [`RefreshError::Outage`] and [`RefreshError::Misconfigured`].
+    pub async fn revoke(&self, token: &AccessToken) -> Result<(), RefreshError> {
+        let form = [("client_id", self.config.client_id.as_str()), ("token", token.expose())];
+        let answer = self.call(|client| client.post(self.revoke_url.clone()).form(&form)).await?;
+        let message = answer.message();
+        match answer.status {
+            StatusCode::OK => Ok(()),
+            StatusCode::BAD_REQUEST if names(message.as_deref(), &["token"]) => Ok(()),
+            StatusCode::NOT_FOUND if names(message.as_deref(), &["client"]) => {
+                Err(RefreshError::Misconfigured(answer.refused_credentials()))
+            }
+            _ => Err(answer.outage().into()),
+        }
+    }
+
+    /// One call with its quick retries, within [`LONGEST_CALL`].
+    async fn call(&self, request: impl Fn(&Client) -> RequestBuilder) -> Result<Answer, Outage> {
+        // From here on a call that began could not end in time.
+        let latest = Instant::now() + LONGEST_CALL.to_std().unwrap_or_default() - CALL_TIMEOUT;
+        let mut pauses = QUICK_RETRIES.into_iter();
+        loop {
+            let slot = self.pace.take(latest).map_err(|slot| {
+                Outage(format!(
+                    "Twitch is not to be called for another {} s",
+                    (slot - Instant::now()).as_secs()
+                ))
+            })?;
+            sleep_until(slot).await;
+            let (failed, wait) = match self.send(&request).await {
+                Ok(answer) if is_busy(answer.status) => {
+                    if let Some(wait) = answer.wait {
+                        self.pace.hold(wait);
+                    }
+                    (answer.outage(), answer.wait)
+                }
+                Ok(answer) => return Ok(answer),
+                Err(NoAnswer::NotSent(reason)) => (Outage(reason), None),
+                Err(NoAnswer::Lost(reason)) => return Err(Outage(reason)),
+            };
+            let Some(pause) = pauses.next() else { return Err(failed) };
+            let again = Instant::now() + wait.unwrap_or_else(|| with_jitter(pause));
+            if again > latest {
+                return Err(failed);
+            }
+            sleep_until(again).await;
+        }
+    }
+
+    async fn send(&self, request: impl Fn(&Client) -> RequestBuilder) -> Result<Answer, NoAnswer> {
+        let client = self.connections.next().await.map_err(NoAnswer::NotSent)?;
+        let mut response = request(client).send().await.map_err(|error| no_answer(&error))?;
+        let status = response.status();
+        let wait = self.asked_to_wait(response.headers());
+        let body = answer::read(&mut response).await?;
+        Ok(Answer { status, wait, body })
+    }
+
+    /// `Retry-After` in seconds or, without one, `Ratelimit-Reset` as the second in which the limit ends.
+    fn asked_to_wait(&self, headers: &HeaderMap) -> Option<Duration> {
+        let number = |value: Option<&HeaderValue>| value?.to_str().ok()?.trim().parse::<i64>().ok();
+        let seconds = number(headers.get(RETRY_AFTER)).or_else(|| {
+            let reset = number(headers.get("ratelimit-reset"))?;
+            Some(reset.saturating_sub(self.clock.now().timestamp()))
+        })?;
+        Some(Duration::from_secs(seconds.try_into().unwrap_or(0)).min(LONGEST_SILENCE))
+    }
+}
+
+impl Twitch for TwitchClient {
+    async fn connect(&self) {
+        let _ = self.connections.next().await;
+    }
+
+    async fn refresh(&self, token: &RefreshToken) -> Result<Grant, RefreshError> {
+        let form = [
+            ("client_id", self.config.client_id.as_str()),
+            ("client_secret", self.config.client_secret.expose()),
+            ("grant_type", "refresh_token"),
+            ("refresh_token", token.expose()),
+        ];
+        let answer = self.call(|client| client.post(self.token_url.clone()).form(&form)).await?;
+        answer.into_grant(token)
+    }
+
+    async fn validate(&self, token: &AccessToken) -> Result<Validity, Outage> {
+        let Ok(mut header) = HeaderValue::from_str(&format!("OAuth {}", token.expose())) else {
+            // No access token of Twitch's has such characters.
+            return Ok(Validity::Invalid);
+        };
+        header.set_sensitive(true);
+        let request =
+            |client: &Client| client.get(self.validate_url.clone()).header(AUTHORIZATION, header.clone());
+        self.call(request).await?.into_validity()
+    }
+}
+
+fn is_busy(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+}
+
+fn no_answer(error: &reqwest::Error) -> NoAnswer {
+    if error.is_connect() {
+        return NoAnswer::NotSent(format!("no connection to Twitch: {}", cause(error)));
+    }
+    NoAnswer::Lost(if error.is_timeout() {
+        format!("Twitch did not answer within {} s", CALL_TIMEOUT.as_secs())
+    } else {
+        format!("Twitch's answer broke off: {}", cause(error))
+    })
+}
+
+/// The innermost error, which says what happened; the outer ones say in which layer. None holds a body or a header.
+fn cause(error: &reqwest::Error) -> String {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+/// Between half of the pause and all of it.
+pub(crate) fn with_jitter(pause: Duration) -> Duration {
+    let chance = getrandom::u32().map_or(0.5, |n| f64::from(n) / f64::from(u32::MAX));
+    pause.mul_f64(0.5 + chance / 2.0)
+}
