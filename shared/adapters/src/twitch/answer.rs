@@ -1,12 +1,13 @@
 //! What Twitch's answers mean: status and body become a class. No text made here repeats more of an answer than a few
 //! plain words.
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
 use domain::ports::{Grant, Outage, RefreshError, Validity};
 use domain::{AccessToken, RefreshToken, TokenPair};
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
-use std::time::Duration;
 
 use super::{NoAnswer, no_answer};
 
