@@ -7,11 +7,11 @@ use std::sync::Arc;
 use adapters::cipher::Column;
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::AccessToken;
 use domain::policy::{BUDGET_PERIOD, EXPIRY_MARGIN, RETRY_DELAY};
 use domain::ports::Push;
-use domain::report::Report;
+use domain::report::{Outcome, Report};
 use domain::schedule::Trigger;
+use domain::{AccessToken, Streamer};
 use local::clock::TurnableClock;
 use local::postgres::Postgres;
 use local::stage::{Did, Fired, Stage};
@@ -63,6 +63,8 @@ pub struct Cycled {
     pub trigger: Trigger,
     /// The counts.
     pub report: Report,
+    /// Each streamer that was looked at.
+    pub outcomes: Vec<(Streamer, Outcome)>,
 }
 
 /// The time of this hour and minute of the day on which sessions are played.
@@ -114,9 +116,9 @@ impl<P: Push> Session<P> {
     /// The next cycle before `until`; what else fires before it is carried out, too.
     pub async fn next(&mut self, until: DateTime<Utc>) -> Result<Option<Cycled>> {
         while let Some(Fired { at, did }) = self.stage.next(until).await? {
-            if let Did::Cycle { trigger, report, .. } = did {
+            if let Did::Cycle { trigger, report, outcomes } = did {
                 self.look().await?;
-                return Ok(Some(Cycled { at, trigger, report }));
+                return Ok(Some(Cycled { at, trigger, report, outcomes }));
             }
         }
         Ok(None)

@@ -139,14 +139,16 @@ async fn refused_for_six_hours(count: i32) -> Result<()> {
     let fast = count * 3 / 5;
     let end = |n| match n - fast {
         ..0 => spread(n, fast, at(15, 10), at(17, 0)),
-        slow => spread(slow, count - fast, at(17, 0), at(21, 40)),
+        slow => spread(slow + 1, count - fast, at(17, 0), at(21, 40)),
     };
     let (mut session, push) = session(streamers(count, end)).await?;
     session.play(at(14, 0)).await?;
     assert_eq!(session.not_fresh().len(), 0);
 
     session.stage.world.twitch.fault_for_everybody(Fault::InvalidRefreshToken.on(Endpoint::Token));
-    session.play(at(20, 0)).await?;
+    let during = session.play(at(20, 0)).await?;
+    let alarms: u64 = during.iter().map(|cycle| cycle.report.alarms).sum();
+    assert_eq!(alarms > 0, count > 5, "three of five are within the budget, 30 of 50 are not");
     let budget = usize::try_from(deactivation_budget(u64::try_from(count)?))?;
     assert!(session.most_deactivations_in_an_hour().await? <= budget);
     let deactivated = session.inactive();
