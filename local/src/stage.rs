@@ -26,6 +26,7 @@ pub struct Stage<P> {
     pub scheduler: LocalScheduler,
     clock: Arc<TurnableClock>,
     push: Arc<P>,
+    changes: Vec<(&'static str, &'static str)>,
 }
 
 /// What fired.
@@ -54,7 +55,15 @@ pub enum Did {
 impl<P: Push> Stage<P> {
     /// A stage on this world, which was made with this clock.
     pub fn new(world: World, clock: Arc<TurnableClock>, push: P) -> Self {
-        Self { world, scheduler: LocalScheduler::default(), clock, push: Arc::new(push) }
+        let (scheduler, push) = (LocalScheduler::default(), Arc::new(push));
+        Self { world, scheduler, clock, push, changes: Vec::new() }
+    }
+
+    /// The cycles run from now on with these variables changed in their configuration.
+    #[must_use]
+    pub fn with(mut self, changes: &[(&'static str, &'static str)]) -> Self {
+        self.changes.extend_from_slice(changes);
+        self
     }
 
     /// Turns the clock to what fires next and carries it out; `None`, with the clock at `until`, if nothing fires until
@@ -94,7 +103,7 @@ impl<P: Push> Stage<P> {
     ///
     /// If the database doesn't let us in.
     pub async fn run(&self, cycle: &Cycle) -> Result<Did> {
-        let service = self.world.service_with(self.scheduler.clone(), &[]).await?;
+        let service = self.world.service_with(self.scheduler.clone(), &self.changes).await?;
         let outcomes = Mutex::new(Vec::new());
         let observe = |streamer: &Streamer, outcome: &Outcome| {
             let mut outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);

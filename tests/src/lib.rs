@@ -3,6 +3,7 @@
 
 pub mod histories;
 pub mod people;
+pub mod session;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -206,6 +206,14 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         now: DateTime<Utc>,
     ) -> (Change, Outcome) {
         let verdict = self.policy.after_failure(before, kind, now);
+        // A grant that is dead beyond doubt and of which nobody is told: somebody has to know.
+        let switched_off = kind == FailureKind::Refusal
+            && matches!(verdict, Verdict::Recorded(Failure { kind: FailureKind::Outage, .. }));
+        let (reason, alarm) = if switched_off {
+            (format!("{reason}, but deactivation is switched off"), true)
+        } else {
+            (reason, alarm)
+        };
         let (failure, standing) = match verdict {
             Verdict::Deactivate => {
                 // Who is told is known when it is written.

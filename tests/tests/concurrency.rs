@@ -1,0 +1,150 @@
+//! Every trigger at the same moment, against a Twitch that takes a refresh token once and kills the grant of whoever
+//! uses it again.
+
+use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use chrono::TimeDelta;
+use domain::StreamerId;
+use domain::policy::Demand;
+use domain::refresh::Cycle;
+use domain::schedule::Trigger;
+use end_to_end::{Ran, Still, binary, run, tokens};
+use local::lambda::Function;
+use local::postgres::Postgres;
+use local::twitch::{RefreshTokens, Settings};
+use local::world::{NewStreamer, World};
+use serde_json::{Value, json};
+use tokio::task::{JoinSet, LocalSet};
+
+const STREAMERS: u64 = 300;
+
+const TIME_LEFT: Duration = Duration::from_mins(5);
+
+/// Long enough for all to be under way before the first is done.
+fn one_time() -> Settings {
+    Settings {
+        refresh_tokens: RefreshTokens::OneTime,
+        latency: Duration::from_millis(40),
+        ..Settings::default()
+    }
+}
+
+/// Some are due by their token, some by a failure, some by both.
+async fn due(world: &World) -> Result<Vec<StreamerId>> {
+    let streamer = |n| match n % 3 {
+        0 => NewStreamer::fresh(format!("s{n}")),
+        _ => NewStreamer::due(format!("s{n}")),
+    };
+    let ids = world.add_all((0..STREAMERS).map(streamer).collect()).await?;
+    let failed = sqlx::query(
+        "UPDATE streamers SET token_refresh_failed_at = $1
+         WHERE ltrim(twitch_login, 's')::integer % 3 <> 1",
+    );
+    failed.bind(world.clock.now() - TimeDelta::minutes(16)).execute(&world.pool).await?;
+    Ok(ids)
+}
+
+/// Each was refreshed this many times, and what is stored works on.
+async fn nobody_has_lost_a_token(world: &World, ids: Vec<StreamerId>, refreshes: u64) -> Result<()> {
+    for n in 0..STREAMERS {
+        let activity = world.twitch.activity(&format!("s{n}"))?;
+        assert_eq!((activity.refresh_requests, activity.refreshes), (refreshes, refreshes), "s{n}");
+    }
+    for id in ids {
+        assert!(world.has_live_token(id).await?);
+        assert_eq!(world.row(id).await?.token_refresh_failed_at, None);
+    }
+    let forced = Cycle { demand: Demand { force: true, validate: false }, ..Cycle::new(Trigger::Command) };
+    let ran = run(&world.service(&[]).await?, &forced).await;
+    assert_eq!((ran.report.success, world.twitch.totals().reuses), (STREAMERS, 0));
+    Ok(())
+}
+
+async fn all_at_once(world: &World, cycles: &[Cycle]) -> Result<Vec<Ran>> {
+    let mut tasks = JoinSet::new();
+    let here = LocalSet::new();
+    for cycle in cycles {
+        let (service, cycle) = (world.service(&[]).await?, cycle.clone());
+        tasks.spawn_local_on(async move { run(&service, &cycle).await }, &here);
+    }
+    Ok(here.run_until(tasks.join_all()).await)
+}
+
+#[tokio::test]
+async fn twelve_triggers_at_once_refresh_everybody_once() -> Result<()> {
+    let still = Still::with(one_time()).await?;
+    let ids = due(&still.world).await?;
+    let triggers = [Trigger::Planned, Trigger::Sweep, Trigger::Retry, Trigger::Command];
+    let cycles: Vec<_> = triggers.into_iter().cycle().take(12).map(Cycle::new).collect();
+
+    let ran = all_at_once(&still.world, &cycles).await?;
+
+    let sum = |count: fn(&Ran) -> u64| ran.iter().map(count).sum::<u64>();
+    assert_eq!((sum(|ran| ran.report.success), sum(|ran| ran.report.failed)), (STREAMERS, 0));
+    assert!(ran.iter().filter(|ran| ran.report.success > 0).count() > 1, "they took turns");
+    assert!(ran.iter().all(|ran| ran.report.total == STREAMERS && ran.report.stopped.is_none()));
+    nobody_has_lost_a_token(&still.world, ids, 1).await
+}
+
+#[tokio::test]
+async fn forced_over_each_other_they_use_no_token_twice() -> Result<()> {
+    let still = Still::with(one_time()).await?;
+    let world = &still.world;
+    let ids = due(world).await?;
+    let forced = Cycle { demand: Demand { force: true, validate: false }, ..Cycle::new(Trigger::Command) };
+    let ran = all_at_once(world, &vec![forced; 8]).await?;
+
+    let success: u64 = ran.iter().map(|ran| ran.report.success).sum();
+    let failed: u64 = ran.iter().map(|ran| ran.report.failed).sum();
+    let totals = world.twitch.totals();
+    assert_eq!((failed, totals.reuses), (0, 0));
+    assert_eq!((totals.token_requests, totals.refreshes), (success, success));
+    for id in ids {
+        assert!(world.has_live_token(id).await?);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_binaries_at_once_refresh_everybody_once() -> Result<()> {
+    let [scheduled, retry] = [binary("scheduled-refresh").await?, binary("retry-refresh").await?];
+    let world = World::start(Postgres::shared().await?, one_time()).await?;
+    let ids = due(&world).await?;
+    let environment = world.environment();
+    let function = async |path| Function::start(path, &environment, Stdio::null()).await;
+    let (planned, sweep, retry) =
+        (function(&scheduled).await?, function(&scheduled).await?, function(&retry).await?);
+
+    // One streamer is held until somebody is done, who so has met a lease of another's.
+    let gate = Mutex::new(Some(world.twitch.pause("s1")?));
+    let done = |report: Value| {
+        gate.lock().unwrap_or_else(PoisonError::into_inner).take();
+        report
+    };
+    let invoke =
+        async |function: &Function, input| anyhow::Ok(done(function.invoke(input, TIME_LEFT).await?));
+    let command = async || {
+        let printed = tokens(&environment, &["refresh", "--json"]).await?;
+        assert_eq!(printed.code, 0, "{printed:?}");
+        let document: Value = serde_json::from_str(&printed.stdout)?;
+        anyhow::Ok(done(document["report"].clone()))
+    };
+    let minute = json!({"trigger": "retry", "minute": "2026-11-23T04:15:00Z"});
+    let (a, b, c, d) = tokio::try_join!(
+        invoke(&planned, json!({"trigger": "planned"})),
+        invoke(&sweep, json!({"trigger": "sweep"})),
+        invoke(&retry, minute),
+        command()
+    )?;
+
+    let sum = |name: &str| [&a, &b, &c, &d].iter().filter_map(|report| report[name].as_u64()).sum::<u64>();
+    assert_eq!(
+        (sum("success"), sum("failed"), sum("total")),
+        (STREAMERS, 0, 4 * STREAMERS),
+        "{a}\n{b}\n{c}\n{d}"
+    );
+    nobody_has_lost_a_token(&world, ids, 1).await
+}

@@ -1,0 +1,183 @@
+//! Outages over a session of twelve hours, trigger by trigger on the turned clock: Twitch is down, refuses everybody
+//! while the tokens live, refuses everybody while they run out.
+
+use anyhow::Result;
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::policy::{RETRY_DELAY, deactivation_budget};
+use domain::schedule::Trigger;
+use end_to_end::people::RecordingPush;
+use end_to_end::session::{Session, at, everybody_has_a_device, world_at_noon};
+use local::stage::Stage;
+use local::twitch::{Endpoint, Fault};
+use local::world::NewStreamer;
+
+/// Where the `n`th of `count` lies between two times, evenly spread.
+fn spread(n: i32, count: i32, first: DateTime<Utc>, last: DateTime<Utc>) -> DateTime<Utc> {
+    first + (last - first) * n / count
+}
+
+/// Streamers who begin their sessions at noon, with tokens that end when `end` says.
+fn streamers(count: i32, end: impl Fn(i32) -> DateTime<Utc>) -> Vec<NewStreamer> {
+    let streamer =
+        |n| NewStreamer { token_left: end(n) - at(12, 0), ..NewStreamer::fresh(format!("s{n:03}")) };
+    (0..count).map(streamer).collect()
+}
+
+async fn session(streamers: Vec<NewStreamer>) -> Result<(Session<RecordingPush>, RecordingPush)> {
+    let (world, clock) = world_at_noon(streamers).await?;
+    everybody_has_a_device(&world).await?;
+    let push = RecordingPush::default();
+    Ok((Session::watch(Stage::new(world, clock, push.clone())).await?, push))
+}
+
+fn nobody_is_told(session: &Session<RecordingPush>, push: &RecordingPush) {
+    assert_eq!(session.inactive().len(), 0);
+    assert_eq!(session.stage.scheduler.events(), []);
+    assert_eq!(push.sent(), []);
+}
+
+/// Twitch has just come back: the first trigger refreshes everybody who needs it but for those whose retry is not due
+/// yet, and these follow when it is. Answers what the first was, and for how many it was too early.
+async fn all_fresh_again(session: &mut Session<RecordingPush>) -> Result<(Trigger, usize)> {
+    let back = session.stage.world.clock.now();
+    let first = session.next(back + RETRY_DELAY).await?.expect("a trigger within a quarter of an hour");
+    assert_eq!((first.report.failed, &first.report.stopped), (0, &None), "{:?}", first.report);
+    let waiting = session.streamers.iter().filter(|seen| seen.has_to_wait).count();
+    assert_eq!(session.not_fresh().len(), waiting, "{:?}", session.streamers);
+    session.play(back + RETRY_DELAY + TimeDelta::seconds(1)).await?;
+    assert_eq!(session.not_fresh(), [""; 0], "a quarter of an hour after the return");
+    Ok((first.trigger, waiting))
+}
+
+/// Twitch is down from `down` for six hours.
+async fn down_for_six_hours(count: i32, fault: Fault, down: DateTime<Utc>) -> Result<()> {
+    let (mut session, push) = session(streamers(count, |n| spread(n, count, at(14, 10), at(15, 50)))).await?;
+    let before = session.play(down).await?;
+    assert!(before.iter().all(|cycle| cycle.report.failed == 0));
+    assert_eq!(session.found_dead.len(), 0);
+
+    session.stage.world.twitch.fault_for_everybody(fault);
+    let during = session.play(down + TimeDelta::hours(6)).await?;
+    nobody_is_told(&session, &push);
+    assert!(during.iter().all(|cycle| cycle.report.success == 0));
+    // After 20 outages in a row nothing new is begun; what was under way by then ends.
+    let most = during.iter().map(|cycle| cycle.report.failed).max();
+    assert!(most <= Some(20 + 64), "a cycle made {most:?} attempts");
+    assert_eq!(session.found_dead.len(), usize::try_from(count)?, "no token lasts so long");
+
+    session.stage.world.twitch.clear_faults_for_everybody();
+    let (trigger, too_early) = all_fresh_again(&mut session).await?;
+    println!("{count}: {trigger:?} came first, too early for {too_early}; {most:?} attempts in a cycle");
+
+    session.found_dead.clear();
+    let after = session.play(at(24, 0)).await?;
+    assert!(after.iter().all(|cycle| cycle.report.failed == 0));
+    assert_eq!(session.found_dead.len(), 0);
+    assert_eq!(session.most_attempts_in_a_quarter_hour(), 1);
+    nobody_is_told(&session, &push);
+    Ok(())
+}
+
+#[tokio::test]
+async fn five_outlast_six_hours_without_twitch() -> Result<()> {
+    down_for_six_hours(5, Fault::Disconnect, at(14, 50)).await
+}
+
+#[tokio::test]
+async fn fifty_outlast_six_hours_without_twitch() -> Result<()> {
+    down_for_six_hours(50, Fault::ServerError, at(14, 59)).await
+}
+
+#[tokio::test]
+async fn five_hundred_outlast_six_hours_without_twitch() -> Result<()> {
+    down_for_six_hours(500, Fault::Disconnect, at(15, 8)).await
+}
+
+/// For three hours Twitch refuses everybody, and calls all their tokens valid.
+async fn refused_alive_for_three_hours(count: i32) -> Result<()> {
+    let (mut session, push) = session(streamers(count, |n| spread(n, count, at(15, 12), at(15, 50)))).await?;
+    // Of every other nobody knows when the token ends: these are due at once, the others in the token's last hour.
+    sqlx::query("UPDATE streamers SET token_expires_at = NULL WHERE right(twitch_login, 1)::integer % 2 = 0")
+        .execute(&session.stage.world.pool)
+        .await?;
+
+    session.stage.world.twitch.fault_for_everybody(Fault::InvalidRefreshToken.on(Endpoint::Token));
+    let during = session.play(at(15, 0)).await?;
+    assert!(during.iter().all(|cycle| (cycle.report.success, &cycle.report.stopped) == (0, &None)));
+    nobody_is_told(&session, &push);
+    assert_eq!(session.not_fresh().len(), usize::try_from(count)?);
+
+    session.stage.world.twitch.clear_faults_for_everybody();
+    let (trigger, too_early) = all_fresh_again(&mut session).await?;
+    assert_eq!((trigger, too_early), (Trigger::Retry, 0));
+    assert_eq!(session.found_dead.len(), 0, "no poll met a dead token");
+    assert_eq!(session.most_attempts_in_a_quarter_hour(), 1);
+    // From 12:07 on, every quarter of an hour until 14:52, and at 15:07.
+    assert_eq!(session.attempts["s000"].len(), 13);
+    nobody_is_told(&session, &push);
+    Ok(())
+}
+
+#[tokio::test]
+async fn refusals_of_living_tokens_harm_none_of_five() -> Result<()> {
+    refused_alive_for_three_hours(5).await
+}
+
+#[tokio::test]
+async fn refusals_of_living_tokens_harm_none_of_fifty() -> Result<()> {
+    refused_alive_for_three_hours(50).await
+}
+
+#[tokio::test]
+async fn refusals_of_living_tokens_harm_none_of_five_hundred() -> Result<()> {
+    refused_alive_for_three_hours(500).await
+}
+
+/// For six hours Twitch refuses everybody, and the tokens run out one by one: most of them in the first two hours,
+/// faster than the budget allows, the last after the end.
+async fn refused_for_six_hours(count: i32) -> Result<()> {
+    let fast = count * 3 / 5;
+    let end = |n| match n - fast {
+        ..0 => spread(n, fast, at(15, 10), at(17, 0)),
+        slow => spread(slow + 1, count - fast, at(17, 0), at(21, 40)),
+    };
+    let (mut session, push) = session(streamers(count, end)).await?;
+    session.play(at(14, 0)).await?;
+    assert_eq!(session.not_fresh().len(), 0);
+
+    session.stage.world.twitch.fault_for_everybody(Fault::InvalidRefreshToken.on(Endpoint::Token));
+    let during = session.play(at(20, 0)).await?;
+    let alarms: u64 = during.iter().map(|cycle| cycle.report.alarms).sum();
+    assert_eq!(alarms > 0, count > 5, "three of five are within the budget, 30 of 50 are not");
+    let budget = usize::try_from(deactivation_budget(u64::try_from(count)?))?;
+    assert!(session.most_deactivations_in_an_hour().await? <= budget);
+    let deactivated = session.inactive();
+
+    session.stage.world.twitch.clear_faults_for_everybody();
+    let (trigger, too_early) = all_fresh_again(&mut session).await?;
+    assert_eq!(session.inactive(), deactivated);
+    println!("{count}: {} deactivated; {trigger:?} came first, too early for {too_early}", deactivated.len());
+    assert!(!deactivated.is_empty() && deactivated.len() < session.streamers.len());
+    assert!(deactivated.iter().all(|login| session.found_dead.contains(login)), "none while its token lived");
+    assert_eq!(session.most_attempts_in_a_quarter_hour(), 1);
+    for seen in &session.streamers {
+        let told = [push.count(&seen.login), push.count(&format!("Master of {}", seen.login))];
+        assert_eq!(told, [usize::from(!seen.is_active); 2], "{}", seen.login);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn refusals_of_dead_tokens_cost_five_no_more_than_the_budget() -> Result<()> {
+    refused_for_six_hours(5).await
+}
+
+#[tokio::test]
+async fn refusals_of_dead_tokens_cost_fifty_no_more_than_the_budget() -> Result<()> {
+    refused_for_six_hours(50).await
+}
+
+#[tokio::test]
+async fn refusals_of_dead_tokens_cost_five_hundred_no_more_than_the_budget() -> Result<()> {
+    refused_for_six_hours(500).await
+}
