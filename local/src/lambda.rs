@@ -124,6 +124,17 @@ impl Function {
     }
 }
 
+impl Function {
+    /// Ends the process as a crash does (SIGKILL), and waits until it has ended.
+    ///
+    /// # Errors
+    ///
+    /// If the system doesn't let us.
+    pub async fn kill(self) -> Result<()> {
+        self.process.lock().await.kill().await.context("the function can't be killed")
+    }
+}
+
 impl Drop for Function {
     fn drop(&mut self) {
         self.api.abort();
