@@ -61,6 +61,20 @@ impl Function {
     ///
     /// If the binary can't be started.
     pub async fn start(binary: &Path, environment: &[(String, String)], log: Stdio) -> Result<Self> {
+        Self::start_with_output(binary, environment, Stdio::null(), log).await
+    }
+
+    /// Like [`Function::start`], and what it prints, which is not its log, goes to `output`.
+    ///
+    /// # Errors
+    ///
+    /// If the binary can't be started.
+    pub async fn start_with_output(
+        binary: &Path,
+        environment: &[(String, String)],
+        output: Stdio,
+        log: Stdio,
+    ) -> Result<Self> {
         let (events, next_events) = mpsc::channel(1);
         let (outcome, outcomes) = mpsc::channel(1);
         let listener = TcpListener::bind("127.0.0.1:0").await.context("no port for the Runtime API")?;
@@ -85,7 +99,7 @@ impl Function {
             .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
             .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(output)
             .stderr(log)
             .kill_on_drop(true)
             .spawn()

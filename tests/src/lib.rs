@@ -3,6 +3,7 @@
 
 pub mod doomed;
 pub mod histories;
+pub mod marks;
 pub mod people;
 
 use std::collections::HashMap;

@@ -234,6 +234,13 @@ impl SimulatedTwitch {
         state.accounts.current_tokens(state.accounts.find(login).ok()?)
     }
 
+    /// Every token that Twitch issued to anybody, in plain, but for access tokens that are long over: what a test looks
+    /// for where it must not be.
+    #[must_use]
+    pub fn issued_tokens(&self) -> Vec<String> {
+        self.simulation.lock().accounts.issued().map(str::to_owned).collect()
+    }
+
     /// Whether Twitch would accept this token now: what a poll would meet.
     #[must_use]
     pub fn access_token_is_live(&self, token: &AccessToken) -> bool {

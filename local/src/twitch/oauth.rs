@@ -53,7 +53,7 @@ async fn token(State(simulation): State<Arc<Simulation>>, request: Request) -> R
     }
     let response = match fault {
         None => refresh(&simulation, &form).into_response(),
-        Some(fault) => match fault.before_processing(Endpoint::Token).await {
+        Some(fault) => match fault.before_processing(Endpoint::Token, &form.secrets()).await {
             Some(response) => response,
             None => fault.after_processing(refresh(&simulation, &form)),
         },
@@ -123,10 +123,11 @@ async fn validate(State(simulation): State<Arc<Simulation>>, request: Request) -
         state.faults.hit(streamer, Endpoint::Validate)
     };
     let here = simulation.travel(sent).await;
+    let secrets: Vec<_> = access_token.as_deref().into_iter().collect();
     let validation = || validation(&simulation, access_token.as_deref());
     let response = match fault {
         None => validation().into_response(),
-        Some(fault) => match fault.before_processing(Endpoint::Validate).await {
+        Some(fault) => match fault.before_processing(Endpoint::Validate, &secrets).await {
             Some(response) => response,
             None => fault.after_processing(validation()),
         },
