@@ -61,6 +61,20 @@ impl Function {
     ///
     /// If the binary can't be started.
     pub async fn start(binary: &Path, environment: &[(String, String)], log: Stdio) -> Result<Self> {
+        Self::start_with_output(binary, environment, Stdio::null(), log).await
+    }
+
+    /// Like [`Function::start`], and what it prints, which is not its log, goes to `output`.
+    ///
+    /// # Errors
+    ///
+    /// If the binary can't be started.
+    pub async fn start_with_output(
+        binary: &Path,
+        environment: &[(String, String)],
+        output: Stdio,
+        log: Stdio,
+    ) -> Result<Self> {
         let (events, next_events) = mpsc::channel(1);
         let (outcome, outcomes) = mpsc::channel(1);
         let listener = TcpListener::bind("127.0.0.1:0").await.context("no port for the Runtime API")?;
@@ -85,7 +99,7 @@ impl Function {
             .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
             .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(output)
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
@@ -121,6 +135,17 @@ impl Function {
             Some(outcome) = answered => outcome,
             status = process.wait() => Err(exited(status.map_or_else(|e| e.to_string(), |s| s.to_string()))),
         }
+    }
+}
+
+impl Function {
+    /// Ends the process as a crash does (SIGKILL), and waits until it has ended.
+    ///
+    /// # Errors
+    ///
+    /// If the system doesn't let us.
+    pub async fn kill(self) -> Result<()> {
+        self.process.lock().await.kill().await.context("the function can't be killed")
     }
 }
 

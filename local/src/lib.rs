@@ -8,7 +8,7 @@ pub mod bench;
 pub mod binaries;
 pub mod clock;
 pub mod demo;
-mod env;
+pub mod env;
 pub mod lambda;
 pub mod plans;
 pub mod postgres;

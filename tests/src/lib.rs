@@ -1,7 +1,9 @@
 //! What the end-to-end tests share. Every test has a database and a Twitch of its own.
 #![expect(clippy::missing_errors_doc, clippy::must_use_candidate, reason = "any error fails the test")]
 
+pub mod doomed;
 pub mod histories;
+pub mod marks;
 pub mod people;
 pub mod session;
 

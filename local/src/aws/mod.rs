@@ -14,11 +14,15 @@ mod signature;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use adapters::signals::Access;
 use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use chrono::{DateTime, Utc};
 use domain::Clock;
@@ -43,6 +47,9 @@ const SECRET: &str = "local-secret-of-the-simulated-aws";
 const GROUP: &str = "token-refresh";
 const BUS: &str = "token-refresh";
 
+/// In bytes: above what any service takes.
+const LARGEST_REQUEST: usize = 1024 * 1024;
+
 /// A running simulation. It serves until it is dropped.
 pub struct SimulatedAws {
     simulation: Arc<Simulation>,
@@ -53,6 +60,7 @@ pub struct SimulatedAws {
 struct Simulation {
     clock: Arc<dyn Clock>,
     held: watch::Sender<Held>,
+    recorded: Mutex<Vec<String>>,
 }
 
 impl SimulatedAws {
@@ -73,7 +81,8 @@ impl SimulatedAws {
     pub async fn start_on(clock: Arc<dyn Clock>) -> std::io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let endpoint = format!("http://{}", listener.local_addr()?);
-        let simulation = Arc::new(Simulation { clock, held: watch::Sender::default() });
+        let simulation =
+            Arc::new(Simulation { clock, held: watch::Sender::default(), recorded: Mutex::default() });
         let router = router(simulation.clone());
         let serving = tokio::spawn(async move {
             // Serving ends with the task; there is no other way for it to fail.
@@ -136,6 +145,12 @@ impl SimulatedAws {
         self.simulation.held.borrow().requests(service)
     }
 
+    /// Every request as it came, whatever became of it: its line, its headers and its body.
+    #[must_use]
+    pub fn recorded(&self) -> Vec<String> {
+        self.simulation.recorded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Waits until what is held fits; returns at once if it does already.
     pub async fn until(&self, condition: impl FnMut(&Held) -> bool) {
         // It can't fail: `self` holds a sender, so the channel stays open.
@@ -185,7 +200,19 @@ fn router(simulation: Arc<Simulation>) -> Router {
         .fallback(async || {
             Refusal::new(Service::Scheduler, StatusCode::NOT_FOUND, "UnknownOperationException", "")
         })
+        .layer(middleware::from_fn_with_state(simulation.clone(), record))
         .with_state(simulation)
+}
+
+async fn record(State(simulation): State<Arc<Simulation>>, request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    let Ok(body) = to_bytes(body, LARGEST_REQUEST).await else {
+        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
+    };
+    let text =
+        format!("{} {}\n{:?}\n{}", head.method, head.uri, head.headers, String::from_utf8_lossy(&body));
+    simulation.recorded.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+    next.run(Request::from_parts(head, Body::from(body))).await
 }
 
 impl Simulation {

@@ -199,6 +199,11 @@ impl Accounts {
         (!grant.over).then(|| grant.access_tokens.back().map(|access| pair(access, &grant.refresh_token)))?
     }
 
+    /// Every token that was issued, but for access tokens that are long over.
+    pub(super) fn issued(&self) -> impl Iterator<Item = &str> {
+        self.by_access_token.keys().chain(self.by_refresh_token.keys()).map(|token| &**token)
+    }
+
     pub(super) fn is_connected(&self, account: AccountId) -> bool {
         self.streamers[account.0].grants.iter().any(|grant| !self.grants[grant.0].over)
     }

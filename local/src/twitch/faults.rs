@@ -34,6 +34,8 @@ pub enum Fault {
     MissingClientSecret,
     /// 403 `invalid client secret`.
     InvalidClientSecret,
+    /// 400 whose message repeats the tokens and the secret of the request.
+    Reflect,
     /// 500 with Twitch's JSON.
     ServerError,
     /// 503 with Twitch's JSON.
@@ -83,13 +85,14 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault, with its parameters at their defaults.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::InvalidRefreshToken,
         Self::InvalidGrant,
         Self::Unauthorized,
         Self::InvalidClient,
         Self::MissingClientSecret,
         Self::InvalidClientSecret,
+        Self::Reflect,
         Self::ServerError,
         Self::ServiceUnavailable { retry_after: None },
         Self::TooManyRequests { retry_after: None, ratelimit_reset: None },
@@ -119,6 +122,7 @@ impl Fault {
             Self::InvalidClient => "invalid-client",
             Self::MissingClientSecret => "missing-client-secret",
             Self::InvalidClientSecret => "invalid-client-secret",
+            Self::Reflect => "reflect",
             Self::ServerError => "server-error",
             Self::ServiceUnavailable { .. } => "service-unavailable",
             Self::TooManyRequests { .. } => "too-many-requests",
@@ -163,8 +167,9 @@ impl Fault {
         }
     }
 
-    /// What happens before the request is processed: an answer ends it here, nothing lets it go on.
-    pub(super) async fn before_processing(self, endpoint: Endpoint) -> Option<Response> {
+    /// What happens before the request is processed: an answer ends it here, nothing lets it go on. `secrets` are those
+    /// of the request.
+    pub(super) async fn before_processing(self, endpoint: Endpoint, secrets: &[&str]) -> Option<Response> {
         let answer = match self {
             Self::InvalidRefreshToken => Answer::invalid_refresh_token(StatusCode::BAD_REQUEST),
             Self::InvalidGrant => Answer::bad_request("Invalid grant"),
@@ -175,6 +180,9 @@ impl Fault {
             Self::InvalidClient => Answer::invalid_client(),
             Self::MissingClientSecret => Answer::missing_client_secret(),
             Self::InvalidClientSecret => Answer::invalid_client_secret(),
+            Self::Reflect => {
+                Answer::bad_request(format!("invalid token {}", secrets.join(" "))).with_reason()
+            }
             Self::ServerError => Answer::error(StatusCode::INTERNAL_SERVER_ERROR, "internal server error"),
             Self::ServiceUnavailable { retry_after } => {
                 let answer = Answer::error(StatusCode::SERVICE_UNAVAILABLE, "service unavailable");

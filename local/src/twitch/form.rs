@@ -33,6 +33,11 @@ impl Form {
         self.parameters.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// The values that must not become known.
+    pub(super) fn secrets(&self) -> Vec<&str> {
+        ["refresh_token", "client_secret"].into_iter().filter_map(|name| self.get(name)).collect()
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.parameters.keys().map(String::as_str)
     }

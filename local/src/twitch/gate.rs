@@ -1,9 +1,9 @@
-//! A gate in the middle of a refresh: the request has arrived, and Twitch doesn't process it until the gate opens.
-//! Tests do there what somebody else would do during the call.
+//! A gate in the middle of a refresh: the request has arrived, and Twitch doesn't process it until the gate opens; or it
+//! has processed it, and doesn't answer. Tests do there what somebody else would do during the call.
 
 use tokio::sync::watch;
 
-/// Holds every refresh of one streamer between its arrival and its processing, until it is released or dropped.
+/// Holds every refresh of one streamer at one point of its way, until it is released or dropped.
 #[derive(Debug)]
 #[must_use = "a dropped gate is open"]
 pub struct Gate {
@@ -51,6 +51,15 @@ impl Drop for Gate {
     fn drop(&mut self) {
         self.passage.state.send_modify(|state| state.open = true);
     }
+}
+
+/// The newest gates of one streamer; an open one holds nobody up.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Passages {
+    /// Between a request's arrival and its processing.
+    pub(super) before: Option<Passage>,
+    /// Between its processing and the answer.
+    pub(super) after: Option<Passage>,
 }
 
 impl Passage {

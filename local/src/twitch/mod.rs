@@ -29,7 +29,7 @@ use std::{
 use axum::{Router, http::StatusCode};
 use domain::{AccessToken, Clock, TokenPair};
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 pub use self::{
     accounts::Activity,
@@ -40,7 +40,7 @@ use self::{
     accounts::{AccountId, Accounts},
     answer::Answer,
     faults::{Faults, Target},
-    gate::Passage,
+    gate::Passages,
 };
 pub use crate::server::StartError;
 use crate::{
@@ -234,6 +234,13 @@ impl SimulatedTwitch {
         state.accounts.current_tokens(state.accounts.find(login).ok()?)
     }
 
+    /// Every token that Twitch issued to anybody, in plain, but for access tokens that are long over: what a test looks
+    /// for where it must not be.
+    #[must_use]
+    pub fn issued_tokens(&self) -> Vec<String> {
+        self.simulation.lock().accounts.issued().map(str::to_owned).collect()
+    }
+
     /// Whether Twitch would accept this token now: what a poll would meet.
     #[must_use]
     pub fn access_token_is_live(&self, token: &AccessToken) -> bool {
@@ -295,11 +302,33 @@ impl SimulatedTwitch {
     /// # Errors
     /// If the login is unknown.
     pub fn pause(&self, login: &str) -> Result<Gate, UnknownStreamer> {
+        self.gate(login, |passages, gate| passages.before = Some(gate.passage()))
+    }
+
+    /// Holds the answers to the refreshes of this streamer, which have been processed by then (a refresh token has
+    /// rotated), until the gate is released or dropped.
+    ///
+    /// # Errors
+    /// If the login is unknown.
+    pub fn pause_answers(&self, login: &str) -> Result<Gate, UnknownStreamer> {
+        self.gate(login, |passages, gate| passages.after = Some(gate.passage()))
+    }
+
+    fn gate(&self, login: &str, place: fn(&mut Passages, &Gate)) -> Result<Gate, UnknownStreamer> {
         let mut state = self.simulation.lock();
         let id = state.accounts.find(login)?;
         let gate = Gate::new();
-        state.gates.insert(id, gate.passage());
+        place(state.gates.entry(id).or_default(), &gate);
         Ok(gate)
+    }
+
+    /// Waits until the totals are as wanted; returns at once if they are already.
+    pub async fn wait_until(&self, mut wanted: impl FnMut(&Totals) -> bool) {
+        let mut changed = self.simulation.changed.subscribe();
+        while !wanted(&self.totals()) {
+            // It can't fail: the simulation holds the sender, so the channel stays open.
+            let _ = changed.changed().await;
+        }
     }
 }
 
@@ -309,13 +338,15 @@ struct Simulation {
     state: Mutex<SimulationState>,
     in_flight: AtomicUsize,
     peak_in_flight: AtomicUsize,
+    /// Says that the totals have changed.
+    changed: watch::Sender<()>,
 }
 
 struct SimulationState {
     accounts: Accounts,
     faults: Faults,
-    /// The newest gate of each streamer who was ever paused; an open one holds nobody up.
-    gates: HashMap<AccountId, Passage>,
+    /// Of each streamer who was ever paused.
+    gates: HashMap<AccountId, Passages>,
     /// Without the numbers of requests in flight, which change when no lock is held.
     totals: Totals,
 }
@@ -339,12 +370,18 @@ impl Simulation {
             state: Mutex::new(state),
             in_flight: AtomicUsize::new(0),
             peak_in_flight: AtomicUsize::new(0),
+            changed: watch::Sender::default(),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, SimulationState> {
         // A panic in one test's thread must not become a riddle in all others.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, count: impl FnOnce(&mut Totals)) {
+        count(&mut self.lock().totals);
+        self.changed.send_replace(());
     }
 
     fn totals(&self, state: &SimulationState) -> Totals {
@@ -359,6 +396,7 @@ impl Simulation {
     fn in_flight(&self) -> InFlight<'_> {
         let now = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         self.peak_in_flight.fetch_max(now, Ordering::Relaxed);
+        self.changed.send_replace(());
         InFlight(self)
     }
 
@@ -378,6 +416,7 @@ struct InFlight<'a>(&'a Simulation);
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.changed.send_replace(());
     }
 }
 

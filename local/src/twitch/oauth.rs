@@ -31,32 +31,37 @@ pub(super) fn routes() -> Router<Arc<Simulation>> {
 async fn token(State(simulation): State<Arc<Simulation>>, request: Request) -> Response {
     let _in_flight = simulation.in_flight();
     let sent = Instant::now();
-    simulation.lock().totals.token_requests += 1;
+    simulation.count(|totals| totals.token_requests += 1);
     let form = match read_form(request).await {
         Ok(form) => form,
         Err(answer) => return answer.into_response(),
     };
-    let (fault, passage) = {
+    let (fault, gates) = {
         let mut state = simulation.lock();
         let streamer =
             form.get("refresh_token").and_then(|token| state.accounts.owner_of_refresh_token(token));
         if let Some(id) = streamer {
             state.accounts.get_mut(id).activity.refresh_requests += 1;
         }
-        (state.faults.hit(streamer, Endpoint::Token), streamer.and_then(|id| state.gates.get(&id).cloned()))
+        let gates = streamer.and_then(|id| state.gates.get(&id).cloned()).unwrap_or_default();
+        (state.faults.hit(streamer, Endpoint::Token), gates)
     };
     let mut here = simulation.travel(sent).await;
-    if let Some(passage) = passage {
+    if let Some(passage) = gates.before {
         passage.pass().await;
         here = Instant::now();
     }
     let response = match fault {
         None => refresh(&simulation, &form).into_response(),
-        Some(fault) => match fault.before_processing(Endpoint::Token).await {
+        Some(fault) => match fault.before_processing(Endpoint::Token, &form.secrets()).await {
             Some(response) => response,
             None => fault.after_processing(refresh(&simulation, &form)),
         },
     };
+    if let Some(passage) = gates.after {
+        passage.pass().await;
+        here = Instant::now();
+    }
     simulation.travel(here).await;
     response
 }
@@ -86,7 +91,8 @@ fn refresh(simulation: &Simulation, form: &Form) -> Answer {
     let mut state = simulation.lock();
     match state.accounts.refresh(refresh_token, settings.token_lifetime, now) {
         Ok(pair) => {
-            state.totals.refreshes += 1;
+            drop(state);
+            simulation.count(|totals| totals.refreshes += 1);
             Answer::ok(json!({
                 "access_token": pair.access.expose(),
                 "refresh_token": pair.refresh.expose(),
@@ -96,7 +102,8 @@ fn refresh(simulation: &Simulation, form: &Form) -> Answer {
             }))
         }
         Err(refused) => {
-            state.totals.reuses += u64::from(refused == Refused::Reused);
+            drop(state);
+            simulation.count(|totals| totals.reuses += u64::from(refused == Refused::Reused));
             Answer::invalid_refresh_token(StatusCode::BAD_REQUEST)
         }
     }
@@ -106,9 +113,9 @@ async fn validate(State(simulation): State<Arc<Simulation>>, request: Request) -
     let _in_flight = simulation.in_flight();
     let sent = Instant::now();
     let access_token = bearer(&request).map(str::to_owned);
+    simulation.count(|totals| totals.validate_requests += 1);
     let fault = {
         let mut state = simulation.lock();
-        state.totals.validate_requests += 1;
         let streamer = access_token.as_deref().and_then(|token| state.accounts.owner_of_access_token(token));
         if let Some(id) = streamer {
             state.accounts.get_mut(id).activity.validations += 1;
@@ -116,10 +123,11 @@ async fn validate(State(simulation): State<Arc<Simulation>>, request: Request) -
         state.faults.hit(streamer, Endpoint::Validate)
     };
     let here = simulation.travel(sent).await;
+    let secrets: Vec<_> = access_token.as_deref().into_iter().collect();
     let validation = || validation(&simulation, access_token.as_deref());
     let response = match fault {
         None => validation().into_response(),
-        Some(fault) => match fault.before_processing(Endpoint::Validate).await {
+        Some(fault) => match fault.before_processing(Endpoint::Validate, &secrets).await {
             Some(response) => response,
             None => fault.after_processing(validation()),
         },
@@ -148,7 +156,7 @@ fn validation(simulation: &Simulation, access_token: Option<&str>) -> Answer {
 async fn revoke(State(simulation): State<Arc<Simulation>>, request: Request) -> Response {
     let _in_flight = simulation.in_flight();
     let sent = Instant::now();
-    simulation.lock().totals.revoke_requests += 1;
+    simulation.count(|totals| totals.revoke_requests += 1);
     let here = simulation.travel(sent).await;
     let answer = match read_form(request).await {
         Ok(form) => revocation(&simulation, &form),
