@@ -139,8 +139,8 @@ impl Notification {
         .into_bytes()
     }
 
-    /// A later notification with the same topic (RFC 8030, section 5.4) replaces this one on the device: 32 characters
-    /// at most, of base64url's alphabet.
+    /// A later notification with the same topic (RFC 8030, section 5.4) replaces this one while it waits for the device:
+    /// 32 characters at most, of base64url's alphabet.
     #[must_use]
     pub fn topic(&self) -> String {
         // One streamer's notices to one person about one campaign; half of each id tells them apart well enough.
