@@ -12,6 +12,7 @@ use end_to_end::doomed::{
     three_minutes_later, world,
 };
 use end_to_end::people::{campaign, refused_before, refused_streamer, subscribe, user};
+use fastrand::Rng;
 use local::push::SimulatedPush;
 use local::twitch::RefreshTokens;
 use local::world::{NewStreamer, World};
@@ -29,23 +30,6 @@ const LATENCY: Duration = Duration::from_millis(4);
 /// Calls in flight: fewer than there are streamers, so that a kill meets some before their turn and some after.
 const IN_FLIGHT: &str = "8";
 
-/// SplitMix64: a seed that is printed says everything.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn from_1_to(&mut self, most: u64) -> u64 {
-        1 + self.next() % most
-    }
-}
-
 /// A new seed, or the one that a failed run has printed.
 #[expect(clippy::print_stderr, reason = "whoever looks into a failure needs the seed")]
 fn seed() -> Result<u64> {
@@ -58,8 +42,8 @@ fn seed() -> Result<u64> {
 }
 
 /// One of the triggers, with its function.
-fn trigger(random: &mut Random) -> (&'static str, Value) {
-    match random.next() % 3 {
+fn trigger(random: &mut Rng) -> (&'static str, Value) {
+    match random.u8(0..3) {
         0 => ("scheduled-refresh", json!({"trigger": "planned"})),
         1 => ("scheduled-refresh", json!({"trigger": "sweep"})),
         _ => ("retry-refresh", json!({"trigger": "retry", "minute": "2026-11-23T04:15:00Z"})),
@@ -103,14 +87,14 @@ async fn round(
     world: &World,
     kind: RefreshTokens,
     streamers: &[(StreamerId, String)],
-    random: &mut Random,
+    random: &mut Rng,
 ) -> Result<(u64, usize)> {
     all_become_due(world).await?;
     let before = pairs(world, streamers).await?;
     let mut kills = 0;
-    for _ in 0..random.from_1_to(KILLS) {
+    for _ in 0..random.u64(1..=KILLS) {
         let totals = world.twitch.totals();
-        let (rotated, after) = (random.next().is_multiple_of(2), random.from_1_to(STREAMERS));
+        let (rotated, after) = (random.bool(), random.u64(1..=STREAMERS));
         let reached = world.twitch.wait_until(|now| {
             if rotated {
                 now.refreshes >= totals.refreshes + after
@@ -163,7 +147,7 @@ async fn round(
 
 async fn killed_at_random(kind: RefreshTokens) -> Result<()> {
     let seed = seed()?;
-    let mut random = Random(seed);
+    let mut random = Rng::with_seed(seed);
     let world = world(kind, LATENCY).await?;
     let logins: Vec<_> = (0..STREAMERS).map(|n| format!("s{n}")).collect();
     let ids = world.add_all(logins.iter().map(NewStreamer::due).collect()).await?;
@@ -201,7 +185,7 @@ async fn notify() -> Result<()> {
     const DEVICES: u64 = 60;
     const MOST_KILLS: u64 = 12;
     let seed = seed()?;
-    let mut random = Random(seed);
+    let mut random = Rng::with_seed(seed);
     let world = world(RefreshTokens::Kept, Duration::ZERO).await?;
     let push = SimulatedPush::start(local::push::Settings::default()).await?;
     let (aria, _) = refused_streamer(&world, "aria").await?;
@@ -224,9 +208,9 @@ async fn notify() -> Result<()> {
         ("PUSH_LOOPBACK", "on"),
     ];
     let mut kills = 0;
-    for _ in 0..random.from_1_to(MOST_KILLS) {
+    for _ in 0..random.u64(1..=MOST_KILLS) {
         let accepted = push.totals().accepted;
-        let after = usize::try_from(random.from_1_to(20))?;
+        let after = random.usize(1..=20);
         let doomed = function(&world, "notify", &vapid).await?;
         let reached = push.wait_for(accepted + after);
         let killed = kill_at_or_let_end(doomed, json!({"trigger": "timer"}), reached).await?;
