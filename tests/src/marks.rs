@@ -1,24 +1,25 @@
 //! Marks: secrets that a test gives to the program, and the search for them where they must not be.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// Shorter ones would be found by chance.
 const SHORTEST: usize = 12;
 
-/// The secrets of one run.
+/// The secrets of one run, with the texts in which each can stand.
 #[derive(Default)]
-pub struct Marks(BTreeSet<(&'static str, Vec<u8>)>);
+pub struct Marks(BTreeMap<(&'static str, Vec<u8>), Vec<(&'static str, String)>>);
 
 impl Marks {
-    /// Remembers a secret. `what` names it in a failure, where itself must not be shown.
+    /// Remembers a secret. `what` names it where it is found.
     ///
     /// # Panics
     ///
     /// If it is so short that it could be found by chance.
     pub fn add(&mut self, what: &'static str, secret: impl AsRef<[u8]>) {
         assert!(secret.as_ref().len() >= SHORTEST, "{what} is too short for a mark");
-        self.0.insert((what, secret.as_ref().to_vec()));
+        let secret = secret.as_ref().to_vec();
+        self.0.entry((what, secret)).or_insert_with_key(|(_, secret)| forms(secret));
     }
 
     /// How many there are.
@@ -33,11 +34,11 @@ impl Marks {
 
     /// What is found in this text of the secrets, as they are or encoded: each by its name and form, with the line.
     pub fn found_in(&self, text: &str) -> Vec<String> {
-        let found = self.0.iter().flat_map(|(what, secret)| {
-            let forms = forms(secret).into_iter().filter(|(_, form)| text.contains(form.as_str()));
-            forms.map(move |(form, shown)| {
-                let line = text.lines().find(|line| line.contains(&shown)).unwrap_or_default();
-                format!("{what}, {form}: {}", line.replace(&shown, "<here>"))
+        let found = self.0.iter().flat_map(|((what, _), forms)| {
+            let found = forms.iter().filter(|(_, shown)| text.contains(shown.as_str()));
+            found.map(move |(form, shown)| {
+                let line = text.lines().find(|line| line.contains(shown.as_str())).unwrap_or_default();
+                format!("{what}, {form}: {}", line.replace(shown.as_str(), "<here>"))
             })
         });
         found.collect()

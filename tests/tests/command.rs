@@ -3,9 +3,8 @@
 use adapters::config::{NotifyConfig, VapidConfig};
 use anyhow::Result;
 use chrono::TimeDelta;
-use end_to_end::{Printed, binary, changed, tokens, world};
+use end_to_end::{Printed, changed, tokens, world};
 use local::postgres::{Postgres, Server, Settings as ServerSettings};
-use local::twitch::{Fault, RefreshTokens, Settings};
 use local::world::{NewStreamer, World};
 use push::Vapid;
 use serde_json::Value;
@@ -300,41 +299,6 @@ async fn a_schema_that_is_missing_old_or_newer_is_told() -> Result<()> {
         .await?;
     for command in [&["refresh"][..], &["migrate"]] {
         refused(&environment, command, 1, "version 1000, newer than this program's 2").await?;
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn at_trace_level_no_secret_is_printed() -> Result<()> {
-    binary("tokens").await?;
-    let settings = Settings { refresh_tokens: RefreshTokens::Rotated, ..Settings::default() };
-    let world = World::start(Postgres::shared().await?, settings).await?;
-    let due = world.add(NewStreamer::due("bastien")).await?;
-    world.twitch.fault("bastien", Fault::NoExpiresIn)?;
-    let environment = changed(world.environment(), &[("LOG_LEVEL", "trace")]);
-    let mut everything = String::new();
-    let mut pairs = vec![world.twitch.current_tokens("bastien").unwrap()];
-    for arguments in
-        [&["refresh", "--force"][..], &["refresh", "--json"], &["status"], &["history", &due.to_string()]]
-    {
-        let printed = tokens(&environment, arguments).await?;
-        everything += &(printed.stdout + &printed.stderr);
-        pairs.push(world.twitch.current_tokens("bastien").unwrap());
-    }
-    assert_ne!(pairs.first(), pairs.last());
-    world.twitch.disconnect("bastien")?;
-    let printed = tokens(&environment, &["refresh", "--force"]).await?;
-    everything += &(printed.stdout + &printed.stderr);
-    let after = world.row(due).await?;
-    let secret = |name: &str| environment.iter().find(|(found, _)| found == name).unwrap().1.clone();
-    let plain = pairs.iter().flat_map(|pair| [pair.access.expose(), pair.refresh.expose()]);
-    for secret in plain.chain([
-        after.access_token_encrypted.as_deref().unwrap(),
-        after.refresh_token_encrypted.as_deref().unwrap(),
-        secret("APP_KEY").as_str(),
-        secret("TWITCH_CLIENT_SECRET").as_str(),
-    ]) {
-        assert!(!everything.contains(secret), "a secret was printed in\n{everything}");
     }
     Ok(())
 }

@@ -837,3 +837,28 @@ async fn dropping_it_closes_the_port_soon_after() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn a_reflected_request_repeats_its_secrets() {
+    let scene = Scene::new().await;
+    scene.twitch.fault("alice", Fault::Reflect).unwrap();
+    let refreshed = scene.refresh_alice().await;
+    assert_eq!(refreshed.status, 400);
+    assert!(refreshed.text("message").contains(scene.alice.refresh.expose()));
+    let validated = scene.validate_alice().await;
+    assert!(validated.text("message").contains(scene.alice.access.expose()));
+}
+
+#[tokio::test]
+async fn a_paused_answer_belongs_to_a_request_that_was_processed() {
+    let scene = Scene::new().await;
+    let gate = scene.twitch.pause_answers("alice").unwrap();
+    let held = async {
+        gate.arrived().await;
+        assert_eq!(scene.twitch.activity("alice").unwrap().refreshes, 1);
+        gate.release();
+    };
+    let (answer, ()) = tokio::join!(scene.refresh_alice(), held);
+    assert_eq!(answer.status, 200);
+    scene.twitch.wait_until(|totals| totals.in_flight == 0 && totals.refreshes == 1).await;
+}
