@@ -35,14 +35,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// From the look-up of the name to the end of the answer; within [`domain::notify::LONGEST_PUSH`].
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// A connection that was idle for longer may have slept in a frozen sandbox, and be dead without knowing.
+const LONGEST_IDLE: Duration = Duration::from_secs(10);
+
 /// So much of a body is read, and thrown away, so that the connection can serve the next message.
 const LONGEST_BODY: usize = 16 * 1024;
 
 /// RFC 8030, section 5.4.
 const LONGEST_TOPIC: usize = 32;
 
-/// The sender. Its connections and signatures live as long as it does: a function makes one per invocation, because a
-/// connection that slept in a frozen sandbox may be dead without knowing.
+/// The sender. It outlives an invocation, because its signatures are worth keeping; connections that nobody used for a
+/// while are not.
 pub struct WebPush {
     client: Client,
     signer: Signer,
@@ -81,6 +84,7 @@ impl WebPush {
             .dns_resolver(Arc::new(PublicResolver(loopback)))
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(CALL_TIMEOUT)
+            .pool_idle_timeout(LONGEST_IDLE)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .user_agent(concat!("twitch-token-refresh/", env!("CARGO_PKG_VERSION")))
