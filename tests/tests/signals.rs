@@ -1,6 +1,7 @@
 //! Signals over real HTTP: what a cycle says to EventBridge Scheduler and on the bus, and what it makes of their moods.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use adapters::config::SignalsConfig;
 use adapters::signals::AwsSignals;
@@ -9,11 +10,12 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use domain::StreamerId;
 use domain::notification::CampaignId;
 use domain::policy::Demand;
-use domain::ports::{Signals, StreamerDeactivated};
-use domain::refresh::Cycle;
+use domain::ports::{SignalError, Signals, StreamerDeactivated};
+use domain::refresh::{Cycle, LONGEST_SIGNAL};
 use domain::schedule::{Trigger, retry_minute};
 use end_to_end::{Still, run};
 use local::aws::{Fault, Schedule, Service, SimulatedAws};
+use local::clock::TurnableClock;
 use local::world::NewStreamer;
 use serde_json::json;
 use uuid::Uuid;
@@ -313,6 +315,52 @@ async fn a_bus_that_is_not_there_is_named() -> Result<()> {
     assert_eq!(stage.aws.requests(Service::Events), 1, "that will not pass");
     signals.arm_retry(stage.ahead(15)).await?;
     assert_eq!(stage.aws.requests(Service::Scheduler), 0, "nobody is to be woken");
+    Ok(())
+}
+
+/// Signals that are given, but slowly. The first takes what is left up to four seconds before the deadline.
+#[derive(Clone)]
+struct Slow {
+    clock: Arc<TurnableClock>,
+    deadline: DateTime<Utc>,
+    given: Arc<AtomicUsize>,
+}
+
+impl Slow {
+    fn give(&self) {
+        match self.given.fetch_add(1, Ordering::Relaxed) {
+            0 => self.clock.set(self.deadline - TimeDelta::seconds(4)),
+            _ => self.clock.advance(LONGEST_SIGNAL.to_std().unwrap_or_default()),
+        }
+    }
+}
+
+impl Signals for Slow {
+    async fn arm_retry(&self, _minute: DateTime<Utc>) -> Result<(), SignalError> {
+        self.give();
+        Ok(())
+    }
+
+    async fn publish(&self, _event: &StreamerDeactivated) -> Result<(), SignalError> {
+        self.give();
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn slow_signals_never_reach_the_deadline() -> Result<()> {
+    let stage = Stage::new().await?;
+    stage.refused_before(&["one", "two", "three"]).await?;
+    let deadline = stage.still.now() + TimeDelta::minutes(2);
+    let signals = Slow { clock: stage.still.clock.clone(), deadline, given: Arc::default() };
+    let service = stage.still.world.service_with(signals.clone(), &[]).await?;
+
+    let ran = run(&service, &Cycle { deadline: Some(deadline), ..Cycle::new(Trigger::Sweep) }).await;
+
+    assert_eq!((ran.report.deactivated, signals.given.load(Ordering::Relaxed)), (3, 2), "{:?}", ran.report);
+    assert!(ran.report.signals_failed >= 1, "{:?}", ran.report);
+    assert!(ran.report.signal_failure.unwrap().contains("no time was left for it before the deadline"));
+    assert!(stage.still.now() < deadline);
     Ok(())
 }
 

@@ -143,8 +143,8 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
         observer: Observer<'_>,
     ) {
         let now = self.clock.now();
-        if until - now < LONGEST_PUSH {
-            // It waited too long for its turn: somebody else may be about to take it.
+        if until - now < LONGEST_PUSH + LONGEST_WRITE {
+            // It waited too long for its turn: somebody else could take it before it is written what became of it.
             return;
         }
         let answer = if notification.is_stale(now) {

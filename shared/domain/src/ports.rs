@@ -61,6 +61,8 @@ pub trait Store: Send + Sync {
 pub struct Claim {
     /// Who.
     pub streamer: Streamer,
+    /// False if the streamer was deactivated while the lease was waited for: then it is only to be given back.
+    pub is_active: bool,
     /// The state as of the lease.
     pub token: TokenState,
     /// The access token that is stored.

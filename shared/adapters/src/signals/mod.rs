@@ -23,9 +23,9 @@ pub use self::sdk::Access;
 use self::sdk::Sdk;
 use crate::config::SignalsConfig;
 
-/// The longest that one signal may take, with its retries. One of each kind fits into the seconds that a cycle keeps
-/// free before its deadline.
-pub const LONGEST_SIGNAL: Duration = Duration::from_secs(2);
+/// The longest that one signal may take, with its retries.
+pub const LONGEST_SIGNAL: Duration =
+    Duration::from_secs(domain::refresh::LONGEST_SIGNAL.num_seconds().cast_unsigned());
 
 /// For how long a service that can't be reached is left alone. A cycle loses [`LONGEST_SIGNAL`] to it at most twice a
 /// minute, however many signals it has to give.

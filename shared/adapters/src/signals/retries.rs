@@ -24,7 +24,7 @@ use super::sdk::Sdk;
 use crate::config::RetryConfig;
 
 /// A schedule has to be there before its minute begins: as long as making it may take.
-const AHEAD: TimeDelta = TimeDelta::seconds(super::LONGEST_SIGNAL.as_secs().cast_signed());
+const AHEAD: TimeDelta = domain::refresh::LONGEST_SIGNAL;
 
 /// In seconds. An invocation that EventBridge Scheduler couldn't deliver for this long has been overtaken by a sweep,
 /// which comes every 15 minutes; it goes to the dead-letter queue.

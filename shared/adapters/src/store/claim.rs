@@ -75,6 +75,7 @@ impl PgStore {
                 }
                 .into_parts();
                 Claim {
+                    is_active: row.is_active,
                     lease: Lease {
                         id: streamer.id,
                         fence: row.fence,

@@ -41,6 +41,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A statement of ours takes milliseconds; one that takes longer waits for a lock or for a server that is gone.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What a statement gets that begins at the last moment: less than a cycle keeps free before its deadline.
+const LAST_STATEMENT: Duration = Duration::from_secs(3);
+
 /// The first wait before a failed write is tried again; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -172,7 +175,9 @@ async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
 ) -> Result<T, sqlx::Error> {
     let mut pause = FIRST_PAUSE;
     loop {
-        let done = timeout(STATEMENT_TIMEOUT, statement()).await.unwrap_or_else(|_| {
+        let left = (give_up_at - clock.now()).to_std().unwrap_or_default();
+        let patience = left.clamp(LAST_STATEMENT, STATEMENT_TIMEOUT);
+        let done = timeout(patience, statement()).await.unwrap_or_else(|_| {
             Err(sqlx::Error::Io(std::io::Error::new(ErrorKind::TimedOut, "the statement took too long")))
         });
         match done {

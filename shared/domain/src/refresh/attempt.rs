@@ -94,6 +94,9 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         now: DateTime<Utc>,
     ) -> (Change, Outcome) {
         let skip = |reason| (Change::Released, Outcome::Skipped(reason));
+        if !claim.is_active {
+            return skip(Skip::Leased);
+        }
         if self.must_stop(cycle, progress) || claim.lease.until - now < LONGEST_ATTEMPT {
             return skip(Skip::Stopped);
         }

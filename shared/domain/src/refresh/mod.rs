@@ -38,6 +38,12 @@ const LEASE: TimeDelta = TimeDelta::seconds(2 * LONGEST_ATTEMPT.num_seconds() + 
 /// Kept free before a deadline, to tell what could not be written.
 const LAST_WORDS: TimeDelta = TimeDelta::seconds(5);
 
+/// The longest that one signal may take, its quick retries included.
+pub const LONGEST_SIGNAL: TimeDelta = TimeDelta::seconds(2);
+
+/// Kept free before a deadline for what follows the last signal: the report.
+const REPORTING: TimeDelta = TimeDelta::seconds(1);
+
 /// For how long a write is tried where there is no deadline: a database that fails over is back before.
 const WRITE_PATIENCE: TimeDelta = TimeDelta::minutes(5);
 
@@ -87,6 +93,11 @@ impl Cycle {
     /// Past this a result that can't be written is given up.
     fn last_write(&self, now: DateTime<Utc>) -> DateTime<Utc> {
         self.deadline.map_or(now + WRITE_PATIENCE, |at| at - LAST_WORDS)
+    }
+
+    /// Past this no signal is begun.
+    fn last_signal(&self) -> Option<DateTime<Utc>> {
+        self.deadline.map(|at| at - LONGEST_SIGNAL - REPORTING)
     }
 }
 
@@ -219,7 +230,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             // The loop that signals ends when nobody has anything left to say.
             drop(signaller);
         };
-        let signal = signals.for_each(|signal| self.signal(&progress, signal));
+        let signal = signals.for_each(|signal| self.signal(cycle, &progress, signal));
         future::join4(lease, ask, write, signal).await;
 
         let mut report = progress.state.into_inner().unwrap_or_else(PoisonError::into_inner).report;

@@ -3,9 +3,9 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::channel::mpsc::UnboundedSender;
 
-use super::{Progress, RefreshService};
+use super::{Cycle, Progress, RefreshService};
 use crate::notification::{Recipient, Told};
-use crate::ports::{Attempt, Signals, Store, StreamerDeactivated, Twitch};
+use crate::ports::{Attempt, SignalError, Signals, Store, StreamerDeactivated, Twitch};
 use crate::report::{Outcome, Standing, Stop};
 use crate::schedule::retry_minute;
 
@@ -78,9 +78,16 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         }
     }
 
-    /// A signal that can't be given is counted; what it would have said stands in the database.
-    pub(super) async fn signal(&self, progress: &Progress<'_>, signal: Signal) {
+    /// A signal that can't be given is counted; what it would have said stands in the database. The last of many slow
+    /// ones must not cost the report.
+    pub(super) async fn signal(&self, cycle: &Cycle, progress: &Progress<'_>, signal: Signal) {
+        let late = cycle.last_signal().is_some_and(|at| self.clock.now() > at);
         let given = match signal {
+            _ if late => Err(SignalError(
+                "no time was left for it before the deadline; the next sweep and the timer of the notifications make \
+                 it good"
+                    .to_owned(),
+            )),
             Signal::Retry(minute) => self.signals.arm_retry(minute).await,
             Signal::Deactivated(event) => self.signals.publish(&event).await,
         };

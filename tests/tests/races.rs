@@ -1,0 +1,55 @@
+//! Two who want the same streamer at the same moment, brought about on purpose: the one holds the row, and lets go of it
+//! once the other is seen to wait.
+
+use std::pin::pin;
+
+use anyhow::Result;
+use domain::refresh::Cycle;
+use domain::report::{Outcome, Skip};
+use domain::schedule::Trigger;
+use end_to_end::{Still, run};
+use local::world::NewStreamer;
+use sqlx::PgPool;
+
+/// Returns once somebody waits for a lock in this database.
+async fn somebody_waits(pool: &PgPool) -> Result<()> {
+    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity
+                                WHERE datname = current_database() AND wait_event_type = 'Lock')";
+    while !sqlx::query_scalar::<_, bool>(waits).fetch_one(pool).await? {}
+    Ok(())
+}
+
+/// The deactivation holds what we remember of the streamer; the claim has seen the streamer active, and waits.
+#[tokio::test]
+async fn who_is_deactivated_while_a_claim_waits_is_left_alone() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let id = world.add(NewStreamer::due("aria")).await?;
+    sqlx::query("INSERT INTO token_refresh.streamers (streamer_id, fence) VALUES ($1, 1)")
+        .bind(id.0)
+        .execute(&world.pool)
+        .await?;
+    let service = world.service(&[]).await?;
+    let mut deactivation = world.pool.begin().await?;
+    sqlx::query("SELECT FROM token_refresh.streamers FOR UPDATE").execute(&mut *deactivation).await?;
+    sqlx::query("UPDATE streamers SET is_active = false").execute(&mut *deactivation).await?;
+
+    let cycle = Cycle::new(Trigger::Sweep);
+    let mut cycle = pin!(run(&service, &cycle));
+    tokio::select! {
+        biased;
+        ran = &mut cycle => panic!("the claim did not wait: {:?}", ran.report),
+        waits = somebody_waits(&world.pool) => waits?,
+    }
+    deactivation.commit().await?;
+    let ran = cycle.await;
+
+    assert_eq!(*ran.outcome("aria"), Outcome::Skipped(Skip::Leased));
+    assert_eq!(world.twitch.totals().token_requests, 0);
+    assert_eq!(world.row(id).await?.token_refresh_failed_at, None);
+    let free: bool = sqlx::query_scalar("SELECT leased_until IS NULL FROM token_refresh.streamers")
+        .fetch_one(&world.pool)
+        .await?;
+    assert!(free, "the lease is given back");
+    Ok(())
+}

@@ -1,0 +1,382 @@
+//! The brief's scenario 4, literally: a token is made unreadable by the brief's own SQL, a first refresh fails, a second
+//! deactivates, and those whom it concerns are told. The program's own binaries, on the machine's time; what passes in
+//! between is turned in the database, or waited for under a short `RETRY_DELAY`.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use adapters::cipher::Column;
+use anyhow::{Context as _, Result};
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::StreamerId;
+use domain::schedule::retry_minute;
+use end_to_end::people::{campaign, outbox, subscribe, user};
+use end_to_end::{Printed, binary, changed, tokens, world};
+use local::aws::{Event, SimulatedAws};
+use local::lambda::Function;
+use local::postgres::{Postgres, Settings as ServerSettings};
+use local::push::{Received, Settings, SimulatedPush};
+use local::twitch::Settings as TwitchSettings;
+use local::world::{NewStreamer, World};
+use push::VapidKey;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+const TIME_LEFT: Duration = Duration::from_mins(5);
+
+const DEVICES: [&str; 4] = ["aria's phone", "aria's laptop", "corvin's phone", "nadia's tablet"];
+
+/// The brief's own SQL.
+const INVALIDATE: &str =
+    "UPDATE streamers SET access_token_encrypted = 'invalid' WHERE twitch_login = 'aria'";
+const REACTIVATE: &str =
+    "UPDATE streamers SET is_active = true, token_refresh_failed_at = NULL WHERE twitch_login = 'aria'";
+
+/// How the brief's "after having waited" looks to us.
+const OTHERS_WAIT: &str =
+    "UPDATE streamers SET token_refresh_failed_at = token_refresh_failed_at - interval '16 minutes'";
+const WE_REMEMBER: &str = "UPDATE token_refresh.streamers SET failed_at = failed_at - interval '16 minutes'";
+
+/// Aria has two devices. She plays in the campaigns of Corvin and of Nadia, who have one each.
+struct Scene {
+    world: World,
+    push: SimulatedPush,
+    vapid: Vec<(String, String)>,
+    aria: StreamerId,
+    campaigns: [Uuid; 2],
+}
+
+impl Scene {
+    async fn new(aria: NewStreamer) -> Result<Self> {
+        Self::of(world().await?, aria).await
+    }
+
+    async fn of(world: World, aria: NewStreamer) -> Result<Self> {
+        let key = VapidKey::generate()?;
+        let push = SimulatedPush::start(Settings::default()).await?;
+        let aria =
+            NewStreamer { campaign: "Les Brumes".to_owned(), game_master: "Corvin".to_owned(), ..aria };
+        let aria = world.add(aria).await?;
+        let (brumes, corvin): (Uuid, Uuid) =
+            sqlx::query_as("SELECT id, owner_id FROM campaigns").fetch_one(&world.pool).await?;
+        let nadia = user(&world, "Nadia").await?;
+        let tides = campaign(&world, aria, "Marées", nadia, "ACTIVE").await?;
+        let own = user(&world, "Aria").await?;
+        sqlx::query("UPDATE streamers SET user_id = $1").bind(own).execute(&world.pool).await?;
+        for (owner, device) in [own, own, corvin, nadia].into_iter().zip(DEVICES) {
+            subscribe(&world, owner, &push.subscribe_to(device, &key.public())).await?;
+        }
+        let vapid = [
+            ("VAPID_PUBLIC_KEY", key.public()),
+            ("VAPID_PRIVATE_KEY", key.expose_private().to_string()),
+            ("VAPID_SUBJECT", "mailto:operator@twitch-polls.net".to_owned()),
+            ("PUSH_LOOPBACK", "on".to_owned()),
+        ];
+        let vapid = vapid.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Ok(Self { world, push, vapid, aria, campaigns: [brumes, tides] })
+    }
+
+    async fn sql(&self, sql: &'static str) -> Result<()> {
+        let done = sqlx::query(sql).execute(&self.world.pool).await?;
+        assert_eq!(done.rows_affected(), 1, "{sql}");
+        Ok(())
+    }
+
+    /// The command, where it delivers by itself.
+    async fn tokens(&self, arguments: &[&str]) -> Result<Printed> {
+        self.tokens_with(&[], arguments).await
+    }
+
+    async fn tokens_with(&self, changes: &[(&str, &str)], arguments: &[&str]) -> Result<Printed> {
+        let environment = self.world.environment().into_iter().chain(self.vapid.clone()).collect();
+        tokens(&changed(environment, changes), arguments).await
+    }
+
+    /// `is_active`, `token_refresh_failed_at`: what the brief looks at.
+    async fn state(&self) -> Result<(bool, Option<DateTime<Utc>>)> {
+        let row = self.world.row(self.aria).await?;
+        Ok((row.is_active, row.token_refresh_failed_at))
+    }
+
+    async fn nobody_is_told(&self) -> Result<()> {
+        assert_eq!(self.push.totals().requests, 0);
+        assert_eq!(outbox(&self.world).await?, []);
+        Ok(())
+    }
+
+    /// The first trigger: the refresh fails, its time is written, and that is all.
+    async fn first_failure(&self) -> Result<()> {
+        self.sql(INVALIDATE).await?;
+        let before = self.world.clock.now();
+        let printed = self.tokens(&["refresh", "--force"]).await?;
+        let after = self.world.clock.now();
+        assert_eq!(printed.code, 1, "{printed:?}");
+        let says = "  ✗ Aria (aria): access token: the stored text is in no known format (refusal recorded, retry at ";
+        assert!(printed.stdout.contains(says), "{}", printed.stdout);
+        assert!(!printed.stdout.contains("Notifications:"), "{}", printed.stdout);
+        let (is_active, failed_at) = self.state().await?;
+        assert!(is_active);
+        let failed_at = failed_at.context("the failure has no time")?;
+        assert!(before <= failed_at && failed_at <= after, "{before} {failed_at} {after}");
+        self.nobody_is_told().await
+    }
+
+    /// Everybody has it once, on each device, in the form that the service worker reads.
+    fn everybody_is_told(&self, locale: &str) -> Result<()> {
+        assert_eq!(self.push.totals().requests, DEVICES.len());
+        let master = |campaign: usize| {
+            let id = self.campaigns[campaign];
+            (format!("/mj/campaigns/{id}"), json!(id))
+        };
+        let own = || ("/auth/twitch/redirect".to_owned(), Value::Null);
+        let mut topics = Vec::new();
+        for (device, (url, campaign)) in DEVICES.into_iter().zip([own(), own(), master(0), master(1)]) {
+            let messages = self.push.messages(device)?;
+            let [message] = messages.as_slice() else { panic!("{device} got {messages:?}") };
+            let payload = message.json()?;
+            assert_eq!(payload["type"], "token:refresh_failed");
+            let data = &payload["data"];
+            assert_eq!((&data["url"], &data["streamerId"]), (&json!(url), &json!(self.aria)), "{device}");
+            assert_eq!(data["campaignId"], campaign, "{device}");
+            let (title, body) = match (campaign.is_null(), locale) {
+                (true, "fr") => ("Connexion Twitch perdue", "à la chaîne Aria"),
+                (false, "fr") => ("Aria n’est plus connecté à Twitch", "sur la chaîne Aria"),
+                (true, _) => ("Twitch connection lost", "the channel Aria"),
+                (false, _) => ("Aria is no longer connected to Twitch", "the channel Aria"),
+            };
+            assert_eq!(payload["title"], title, "{device}");
+            assert!(payload["body"].as_str().unwrap_or_default().contains(body), "{payload}");
+            assert_eq!(payload["actions"].as_array().map(Vec::len), Some(1), "{payload}");
+            assert_eq!(message.urgency, "high");
+            kept_for_a_day(message, payload["timestamp"].as_str().context("no timestamp")?.parse()?);
+            topics.push(message.topic.clone().context("no topic")?);
+        }
+        assert_eq!(topics[0], topics[1], "the same notice on both of her devices");
+        topics.dedup();
+        assert_eq!(topics.len(), 3, "one topic for each person and campaign");
+        Ok(())
+    }
+
+    /// The streamer reconnects: the application stores what Twitch gives.
+    async fn reconnect(&self) -> Result<()> {
+        let pair = self.world.twitch.add_streamer(&self.aria.to_string(), "aria");
+        let cipher = self.world.config(&[])?.cipher;
+        let encrypt = |column, token| cipher.encrypt(self.aria.0, column, token);
+        let now = self.world.clock.now();
+        sqlx::query(
+            "UPDATE streamers SET access_token_encrypted = $2, refresh_token_encrypted = $3, token_expires_at = $4,
+                 is_active = true, token_refresh_failed_at = NULL, updated_at = $5
+             WHERE id = $1",
+        )
+        .bind(self.aria.0)
+        .bind(encrypt(Column::AccessToken, pair.access.expose())?)
+        .bind(encrypt(Column::RefreshToken, pair.refresh.expose())?)
+        .bind(now + TimeDelta::hours(4))
+        .bind(now)
+        .execute(&self.world.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// The next cycle leaves her alone, and one that is forced refreshes her.
+    async fn all_is_well(&self) -> Result<()> {
+        let printed = self.tokens(&["refresh"]).await?;
+        assert_eq!(printed.code, 0, "{printed:?}");
+        assert!(printed.stdout.contains("  - Aria (aria): valid for 3 h 59"), "{}", printed.stdout);
+        let printed = self.tokens(&["refresh", "--force"]).await?;
+        assert_eq!(printed.code, 0, "{printed:?}");
+        assert!(printed.stdout.lines().any(|line| line == "Success: 1"), "{}", printed.stdout);
+        assert!(self.world.has_live_token(self.aria).await?);
+        assert_eq!(self.state().await?, (true, None));
+        Ok(())
+    }
+}
+
+/// Its lifetime ends a day after the deactivation; whole seconds, rounded down.
+fn kept_for_a_day(message: &Received, deactivated_at: DateTime<Utc>) {
+    let day = TimeDelta::hours(24);
+    let least = deactivated_at + day - message.at - TimeDelta::seconds(1);
+    assert!(least <= message.time_to_live && message.time_to_live <= day, "{deactivated_at}: {message:?}");
+}
+
+/// The second trigger: deactivated, told on every device, and printed.
+async fn second_failure(scene: &Scene) -> Result<()> {
+    let printed = scene.tokens(&["refresh", "--force"]).await?;
+    assert_eq!(printed.code, 1, "{printed:?}");
+    let told = "(deactivated: the streamer has to reconnect; Aria (streamer) is told on 2 devices; Corvin (game master \
+                of Les Brumes) is told on 1 device; Nadia (game master of Marées) is told on 1 device)";
+    assert!(printed.stdout.contains(told), "{}", printed.stdout);
+    for line in [
+        "Failed: 1",
+        "Notifications: 4 delivered, 0 postponed, 0 gone, 0 given up, 0 obsolete",
+        "  ✓ to the streamer, about Aria: delivered",
+        "  ✓ to the game master of Les Brumes, about Aria: delivered",
+        "  ✓ to the game master of Marées, about Aria: delivered",
+    ] {
+        assert!(printed.stdout.lines().any(|printed| printed == line), "no `{line}` in\n{}", printed.stdout);
+    }
+    assert_eq!(scene.state().await?, (false, None));
+    scene.everybody_is_told("fr")?;
+
+    // Nobody is told twice.
+    let printed = scene.tokens(&["refresh", "--force"]).await?;
+    assert!(printed.stdout.contains("Found 0 streamer(s)"), "{}", printed.stdout);
+    assert_eq!(scene.push.totals().requests, DEVICES.len());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_failure_deactivates_and_everybody_is_told() -> Result<()> {
+    let scene = Scene::new(NewStreamer::fresh("aria")).await?;
+    scene.first_failure().await?;
+    scene.sql(OTHERS_WAIT).await?;
+    scene.sql(WE_REMEMBER).await?;
+    second_failure(&scene).await?;
+
+    let printed = scene.tokens(&["reactivate", &scene.aria.to_string()]).await?;
+    assert_eq!(printed.code, 0, "{printed:?}");
+    assert!(printed.stdout.starts_with("Active again: 1 streamer(s)"), "{}", printed.stdout);
+    assert!(printed.stdout.contains("has to\nreconnect with Twitch"), "{}", printed.stdout);
+    assert_eq!(scene.state().await?, (true, None));
+    scene.reconnect().await?;
+    scene.all_is_well().await
+}
+
+/// Another writer turns the application's column: what we remember of the failure is not of this one.
+#[tokio::test]
+async fn a_time_that_another_writer_has_turned_counts_as_well() -> Result<()> {
+    let scene = Scene::new(NewStreamer::fresh("aria")).await?;
+    scene.first_failure().await?;
+    scene.sql(OTHERS_WAIT).await?;
+    second_failure(&scene).await?;
+
+    let printed = scene.tokens(&["reactivate", "--since", "2h"]).await?;
+    assert_eq!(printed.code, 0, "{printed:?}");
+    assert!(printed.stdout.contains("  - Aria (aria): deactivated at "), "{}", printed.stdout);
+    assert_eq!(scene.state().await?, (true, None));
+
+    // She hasn't reconnected: that is a first failure again.
+    let printed = scene.tokens(&["refresh", "--force"]).await?;
+    assert!(printed.stdout.contains("(refusal recorded, retry at "), "{}", printed.stdout);
+    assert_eq!(scene.push.totals().requests, DEVICES.len(), "nobody is told of a first failure");
+    scene.reconnect().await?;
+    scene.all_is_well().await
+}
+
+#[tokio::test]
+async fn with_a_short_delay_in_real_time() -> Result<()> {
+    const DELAY: TimeDelta = TimeDelta::seconds(2);
+    /// Far more than fit into the delay.
+    const MOST_CALLS: usize = 2_000;
+    let short = DELAY.num_seconds().to_string();
+    let scene = Scene::new(NewStreamer::fresh("aria")).await?;
+    scene.first_failure().await?;
+    let (_, first) = scene.state().await?;
+
+    // Under the ordinary delay, whatever this machine makes of two seconds.
+    let printed = scene.tokens(&["refresh", "--force"]).await?;
+    assert!(printed.stdout.contains("(an earlier failure stands, retry at "), "{}", printed.stdout);
+    assert_eq!(scene.state().await?, (true, first));
+
+    let changes = [("RETRY_DELAY", short.as_str()), ("NOTIFICATION_LOCALE", "en")];
+    for call in 0.. {
+        assert!(call < MOST_CALLS, "the delay never ends");
+        let printed = scene.tokens_with(&changes, &["refresh", "--force"]).await?;
+        assert_eq!(printed.code, 1, "{printed:?}");
+        let (is_active, failed_at) = scene.state().await?;
+        if !is_active {
+            assert!(printed.stdout.contains("Notifications: 4 delivered"), "{}", printed.stdout);
+            assert_eq!(failed_at, None);
+            break;
+        }
+        assert!(printed.stdout.contains("(an earlier failure stands, retry at "), "{}", printed.stdout);
+        assert_eq!(failed_at, first, "a call within the delay counts for nothing");
+        scene.nobody_is_told().await?;
+    }
+    let deactivated_at: DateTime<Utc> =
+        sqlx::query_scalar("SELECT deactivated_at FROM token_refresh.deactivations")
+            .fetch_one(&scene.world.pool)
+            .await?;
+    assert!(Some(deactivated_at - DELAY) >= first, "{first:?} {deactivated_at}");
+    scene.everybody_is_told("en")?;
+
+    // The brief's own way back.
+    scene.sql(REACTIVATE).await?;
+    scene.reconnect().await?;
+    scene.all_is_well().await
+}
+
+/// As EventBridge hands it to the function that its rule names.
+fn delivered(event: &Event) -> Value {
+    json!({
+        "version": "0", "id": Uuid::new_v4(), "account": "123456789012", "region": "eu-west-3", "resources": [],
+        "time": "2026-11-23T04:15:03Z",
+        "source": event.source, "detail-type": event.detail_type, "detail": event.detail,
+    })
+}
+
+#[tokio::test]
+async fn the_functions_do_the_same_by_themselves() -> Result<()> {
+    binary("notify").await?;
+    // Roles belong to the whole server: this one is ours alone.
+    let postgres = Postgres::own(ServerSettings::default()).await?;
+    let world = World::start(&postgres, TwitchSettings::default()).await?;
+    let scene = Scene::of(world, NewStreamer::due("aria")).await?;
+    scene.sql(INVALIDATE).await?;
+    let aws = SimulatedAws::start().await?;
+    let start = async |name: &str| {
+        let environment: Vec<_> = scene.world.environment().into_iter().chain(aws.environment()).collect();
+        Function::start(&binary(name).await?, &environment, Stdio::null()).await
+    };
+
+    let report = start("scheduled-refresh").await?.invoke(json!({"trigger": "planned"}), TIME_LEFT).await?;
+    assert_eq!(
+        (&report["failed"], &report["deactivated"], &report["signals_failed"]),
+        (&json!(1), &json!(0), &json!(0))
+    );
+    let (is_active, failed_at) = scene.state().await?;
+    let failed_at = failed_at.context("the failure has no time")?;
+    assert!(is_active);
+    scene.nobody_is_told().await?;
+    assert_eq!(aws.events(), []);
+
+    // The alarm clock of the brief's 15 minutes.
+    let armed = retry_minute(failed_at + TimeDelta::minutes(15));
+    let fired = aws.due(armed);
+    let [retry] = fired.as_slice() else { panic!("{fired:?}, {:?}", aws.schedules()) };
+    assert_eq!((retry.at, aws.schedules()), (armed, vec![]));
+    scene.sql(OTHERS_WAIT).await?;
+    scene.sql(WE_REMEMBER).await?;
+    let answer = start("retry-refresh").await?.invoke(retry.input.clone(), TIME_LEFT).await?;
+    assert_eq!(answer["message"], "0 refreshed, 1 failed, 1 of them deactivated");
+    assert_eq!(scene.state().await?, (false, None));
+    assert_eq!(aws.schedules(), [], "nothing is left to be retried");
+
+    // Not it, but the event delivers.
+    assert_eq!(scene.push.totals().requests, 0);
+    assert_eq!(outbox(&scene.world).await?.len(), DEVICES.len());
+    let events = aws.events();
+    let [event] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!(event.detail["streamer_id"], json!(scene.aria));
+    let campaigns = event.detail["campaign_ids"].as_array().context("no campaigns")?;
+    assert_eq!(*campaigns, scene.campaigns.map(|id| json!(id)));
+
+    // A login of its own in the group, and neither a key nor a secret of Twitch's.
+    sqlx::raw_sql("CREATE ROLE notify LOGIN IN ROLE token_refresh_notify").execute(&scene.world.pool).await?;
+    let url = scene.world.database_url().replacen("//postgres@", "//notify@", 1);
+    let environment: Vec<_> =
+        [("DATABASE_URL".to_owned(), url)].into_iter().chain(scene.vapid.clone()).collect();
+    let notify = Function::start(&binary("notify").await?, &environment, Stdio::null()).await?;
+    let report = notify.invoke(delivered(event), TIME_LEFT).await?;
+    assert_eq!(
+        (&report["delivered"], &report["postponed"], &report["unauthorized"]),
+        (&json!(4), &json!(0), &json!(0))
+    );
+    scene.everybody_is_told("fr")?;
+
+    // EventBridge delivers at least once.
+    let report = notify.invoke(delivered(event), TIME_LEFT).await?;
+    assert_eq!(report["delivered"], 0);
+    assert_eq!(scene.push.totals().requests, DEVICES.len());
+    Ok(())
+}
