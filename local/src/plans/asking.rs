@@ -9,6 +9,7 @@ use domain::Authorized;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
+use super::introduction::readable;
 use super::section;
 use super::statements::{explain, explained};
 
@@ -55,7 +56,7 @@ pub(super) async fn reactivating(document: &mut String, pool: &PgPool, now: Date
     section(
         document,
         "When one streamer was deactivated",
-        "For `tokens reactivate ID`: all of the index, because no cycle asks for one streamer.",
+        "For `tokens reactivate ID`: all of the table, which is small. No cycle does this.",
         &explained(pool, explain("SELECT max(deactivated_at)")?.bind(ids.first())).await?,
     )?;
     section(
@@ -75,7 +76,7 @@ pub(super) async fn measuring(
 ) -> Result<()> {
     let since = now - TimeDelta::days(1);
     let started = Instant::now();
-    let sessions = database.coverage(since, now).await?.sessions;
+    let sessions = readable(database.coverage(since, now).await?.sessions);
     let took = started.elapsed();
     section(
         document,

@@ -76,8 +76,8 @@ pub(super) async fn notifying(document: &mut String, pool: &PgPool, now: DateTim
     section(
         document,
         "Whether a person wants a notification",
-        "The body of the function `wants_notice`, which the statements before and after this call for each person: \
-         one look-up.",
+        "The body of the function `wants_notice`, which the statements before and after this call for each person whom \
+         they concern: one look-up.",
         &explained(pool, explain_text(&wants).bind(person)).await?,
     )?;
     section(

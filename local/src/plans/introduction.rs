@@ -51,7 +51,7 @@ pub(super) async fn introduction(
         sqlx::query_scalar("SELECT current_setting('server_version')").fetch_one(pool).await?;
     // What follows the number is how it was packaged.
     let version = version.split(' ').next().unwrap_or_default();
-    let authorized = readable(authorized);
+    let authorized = readable(u64::try_from(authorized)?);
     let streamers = count(pool, "streamers").await?;
     let memberships = count(pool, "campaign_memberships").await?;
     let devices = count(pool, "push_subscriptions").await?;
@@ -100,7 +100,7 @@ async fn count(pool: &PgPool, rows: &str) -> Result<String> {
 }
 
 /// With a comma between thousands.
-fn readable(number: usize) -> String {
+pub(super) fn readable(number: u64) -> String {
     let digits = number.to_string();
     let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
     groups.join(",")
