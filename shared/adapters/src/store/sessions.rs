@@ -19,6 +19,10 @@ impl Database {
         // What is remembered already is left out rather than met as a conflict, which would lock and so write it. In
         // the order of the key, so that two runs never wait for each other in a ring; of what another run is
         // ending, we keep away.
+        //
+        // The planner may take the sessions that run for next to none, and those that changed for all of them. So what
+        // changed is found by `EXCEPT`, which costs no more than to read both sides whatever their size, and what is
+        // looked up by its key says so with `LIMIT 1`: a join could compare all with all, or read a whole table.
         let written = sqlx::query_scalar!(
             r#"
             WITH running AS (
@@ -27,46 +31,53 @@ impl Database {
                        coalesce(m.poll_authorization_granted_at,
                                 m.poll_authorization_expires_at - interval '12 hours') AS granted_at
                 FROM campaign_memberships m
-                JOIN streamers s ON s.id = m.streamer_id AND s.is_active
+                CROSS JOIN LATERAL (SELECT FROM streamers WHERE id = m.streamer_id AND is_active LIMIT 1) s
                 WHERE m.status = 'ACTIVE' AND m.poll_authorization_expires_at > $1 AND m.campaign_id IS NOT NULL
             ),
+            known AS (
+                SELECT membership_id, granted_at, streamer_id, campaign_id, ends_at
+                FROM token_refresh.sessions WHERE ends_at > $1
+            ),
             remembered AS (
-                INSERT INTO token_refresh.sessions AS known
+                INSERT INTO token_refresh.sessions AS stored
                     (membership_id, granted_at, streamer_id, campaign_id, ends_at)
                 SELECT membership_id, granted_at, streamer_id, campaign_id, ends_at
-                FROM running
-                WHERE granted_at < ends_at
-                  AND NOT EXISTS (
-                      SELECT FROM token_refresh.sessions same
-                      WHERE same.membership_id = running.membership_id AND same.granted_at = running.granted_at
-                        AND same.ends_at = running.ends_at)
+                FROM running WHERE granted_at < ends_at
+                EXCEPT
+                SELECT membership_id, granted_at, streamer_id, campaign_id, ends_at FROM known
                 ORDER BY membership_id
                 ON CONFLICT (membership_id, granted_at) DO UPDATE SET ends_at = excluded.ends_at
-                    WHERE known.ends_at <> excluded.ends_at
+                    WHERE stored.ends_at <> excluded.ends_at
                 RETURNING 1
             ),
-            -- Looked up by key rather than compared with those above, of which the planner may expect next to none.
+            changed AS (
+                SELECT membership_id, granted_at FROM known
+                EXCEPT
+                SELECT membership_id, granted_at FROM running
+            ),
             over AS (
-                SELECT known.membership_id, known.granted_at,
+                SELECT stored.*,
                        -- As exactly as the membership still tells.
-                       greatest(known.granted_at, least($1, CASE
-                           WHEN m.poll_authorization_granted_at > known.granted_at
+                       greatest(stored.granted_at, least($1, CASE
+                           WHEN m.poll_authorization_granted_at > stored.granted_at
                                THEN m.poll_authorization_granted_at
                            ELSE m.poll_authorization_expires_at END)) AS ended_at
-                FROM token_refresh.sessions known
-                LEFT JOIN campaign_memberships m ON m.id = known.membership_id
-                LEFT JOIN streamers s ON s.id = m.streamer_id
-                WHERE known.ends_at > $1
-                  AND (m.status = 'ACTIVE' AND s.is_active AND m.poll_authorization_expires_at > $1
-                       AND known.granted_at = coalesce(m.poll_authorization_granted_at,
-                                                       m.poll_authorization_expires_at - interval '12 hours'))
-                      IS NOT TRUE
-                FOR UPDATE OF known SKIP LOCKED
+                FROM changed
+                CROSS JOIN LATERAL (
+                    SELECT membership_id, granted_at, streamer_id, campaign_id FROM token_refresh.sessions
+                    WHERE membership_id = changed.membership_id AND granted_at = changed.granted_at AND ends_at > $1
+                    LIMIT 1 FOR UPDATE SKIP LOCKED
+                ) stored
+                LEFT JOIN LATERAL (
+                    SELECT poll_authorization_granted_at, poll_authorization_expires_at
+                    FROM campaign_memberships WHERE id = changed.membership_id LIMIT 1
+                ) m ON true
             ),
+            -- An update that finds its rows by their key: all of them are there, and none is among those above.
             ended AS (
-                UPDATE token_refresh.sessions known SET ends_at = over.ended_at
-                FROM over
-                WHERE known.membership_id = over.membership_id AND known.granted_at = over.granted_at
+                INSERT INTO token_refresh.sessions (membership_id, granted_at, streamer_id, campaign_id, ends_at)
+                SELECT membership_id, granted_at, streamer_id, campaign_id, ended_at FROM over
+                ON CONFLICT (membership_id, granted_at) DO UPDATE SET ends_at = excluded.ends_at
                 RETURNING 1
             )
             SELECT (SELECT count(*) FROM remembered) + (SELECT count(*) FROM ended) AS "written!"
