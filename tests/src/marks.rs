@@ -3,12 +3,19 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use base64::Engine as _;
+use base64::engine::GeneralPurpose;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
+
 /// Shorter ones would be found by chance.
 const SHORTEST: usize = 12;
 
-/// The secrets of one run, with the texts in which each can stand.
+/// A text in which a secret can stand, and what it is called.
+type Form = (&'static str, String);
+
+/// The secrets of one run by name, with the forms of each.
 #[derive(Default)]
-pub struct Marks(BTreeMap<(&'static str, Vec<u8>), Vec<(&'static str, String)>>);
+pub struct Marks(BTreeMap<(&'static str, Vec<u8>), Vec<Form>>);
 
 impl Marks {
     /// Remembers a secret. `what` names it where it is found.
@@ -47,15 +54,15 @@ impl Marks {
 
 /// The texts in which a secret can stand: plain, escaped as in a URL or a Rust string, in hexadecimal or decimal bytes, in
 /// base64 at any of the three places where it can begin there.
-fn forms(secret: &[u8]) -> Vec<(&'static str, String)> {
+fn forms(secret: &[u8]) -> Vec<Form> {
     let mut forms = vec![
         ("in lower hexadecimal", hex(secret, |text, byte| write!(text, "{byte:02x}"))),
         ("in upper hexadecimal", hex(secret, |text, byte| write!(text, "{byte:02X}"))),
         ("as bytes", format!("{secret:?}").trim_matches(['[', ']']).to_owned()),
     ];
     for skipped in 0..3 {
-        for (name, alphabet) in [("in base64", *b"+/"), ("in base64url", *b"-_")] {
-            forms.push((name, base64_within(secret, skipped, alphabet)));
+        for (name, engine) in [("in base64", &BASE64_STANDARD), ("in base64url", &BASE64_URL_SAFE)] {
+            forms.push((name, base64_within(secret, skipped, engine)));
         }
     }
     if let Ok(text) = std::str::from_utf8(secret) {
@@ -81,14 +88,8 @@ fn hex(secret: &[u8], one: impl Fn(&mut String, u8) -> std::fmt::Result) -> Stri
 }
 
 /// The middle of the secret's base64 where `skipped` bytes come before it: what doesn't depend on its neighbours.
-fn base64_within(secret: &[u8], skipped: usize, special: [u8; 2]) -> String {
-    let mut alphabet: Vec<u8> = (b'A'..=b'Z').chain(b'a'..=b'z').chain(b'0'..=b'9').collect();
-    alphabet.extend(special);
+fn base64_within(secret: &[u8], skipped: usize, engine: &GeneralPurpose) -> String {
     // The first byte that begins a group of three is the first one whose characters are its own.
     let whole = &secret[(3 - skipped) % 3..];
-    let groups = whole.as_chunks::<3>().0.iter().flat_map(|[a, b, c]| {
-        let bits = u32::from(*a) << 16 | u32::from(*b) << 8 | u32::from(*c);
-        [18, 12, 6, 0].map(|shift| char::from(alphabet[(bits >> shift & 63) as usize]))
-    });
-    groups.collect()
+    engine.encode(&whole[..whole.len() / 3 * 3])
 }

@@ -67,7 +67,6 @@ async fn down_for_six_hours(count: i32, fault: Fault, down: DateTime<Utc>) -> Re
 
     session.stage.world.twitch.clear_faults_for_everybody();
     let (trigger, too_early) = all_fresh_again(&mut session).await?;
-    println!("{count}: {trigger:?} came first, too early for {too_early}; {most:?} attempts in a cycle");
 
     session.found_dead.clear();
     let after = session.play(at(24, 0)).await?;
@@ -156,7 +155,6 @@ async fn refused_for_six_hours(count: i32) -> Result<()> {
     session.stage.world.twitch.clear_faults_for_everybody();
     let (trigger, too_early) = all_fresh_again(&mut session).await?;
     assert_eq!(session.inactive(), deactivated);
-    println!("{count}: {} deactivated; {trigger:?} came first, too early for {too_early}", deactivated.len());
     assert!(!deactivated.is_empty() && deactivated.len() < session.streamers.len());
     assert!(deactivated.iter().all(|login| session.found_dead.contains(login)), "none while its token lived");
     assert_eq!(session.most_attempts_in_a_quarter_hour(), 1);
