@@ -8,7 +8,10 @@ const SHORTEST: usize = 12;
 
 /// The secrets of one run, with the texts in which each can stand.
 #[derive(Default)]
-pub struct Marks(BTreeMap<(&'static str, Vec<u8>), Vec<(&'static str, String)>>);
+pub struct Marks(BTreeMap<(&'static str, Vec<u8>), Vec<Form>>);
+
+/// How a text shows a secret, and the text.
+type Form = (&'static str, String);
 
 impl Marks {
     /// Remembers a secret. `what` names it where it is found.
@@ -47,7 +50,7 @@ impl Marks {
 
 /// The texts in which a secret can stand: plain, escaped as in a URL or a Rust string, in hexadecimal or decimal bytes, in
 /// base64 at any of the three places where it can begin there.
-fn forms(secret: &[u8]) -> Vec<(&'static str, String)> {
+fn forms(secret: &[u8]) -> Vec<Form> {
     let mut forms = vec![
         ("in lower hexadecimal", hex(secret, |text, byte| write!(text, "{byte:02x}"))),
         ("in upper hexadecimal", hex(secret, |text, byte| write!(text, "{byte:02X}"))),

@@ -29,7 +29,7 @@ const LATENCY: Duration = Duration::from_millis(4);
 /// Calls in flight: fewer than there are streamers, so that a kill meets some before their turn and some after.
 const IN_FLIGHT: &str = "8";
 
-/// SplitMix64: a seed that is printed says everything.
+/// The generator `SplitMix64`: a seed that is printed says everything.
 struct Random(u64);
 
 impl Random {
@@ -41,7 +41,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn from_1_to(&mut self, most: u64) -> u64 {
+    fn one_to(&mut self, most: u64) -> u64 {
         1 + self.next() % most
     }
 }
@@ -108,9 +108,9 @@ async fn round(
     all_become_due(world).await?;
     let before = pairs(world, streamers).await?;
     let mut kills = 0;
-    for _ in 0..random.from_1_to(KILLS) {
+    for _ in 0..random.one_to(KILLS) {
         let totals = world.twitch.totals();
-        let (rotated, after) = (random.next().is_multiple_of(2), random.from_1_to(STREAMERS));
+        let (rotated, after) = (random.next().is_multiple_of(2), random.one_to(STREAMERS));
         let reached = world.twitch.wait_until(|now| {
             if rotated {
                 now.refreshes >= totals.refreshes + after
@@ -224,9 +224,9 @@ async fn notify() -> Result<()> {
         ("PUSH_LOOPBACK", "on"),
     ];
     let mut kills = 0;
-    for _ in 0..random.from_1_to(MOST_KILLS) {
+    for _ in 0..random.one_to(MOST_KILLS) {
         let accepted = push.totals().accepted;
-        let after = usize::try_from(random.from_1_to(20))?;
+        let after = usize::try_from(random.one_to(20))?;
         let doomed = function(&world, "notify", &vapid).await?;
         let reached = push.wait_for(accepted + after);
         let killed = kill_at_or_let_end(doomed, json!({"trigger": "timer"}), reached).await?;
