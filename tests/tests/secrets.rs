@@ -16,7 +16,7 @@ use end_to_end::{binary, changed, tokens};
 use local::aws::{Fault as AwsFault, Service, SimulatedAws};
 use local::lambda::Function;
 use local::postgres::{Postgres, Server, Settings as ServerSettings};
-use local::push::{Fault as PushFault, SimulatedPush};
+use local::push::{Fault as PushFault, Settings as PushSettings, SimulatedPush};
 use local::twitch::{Endpoint, Fault, RefreshTokens, Settings};
 use local::world::{NewStreamer, World};
 use push::VapidKey;
@@ -72,7 +72,8 @@ impl Scene {
         binary("tokens").await?;
         let settings = Settings { refresh_tokens: RefreshTokens::Rotated, ..Settings::default() };
         let world = World::start(Postgres::shared().await?, settings).await?;
-        let (aws, push) = (SimulatedAws::start().await?, SimulatedPush::start(Default::default()).await?);
+        let (aws, push) =
+            (SimulatedAws::start().await?, SimulatedPush::start(PushSettings::default()).await?);
         let mut marks = Marks::default();
 
         let vapid = VapidKey::generate()?;
@@ -378,8 +379,8 @@ fn a_secret_is_found_in_every_form() {
         format!("token={secret}&"),
         "refresh_token=s%25cret%2Fof%2Bth%3Fstreamer%3D0".to_owned(),
         format!("{:?}", secret.as_bytes()),
-        secret.bytes().map(|byte| format!("{byte:02x}")).collect(),
-        secret.bytes().map(|byte| format!("{byte:02X}")).collect(),
+        "7325637265742f6f662b74683f73747265616d65723d30".to_owned(),
+        "7325637265742F6F662B74683F73747265616D65723D30".to_owned(),
         in_base64(""),
         in_base64("{"),
         in_base64("{\""),
