@@ -66,7 +66,7 @@ async fn down_for_six_hours(count: i32, fault: Fault, down: DateTime<Utc>) -> Re
     assert_eq!(session.found_dead.len(), usize::try_from(count)?, "no token lasts so long");
 
     session.stage.world.twitch.clear_faults_for_everybody();
-    let (trigger, too_early) = all_fresh_again(&mut session).await?;
+    all_fresh_again(&mut session).await?;
 
     session.found_dead.clear();
     let after = session.play(at(24, 0)).await?;
@@ -153,7 +153,7 @@ async fn refused_for_six_hours(count: i32) -> Result<()> {
     let deactivated = session.inactive();
 
     session.stage.world.twitch.clear_faults_for_everybody();
-    let (trigger, too_early) = all_fresh_again(&mut session).await?;
+    all_fresh_again(&mut session).await?;
     assert_eq!(session.inactive(), deactivated);
     assert!(!deactivated.is_empty() && deactivated.len() < session.streamers.len());
     assert!(deactivated.iter().all(|login| session.found_dead.contains(login)), "none while its token lived");
