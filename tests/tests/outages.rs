@@ -66,8 +66,9 @@ async fn down_for_six_hours(count: i32, fault: Fault, down: DateTime<Utc>) -> Re
     assert_eq!(session.found_dead.len(), usize::try_from(count)?, "no token lasts so long");
 
     session.stage.world.twitch.clear_faults_for_everybody();
-    let (trigger, too_early) = all_fresh_again(&mut session).await?;
-    println!("{count}: {trigger:?} came first, too early for {too_early}; {most:?} attempts in a cycle");
+    // Some were tried less than a quarter of an hour ago: no more than one cycle tries.
+    let (_, too_early) = all_fresh_again(&mut session).await?;
+    assert!(u64::try_from(too_early).ok() <= most, "too early for {too_early}");
 
     session.found_dead.clear();
     let after = session.play(at(24, 0)).await?;
@@ -154,9 +155,8 @@ async fn refused_for_six_hours(count: i32) -> Result<()> {
     let deactivated = session.inactive();
 
     session.stage.world.twitch.clear_faults_for_everybody();
-    let (trigger, too_early) = all_fresh_again(&mut session).await?;
+    all_fresh_again(&mut session).await?;
     assert_eq!(session.inactive(), deactivated);
-    println!("{count}: {} deactivated; {trigger:?} came first, too early for {too_early}", deactivated.len());
     assert!(!deactivated.is_empty() && deactivated.len() < session.streamers.len());
     assert!(deactivated.iter().all(|login| session.found_dead.contains(login)), "none while its token lived");
     assert_eq!(session.most_attempts_in_a_quarter_hour(), 1);
