@@ -275,6 +275,8 @@ async fn a_wrong_password_is_told_without_it() -> Result<()> {
 #[tokio::test]
 async fn a_schema_that_is_missing_old_or_newer_is_told() -> Result<()> {
     let (world, _, _) = two().await?;
+    // They are numbered from 1.
+    let newest = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations"))?.count();
     let empty = Postgres::shared().await?.create_empty().await?;
     let environment = changed(world.environment(), &[("DATABASE_URL", empty.url())]);
     for command in [&["refresh"][..], &["status"]] {
@@ -283,22 +285,24 @@ async fn a_schema_that_is_missing_old_or_newer_is_told() -> Result<()> {
     let printed = tokens(&environment, &["migrate"]).await?;
     assert_eq!(
         (printed.code, printed.stdout.as_str()),
-        (0, "The database is at version 2.\n"),
+        (0, format!("The database is at version {newest}.\n").as_str()),
         "{printed:?}"
     );
     assert_eq!(tokens(&environment, &["migrate"]).await?.code, 0, "twice is fine");
     assert_eq!(tokens(&environment, &["refresh"]).await?.code, 0);
 
     let pool = sqlx::PgPool::connect(empty.url()).await?;
-    sqlx::query("DELETE FROM token_refresh._sqlx_migrations WHERE version = 2").execute(&pool).await?;
-    refused(&environment, &["refresh"], 1, "at version 1 and this program needs 2: run `tokens migrate`")
-        .await?;
+    let newest = i64::try_from(newest)?;
+    let forget = sqlx::query("DELETE FROM token_refresh._sqlx_migrations WHERE version = $1");
+    forget.bind(newest).execute(&pool).await?;
+    let says = format!("at version {} and this program needs {newest}: run `tokens migrate`", newest - 1);
+    refused(&environment, &["refresh"], 1, &says).await?;
     assert_eq!(tokens(&environment, &["migrate"]).await?.code, 0);
-    sqlx::query("UPDATE token_refresh._sqlx_migrations SET version = 1000 WHERE version = 2")
-        .execute(&pool)
-        .await?;
+    let future = sqlx::query("UPDATE token_refresh._sqlx_migrations SET version = 1000 WHERE version = $1");
+    future.bind(newest).execute(&pool).await?;
     for command in [&["refresh"][..], &["migrate"]] {
-        refused(&environment, command, 1, "version 1000, newer than this program's 2").await?;
+        let says = format!("version 1000, newer than this program's {newest}");
+        refused(&environment, command, 1, &says).await?;
     }
     Ok(())
 }
