@@ -113,7 +113,7 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
 
     let (marks, details): (Vec<_>, Vec<_>) =
         details.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().unzip();
-    // Whatever it comes to, the report is printed first.
+    // The report tells of it as well.
     let delivery = match courier {
         Some(courier) => Some(courier.deliver(database).await),
         None => None,

@@ -21,7 +21,7 @@ use futures::{SinkExt, StreamExt, future};
 use self::signal::Signaller;
 use crate::clock::Clock;
 use crate::policy::{Decision, Demand, Failure, OUTAGE_LIMIT, Policy};
-use crate::ports::{Attempt, Claim, Signals, Store, StoreError, Twitch};
+use crate::ports::{Attempt, Change, Claim, Signals, Store, StoreError, Twitch};
 use crate::report::{Observer, Outcome, Report, Skip, Stop};
 use crate::schedule::Trigger;
 use crate::streamer::{Authorized, Streamer};
@@ -57,10 +57,6 @@ const FIRST_BATCHES: usize = 8;
 
 /// How many results one statement writes at most.
 const WRITE_BATCH: usize = 256;
-
-/// How many writes may be under way at once: one commits while the next is sent. More would only make the batches
-/// smaller.
-const WRITES_AT_ONCE: usize = 1;
 
 /// What a trigger asks for.
 #[derive(Clone, Debug)]
@@ -200,6 +196,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         }
         let (claims_in, claims) = mpsc::channel(self.in_flight);
         let (arrived_in, arrived) = mpsc::channel(WRITE_BATCH);
+        let (refused_in, refused) = mpsc::channel(WRITE_BATCH);
         let (signals_in, signals) = mpsc::unbounded();
         let signaller = Signaller { progress: &progress, signals: signals_in };
 
@@ -210,22 +207,28 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         };
         let ask = async {
             let ask_one = |claim| {
-                let mut arrived_in = arrived_in.clone();
+                let (mut arrived_in, mut refused_in) = (arrived_in.clone(), refused_in.clone());
                 let progress = &progress;
                 async move {
                     let one = self.attempt_guarded(cycle, progress, claim).await;
+                    let lane = match one.attempt.change {
+                        Change::Deactivated { .. } => &mut refused_in,
+                        _ => &mut arrived_in,
+                    };
                     // The loop that writes outlives this one.
-                    let _ = arrived_in.send(one).await;
+                    let _ = lane.send(one).await;
                 }
             };
             claims.for_each_concurrent(self.in_flight, ask_one).await;
-            drop(arrived_in);
+            drop((arrived_in, refused_in));
         };
         let write = async {
-            arrived
+            let record =
+                arrived.ready_chunks(WRITE_BATCH).for_each(|batch| self.record(cycle, &signaller, batch));
+            let deactivate = refused
                 .ready_chunks(WRITE_BATCH)
-                .for_each_concurrent(WRITES_AT_ONCE, |arrived| self.write(cycle, &signaller, arrived))
-                .await;
+                .for_each(|batch| self.deactivate_all(cycle, &signaller, batch));
+            future::join(record, deactivate).await;
             self.arm_for_the_rest(&signaller);
             // The loop that signals ends when nobody has anything left to say.
             drop(signaller);

@@ -1,4 +1,5 @@
-//! Results, on their way to the database in batches; what is stored is told.
+//! Results, on their way to the database in batches; what is stored is told. Deactivations take turns under their budget, so
+//! they have a lane of their own, in which no new pair waits behind them.
 
 use super::{Arrived, Cycle, RefreshService, Signaller};
 use crate::notification::Told;
@@ -7,11 +8,13 @@ use crate::ports::{Change, Deactivation, Recorded, Signals, Store, StoreError, T
 use crate::report::{Outcome, Skip, Standing, Stop};
 
 impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
-    /// Writes what has arrived, then tells of it. New pairs go first: they exist nowhere else.
-    pub(super) async fn write(&self, cycle: &Cycle, signaller: &Signaller<'_>, arrived: Vec<Arrived>) {
-        let is_final = |one: &Arrived| matches!(one.attempt.change, Change::Deactivated { .. });
-        let (refused, others): (Vec<_>, Vec<_>) = arrived.into_iter().partition(is_final);
-        self.record(cycle, signaller, others).await;
+    /// Deactivates those who were refused for good, then tells of it.
+    pub(super) async fn deactivate_all(
+        &self,
+        cycle: &Cycle,
+        signaller: &Signaller<'_>,
+        refused: Vec<Arrived>,
+    ) {
         let mut over_budget = Vec::new();
         for one in refused {
             over_budget.extend(self.deactivate(cycle, signaller, one).await);
@@ -19,7 +22,8 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         self.record(cycle, signaller, over_budget).await;
     }
 
-    async fn record(&self, cycle: &Cycle, signaller: &Signaller<'_>, batch: Vec<Arrived>) {
+    /// Writes what has arrived in one statement, then tells of it.
+    pub(super) async fn record(&self, cycle: &Cycle, signaller: &Signaller<'_>, batch: Vec<Arrived>) {
         if batch.is_empty() {
             return;
         }
@@ -54,10 +58,12 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let progress = signaller.progress;
         let Arrived { mut attempt, outcome, before } = one;
         let over_budget = progress.state().over_budget;
-        let done = if over_budget {
-            Ok(Deactivation::OverBudget)
-        } else {
-            self.store.deactivate(&attempt, cycle.last_write(self.clock.now())).await
+        let stopped = progress.state().report.stopped.clone();
+        let done = match stopped {
+            // The database is away and was waited for once: the next ones would pass the deadline.
+            Some(Stop::Store(why)) => Err(StoreError(why)),
+            _ if over_budget => Ok(Deactivation::OverBudget),
+            _ => self.store.deactivate(&attempt, cycle.last_write(self.clock.now())).await,
         };
         let outcome = match done {
             Ok(Deactivation::Done(told)) => {
