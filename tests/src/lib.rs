@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Utc};
+use domain::Streamer;
 use domain::ports::{Signals, Store, Twitch};
 use domain::refresh::{Cycle, RefreshService};
 use domain::report::{Outcome, Report};
@@ -95,12 +96,12 @@ impl Ran {
 /// Runs a cycle and listens.
 pub async fn run<S: Store, T: Twitch, G: Signals>(service: &RefreshService<S, T, G>, cycle: &Cycle) -> Ran {
     let outcomes = Mutex::new(HashMap::<_, Vec<_>>::new());
-    let report = service
-        .run(cycle, &|streamer, outcome| {
-            let mut outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
-            outcomes.entry(streamer.login.clone()).or_default().push(outcome.clone());
-        })
-        .await;
+    let observe = |streamer: &Streamer, outcome: &Outcome| {
+        let mut outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        outcomes.entry(streamer.login.clone()).or_default().push(outcome.clone());
+    };
+    // Boxed: tests hold several of them, and a cycle is large.
+    let report = Box::pin(service.run(cycle, &observe)).await;
     Ran { report, outcomes: outcomes.into_inner().unwrap_or_else(PoisonError::into_inner) }
 }
 
