@@ -1,6 +1,6 @@
 //! The Twitch client: OAuth 2.0 refresh and validate at `id.twitch.tv`.
 //!
-//! Status and body become a class here ([`answer`]); nothing above sees HTTP. Tokens travel in bodies and headers, never in
+//! Status and body become a class here (`answer`); nothing above sees HTTP. Tokens travel in bodies and headers, never in
 //! a URL, and no text that this module makes repeats what was sent or, beyond a few plain words, what was answered.
 
 mod answer;
