@@ -4,11 +4,14 @@
 use std::pin::pin;
 
 use anyhow::Result;
+use chrono::TimeDelta;
+use domain::StreamerId;
 use domain::refresh::Cycle;
-use domain::report::{Outcome, Skip};
+use domain::report::{Outcome, Skip, Standing};
 use domain::schedule::Trigger;
+use end_to_end::people::refused_before;
 use end_to_end::{Still, run};
-use local::world::NewStreamer;
+use local::world::{NewStreamer, World};
 use sqlx::PgPool;
 
 /// Returns once somebody waits for a lock in this database.
@@ -51,5 +54,43 @@ async fn who_is_deactivated_while_a_claim_waits_is_left_alone() -> Result<()> {
         .fetch_one(&world.pool)
         .await?;
     assert!(free, "the lease is given back");
+    Ok(())
+}
+
+async fn is_refreshed(world: &World, id: StreamerId) -> Result<()> {
+    while world.row(id).await?.last_token_refresh_at.is_none() {}
+    Ok(())
+}
+
+/// Deactivations take turns, and this one has to wait for its turn; the pair that arrives after it must not.
+#[tokio::test]
+async fn no_new_pair_waits_behind_a_deactivation() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    // One call at a time, in the order in which the authorizations end: the refusal arrives first.
+    let soonest = Some(TimeDelta::hours(1));
+    let dead = world.add(NewStreamer { authorized_for: soonest, ..NewStreamer::due("dead") }).await?;
+    let alive = world.add(NewStreamer::due("alive")).await?;
+    world.twitch.disconnect("dead")?;
+    refused_before(world, dead).await?;
+    let service = world.service(&[("TWITCH_MAX_IN_FLIGHT", "1")]).await?;
+    let mut other = world.pool.begin().await?;
+    let turn = "LOCK TABLE token_refresh.deactivations IN SHARE ROW EXCLUSIVE MODE";
+    sqlx::query(turn).execute(&mut *other).await?;
+
+    let cycle = Cycle::new(Trigger::Sweep);
+    let mut cycle = pin!(run(&service, &cycle));
+    tokio::select! {
+        biased;
+        ran = &mut cycle => panic!("the deactivation did not wait: {:?}", ran.report),
+        stored = is_refreshed(world, alive) => stored?,
+    }
+    assert!(world.row(dead).await?.is_active);
+    other.rollback().await?;
+    let ran = cycle.await;
+
+    let told = matches!(ran.outcome("dead"), Outcome::Failed { standing: Standing::Deactivated { .. }, .. });
+    assert!(told, "{:?}", ran.outcome("dead"));
+    assert!(!world.row(dead).await?.is_active);
     Ok(())
 }
