@@ -88,8 +88,9 @@ pub fn text(delivery: &Delivery) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use chrono::{TimeZone, Utc};
+    use domain::CampaignId;
     use domain::StreamerId;
-    use domain::notification::{CampaignId, Subscription};
+    use domain::notification::Subscription;
     use uuid::Uuid;
 
     use super::*;

@@ -24,7 +24,7 @@ pub async fn run(database: &Database, id: Uuid, limit: u16, clock: &dyn Clock, j
 }
 
 fn text(entries: &[HistoryEntry]) -> String {
-    let head = ["STARTED", "TRIGGER", "OUTCOME", "TOOK", "EXPIRY BEFORE", "EXPIRY AFTER", "REASON"];
+    let head = ["STARTED", "TRIGGER", "OUTCOME", "TOOK", "EXPIRY BEFORE", "EXPIRY AFTER", "REASON", "CALLER"];
     let head = head.map(str::to_owned).to_vec();
     let rows = entries.iter().map(|entry| {
         vec![
@@ -35,6 +35,7 @@ fn text(entries: &[HistoryEntry]) -> String {
             time(entry.expires_before),
             time(entry.expires_after),
             entry.reason.clone().unwrap_or_else(|| "-".to_owned()),
+            entry.caller.clone().unwrap_or_else(|| "-".to_owned()),
         ]
     });
     table(std::iter::once(head).chain(rows).collect())

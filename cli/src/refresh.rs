@@ -13,7 +13,7 @@ use adapters::twitch::TwitchClient;
 use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
 use domain::policy::{Demand, EXPIRY_MARGIN};
-use domain::refresh::{Cycle, RefreshService};
+use domain::refresh::{Cycle, RefreshService, Whom};
 use domain::report::{Human, Outcome, Report};
 use domain::schedule::Trigger;
 use domain::{Authorized, Clock, Streamer, StreamerId};
@@ -69,10 +69,15 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
     let now = clock.now();
 
     let mut cycle = Cycle::new(Trigger::Command);
-    cycle.demand = Demand { force: arguments.force, validate: false };
+    if arguments.force {
+        cycle.demand = Demand::Everybody;
+    }
     cycle.dry_run = arguments.dry_run;
+    let mut only = None;
     if let Some(id) = arguments.streamer_id {
-        cycle.only = Some(find(&database, StreamerId(id), now).await?);
+        let found = find(&database, StreamerId(id), now).await?;
+        cycle.whom = Whom::These(vec![(found.streamer.clone(), found.token.clone())]);
+        only = Some(found);
     }
 
     let expected = if arguments.json {
@@ -80,8 +85,8 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
     } else {
         output::line("🔄 Token Refresh Command\n========================\n")?;
         output::line("Finding streamers with active authorization...\n")?;
-        let authorized = match &cycle.only {
-            Some(only) => vec![only.clone()],
+        let authorized = match only {
+            Some(only) => vec![only],
             None => everybody(&database, now).await?,
         };
         output::line(&listing(&authorized, now))?;
@@ -224,7 +229,7 @@ fn summary(report: &Report, dry_run: bool) -> String {
 /// How an outcome is marked for people and named for machines.
 fn mark(outcome: &Outcome) -> (&'static str, &'static str) {
     match outcome {
-        Outcome::Refreshed { .. } => ("✓", "refreshed"),
+        Outcome::Refreshed { .. } | Outcome::Granted { .. } => ("✓", "refreshed"),
         Outcome::Failed { .. } => ("✗", "failed"),
         Outcome::Skipped(_) => ("-", "skipped"),
         Outcome::WouldRefresh => ("→", "would_refresh"),

@@ -254,7 +254,7 @@ impl Scenario {
                 continue;
             }
             let now = firing.at;
-            let demand = Demand { force: false, validate: firing.trigger == Trigger::Sweep };
+            let demand = if firing.trigger == Trigger::Sweep { Demand::DueOrUnproven } else { Demand::Due };
             match self.policy.decide(&token, demand, now) {
                 Decision::Skip(_) => {}
                 // Twitch calls it valid, for a token that is not due has not died.

@@ -57,7 +57,7 @@ async fn nobody_has_lost_a_token(world: &World, ids: Vec<StreamerId>, refreshes:
         assert!(world.has_live_token(id).await?);
         assert_eq!(world.row(id).await?.token_refresh_failed_at, None);
     }
-    let forced = Cycle { demand: Demand { force: true, validate: false }, ..Cycle::new(Trigger::Command) };
+    let forced = Cycle { demand: Demand::Everybody, ..Cycle::new(Trigger::Command) };
     let ran = run(&world.service(&[]).await?, &forced).await;
     assert_eq!((ran.report.success, world.twitch.totals().reuses), (STREAMERS, 0));
     Ok(())
@@ -94,7 +94,7 @@ async fn forced_over_each_other_they_use_no_token_twice() -> Result<()> {
     let still = Still::with(one_time()).await?;
     let world = &still.world;
     let ids = due(world).await?;
-    let forced = Cycle { demand: Demand { force: true, validate: false }, ..Cycle::new(Trigger::Command) };
+    let forced = Cycle { demand: Demand::Everybody, ..Cycle::new(Trigger::Command) };
     let ran = all_at_once(world, &vec![forced; 8]).await?;
 
     let success: u64 = ran.iter().map(|ran| ran.report.success).sum();

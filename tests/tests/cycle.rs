@@ -4,7 +4,7 @@ use adapters::twitch::TwitchClient;
 use anyhow::Result;
 use chrono::TimeDelta;
 use domain::policy::{Demand, FailureKind, NotDue};
-use domain::refresh::Cycle;
+use domain::refresh::{Cycle, Limits};
 use domain::report::{Outcome, Skip, Standing, Stop};
 use domain::schedule::Trigger;
 use end_to_end::{Still, run, with_change_at};
@@ -20,7 +20,7 @@ fn sweep() -> Cycle {
 }
 
 fn forced() -> Cycle {
-    Cycle { demand: Demand { force: true, validate: false }, ..Cycle::new(Trigger::Command) }
+    Cycle { demand: Demand::Everybody, ..Cycle::new(Trigger::Command) }
 }
 
 fn failed_as(outcome: &Outcome) -> Option<FailureKind> {
@@ -709,7 +709,7 @@ async fn near_its_deadline_a_cycle_leaves_the_rest_claimable() -> Result<()> {
         still.clock.advance(std::time::Duration::from_secs(40));
         Ok(())
     };
-    let cycle = Cycle { deadline, ..planned() };
+    let cycle = Cycle { limits: Limits::of_function(deadline), ..planned() };
     let ran = with_change_at(gate, run(&service, &cycle), time_passes).await?;
     assert_eq!(ran.report.stopped, Some(Stop::Deadline));
     assert_eq!(
@@ -719,7 +719,7 @@ async fn near_its_deadline_a_cycle_leaves_the_rest_claimable() -> Result<()> {
     );
 
     let deadline = Some(still.now() + TimeDelta::minutes(5));
-    let ran = run(&service, &Cycle { deadline, ..planned() }).await;
+    let ran = run(&service, &Cycle { limits: Limits::of_function(deadline), ..planned() }).await;
     assert_eq!((ran.report.success, ran.report.stopped), (100, None));
     Ok(())
 }
@@ -730,7 +730,8 @@ async fn a_function_without_time_says_so() -> Result<()> {
     let world = &still.world;
     world.add(NewStreamer::due("someone")).await?;
     let deadline = Some(still.now() + TimeDelta::seconds(60));
-    let ran = run(&world.service(&[]).await?, &Cycle { deadline, ..planned() }).await;
+    let ran =
+        run(&world.service(&[]).await?, &Cycle { limits: Limits::of_function(deadline), ..planned() }).await;
     assert_eq!((ran.report.stopped, ran.report.total), (Some(Stop::NoTime), 0));
     Ok(())
 }

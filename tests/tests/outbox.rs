@@ -92,7 +92,7 @@ async fn each_person_is_told_once_per_campaign_and_the_streamer_once() -> Result
     let ran = two_runs(&still).await?;
 
     let master = |campaign, name: &str| Recipient::GameMaster {
-        campaign: domain::notification::CampaignId(campaign),
+        campaign: domain::CampaignId(campaign),
         name: name.to_owned(),
     };
     let one = |name: &str, recipient, devices| Told { name: name.to_owned(), recipient, devices };
@@ -413,6 +413,8 @@ async fn a_repeated_deactivation_doubles_nothing_and_answers_the_same() -> Resul
         started_at: now,
         ended_at: now,
         expires_before: claim.token.expires_at,
+        caller: None,
+        grants: None,
         change: Change::Deactivated { reason: "refused".to_owned(), expires_at: Some(now) },
     };
 

@@ -7,11 +7,11 @@ use adapters::config::SignalsConfig;
 use adapters::signals::AwsSignals;
 use anyhow::Result;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use domain::CampaignId;
 use domain::StreamerId;
-use domain::notification::CampaignId;
 use domain::policy::Demand;
 use domain::ports::{SignalError, Signals, StreamerDeactivated};
-use domain::refresh::{Cycle, LONGEST_SIGNAL};
+use domain::refresh::{Cycle, LONGEST_SIGNAL, Limits};
 use domain::schedule::{Trigger, retry_minute};
 use end_to_end::{Still, run};
 use local::aws::{Fault, Schedule, Service, SimulatedAws};
@@ -227,7 +227,7 @@ async fn thousands_of_failures_make_one_schedule_a_minute_once_in_a_process() ->
     .execute(&still.world.pool)
     .await?;
     let service = still.world.service_with(stage.signals()?, &[]).await?;
-    let cycle = Cycle { demand: Demand { force: true, validate: false }, ..Cycle::new(Trigger::Command) };
+    let cycle = Cycle { demand: Demand::Everybody, ..Cycle::new(Trigger::Command) };
 
     for round in 1..=2 {
         let ran = run(&service, &cycle).await;
@@ -355,7 +355,9 @@ async fn slow_signals_never_reach_the_deadline() -> Result<()> {
     let signals = Slow { clock: stage.still.clock.clone(), deadline, given: Arc::default() };
     let service = stage.still.world.service_with(signals.clone(), &[]).await?;
 
-    let ran = run(&service, &Cycle { deadline: Some(deadline), ..Cycle::new(Trigger::Sweep) }).await;
+    let ran =
+        run(&service, &Cycle { limits: Limits::of_function(Some(deadline)), ..Cycle::new(Trigger::Sweep) })
+            .await;
 
     assert_eq!((ran.report.deactivated, signals.given.load(Ordering::Relaxed)), (3, 2), "{:?}", ran.report);
     assert!(ran.report.signals_failed >= 1, "{:?}", ran.report);

@@ -7,7 +7,7 @@ use adapters::runner::{Runner, deadline};
 use adapters::store::Lookup;
 use chrono::{DateTime, SecondsFormat, Utc};
 use domain::StreamerId;
-use domain::refresh::Cycle;
+use domain::refresh::{self, Cycle, Limits};
 use domain::report::Report;
 use domain::schedule::Trigger;
 use lambda_runtime::{Error, LambdaEvent};
@@ -36,7 +36,8 @@ pub struct Answer {
 /// Runs the cycle. An error is for what a human has to mend.
 pub async fn handle(runner: &Runner, event: LambdaEvent<Value>) -> Result<Answer, Error> {
     let input = input(event.payload)?;
-    let cycle = Cycle { deadline: deadline(event.context.deadline), ..Cycle::new(Trigger::Retry) };
+    let cycle =
+        Cycle { limits: Limits::of_function(deadline(event.context.deadline)), ..Cycle::new(Trigger::Retry) };
     let minute = input.minute.to_rfc3339_opts(SecondsFormat::Secs, true);
     let late_s = (runner.now() - input.minute).num_seconds();
     let (message, report) = match whom(runner, input.streamer_id).await? {
@@ -46,7 +47,9 @@ pub async fn handle(runner: &Runner, event: LambdaEvent<Value>) -> Result<Answer
             (summary(&report), report)
         }
         Whom::Only(only) => {
-            let report = runner.run(&Cycle { only: Some(only), ..cycle }).await?;
+            let report = runner
+                .run(&Cycle { whom: refresh::Whom::These(vec![(only.streamer, only.token)]), ..cycle })
+                .await?;
             (summary(&report), report)
         }
     };

@@ -1,7 +1,7 @@
 //! One event, one cycle.
 
 use adapters::runner::{Runner, deadline};
-use domain::refresh::Cycle;
+use domain::refresh::{Cycle, Limits};
 use domain::report::Report;
 use domain::schedule::Trigger;
 use lambda_runtime::{Error, LambdaEvent};
@@ -11,7 +11,8 @@ use serde_json::Value;
 /// mend; Twitch being down is none, the next sweep goes on.
 pub async fn handle(runner: &Runner, event: LambdaEvent<Value>) -> Result<Report, Error> {
     let trigger = trigger(&event.payload)?;
-    let cycle = Cycle { deadline: deadline(event.context.deadline), ..Cycle::new(trigger) };
+    let cycle =
+        Cycle { limits: Limits::of_function(deadline(event.context.deadline)), ..Cycle::new(trigger) };
     let ran = runner.run(&cycle).await;
     // Before the error is answered: a misconfigured function is when the coverage is needed.
     if let Err(error) = runner.database().remember_sessions(runner.now()).await {

@@ -36,7 +36,7 @@ pub(super) async fn play<P: Push>(stage: &Stage<P>, browsers: &SimulatedPush) ->
     println!("\n\nA refresh that is refused twice, on a clock that is turned\n");
     sqlx::query(BREAK).execute(&world.pool).await?;
     println!("  {BREAK};");
-    let force = Cycle { demand: Demand { force: true, validate: false }, ..Cycle::new(Trigger::Command) };
+    let force = Cycle { demand: Demand::Everybody, ..Cycle::new(Trigger::Command) };
     tell(stage, "refresh --force", &stage.run(&force).await?);
     look(stage, lyra).await?;
     let retry = *stage.scheduler.retries().first().context("no retry was armed")?;

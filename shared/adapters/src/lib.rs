@@ -4,6 +4,7 @@
 pub mod cipher;
 mod clock;
 pub mod config;
+pub mod requests;
 pub mod runner;
 pub mod signals;
 pub mod store;

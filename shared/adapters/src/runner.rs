@@ -1,13 +1,14 @@
-//! What the functions that run a cycle share: from the configuration to the logged report.
+//! What the functions that refresh tokens share: from the configuration to a service, and from a cycle to its logged
+//! report.
 //!
 //! Knows nothing of Lambda and decides nothing about a streamer.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::Clock;
 use domain::policy::Policy;
-use domain::ports::StoreError;
+use domain::ports::{StoreError, Twitch};
 use domain::refresh::{Cycle, RefreshService};
 use domain::report::{Report, Stop};
 
@@ -15,8 +16,12 @@ use crate::SystemClock;
 use crate::config::{RefreshConfig, TwitchConfig};
 use crate::signals::{Access, AwsSignals};
 use crate::store::{Database, PgStore};
-use crate::telemetry::{log_outcome, log_report};
+use crate::telemetry::RefreshLog;
 use crate::twitch::{SetUpError, TwitchClient};
+
+/// Connections to Twitch that were used within this long are taken to be alive; older ones may have slept in a frozen
+/// sandbox. Shorter than any server or NAT gateway keeps an idle connection.
+const WARM: TimeDelta = TimeDelta::seconds(20);
 
 /// A cycle that counts as failed: a human has to mend something first.
 #[derive(Debug, thiserror::Error)]
@@ -29,10 +34,12 @@ pub enum RunError {
     Stopped(Stop),
 }
 
-/// What outlives a cycle.
+/// What outlives an event or a request.
 pub struct Runner {
     store: PgStore,
-    twitch: TwitchConfig,
+    twitch_config: TwitchConfig,
+    /// The client that was used last, and when.
+    warm: Mutex<Option<(Arc<TwitchClient>, DateTime<Utc>)>>,
     signals: AwsSignals,
     policy: Policy,
     clock: Arc<dyn Clock>,
@@ -45,11 +52,19 @@ impl Runner {
     ///
     /// If that can't be reached, or is not on this program's schema.
     pub async fn open(config: RefreshConfig) -> Result<Self, StoreError> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let database = Database::open(config.database).await?;
-        let store = PgStore::new(database, config.cipher, clock.clone());
-        let signals = AwsSignals::new(config.signals, Access::Found, clock.clone());
-        Ok(Self { store, twitch: config.twitch, signals, policy: config.policy, clock })
+        Self::open_at(config, Arc::new(SystemClock)).await
+    }
+
+    /// The same, on another clock.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::open`].
+    pub async fn open_at(config: RefreshConfig, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let RefreshConfig { database, cipher, twitch: twitch_config, policy, signals } = config;
+        let store = PgStore::new(Database::open(database).await?, cipher, clock.clone());
+        let signals = AwsSignals::new(signals, Access::Found, clock.clone());
+        Ok(Self { store, twitch_config, warm: Mutex::default(), signals, policy, clock })
     }
 
     /// Where the streamers are kept.
@@ -70,22 +85,34 @@ impl Runner {
     ///
     /// If it stopped for what a human has to mend.
     pub async fn run(&self, cycle: &Cycle) -> Result<Report, RunError> {
-        // A new client for each event: a connection may have slept in a frozen sandbox.
-        let twitch = TwitchClient::new(self.twitch.clone(), self.clock.clone())?;
-        let service = RefreshService::new(
+        let report = self.service(self.twitch()?).run(cycle, &RefreshLog).await;
+        match &report.stopped {
+            Some(stop) if stop.is_ours() => Err(RunError::Stopped(stop.clone())),
+            _ => Ok(report),
+        }
+    }
+
+    pub(crate) fn service<T: Twitch>(&self, twitch: T) -> RefreshService<PgStore, T, AwsSignals> {
+        RefreshService::new(
             self.store.clone(),
             twitch,
             self.signals.clone(),
             self.clock.clone(),
             self.policy,
-            self.twitch.in_flight(),
-        );
-        let report = service.run(cycle, &log_outcome).await;
-        log_report(&report);
-        match &report.stopped {
-            Some(stop) if stop.is_ours() => Err(RunError::Stopped(stop.clone())),
-            _ => Ok(report),
-        }
+            self.twitch_config.in_flight(),
+        )
+    }
+
+    /// The client of the last event, if its connections are still warm.
+    pub(crate) fn twitch(&self) -> Result<Arc<TwitchClient>, SetUpError> {
+        let now = self.clock.now();
+        let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = match warm.take() {
+            Some((client, used)) if now - used < WARM => client,
+            _ => Arc::new(TwitchClient::new(self.twitch_config.clone(), self.clock.clone())?),
+        };
+        *warm = Some((client.clone(), now));
+        Ok(client)
     }
 }
 

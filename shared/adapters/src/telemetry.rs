@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use domain::Streamer;
 use domain::notification::{Next, Notification, PushAnswer};
 use domain::notify::NotifyReport;
-use domain::report::{Outcome, Report};
+use domain::report::{Observer, Outcome, Report};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogConfig, LogFormat};
@@ -29,41 +29,70 @@ pub fn start(config: LogConfig) {
     };
 }
 
-/// Logs what became of one streamer in a function: failures as warnings, what is our own fault as an error.
-pub fn log_outcome(streamer: &Streamer, outcome: &Outcome) {
-    let (id, login) = (streamer.id, &streamer.login);
-    match outcome {
-        Outcome::Failed { reason, standing, alarm: true } => {
-            tracing::error!(streamer = %id, login, reason, %standing, "refresh failed by a fault of ours");
+/// Logs a function's cycle: failures as warnings, what is our own fault as an error, the report at the end.
+pub struct RefreshLog;
+
+impl Observer for RefreshLog {
+    fn done(&self, streamer: &Streamer, outcome: &Outcome) {
+        let (id, login) = (streamer.id, &streamer.login);
+        match outcome {
+            Outcome::Failed { reason, standing, alarm: true, .. } => {
+                tracing::error!(streamer = %id, login, reason, %standing, "refresh failed by a fault of ours");
+            }
+            Outcome::Failed { reason, standing, alarm: false, .. } => {
+                tracing::warn!(streamer = %id, login, reason, %standing, "refresh failed");
+            }
+            other => tracing::debug!(streamer = %id, login, outcome = %other, "streamer done"),
         }
-        Outcome::Failed { reason, standing, alarm: false } => {
-            tracing::warn!(streamer = %id, login, reason, %standing, "refresh failed");
+    }
+
+    fn finished(&self, report: &Report) {
+        let Report { total, success, failed, skipped, validated, deactivated, alarms, .. } = report;
+        let duration_ms = report.duration.num_milliseconds();
+        let stopped = report.stopped.as_ref().map(tracing::field::display);
+        if let Some(reason) = &report.signal_failure {
+            tracing::error!(
+                signals_failed = report.signals_failed,
+                signal_failure = reason,
+                "signals failed"
+            );
         }
-        other => tracing::debug!(streamer = %id, login, outcome = %other, "streamer done"),
+        tracing::info!(
+            total,
+            success,
+            failed,
+            skipped,
+            validated,
+            deactivated,
+            alarms,
+            signals_failed = report.signals_failed,
+            duration_ms,
+            stopped,
+            "cycle finished"
+        );
     }
 }
 
-/// Logs the report of a function's cycle.
-pub fn log_report(report: &Report) {
-    let Report { total, success, failed, skipped, validated, deactivated, alarms, .. } = report;
-    let duration_ms = report.duration.num_milliseconds();
-    let stopped = report.stopped.as_ref().map(tracing::field::display);
-    if let Some(reason) = &report.signal_failure {
-        tracing::error!(signals_failed = report.signals_failed, signal_failure = reason, "signals failed");
+/// Logs a health check as well: what it mends on the way, in the brief's own words.
+pub struct HealthCheckLog;
+
+impl Observer for HealthCheckLog {
+    fn refreshing(&self, streamer: &Streamer) {
+        let (id, login) = (streamer.id, &streamer.login);
+        tracing::info!(streamer = %id, "[HealthCheck] Token invalid for streamer {login}, attempting refresh...");
     }
-    tracing::info!(
-        total,
-        success,
-        failed,
-        skipped,
-        validated,
-        deactivated,
-        alarms,
-        signals_failed = report.signals_failed,
-        duration_ms,
-        stopped,
-        "cycle finished"
-    );
+
+    fn done(&self, streamer: &Streamer, outcome: &Outcome) {
+        let (id, login) = (streamer.id, &streamer.login);
+        if let Outcome::Refreshed { .. } = outcome {
+            tracing::info!(streamer = %id, "[HealthCheck] Token refreshed successfully for streamer {login}");
+        }
+        RefreshLog.done(streamer, outcome);
+    }
+
+    fn finished(&self, report: &Report) {
+        RefreshLog.finished(report);
+    }
 }
 
 /// Logs what became of one notification in a function. Of the device it names the id, never the endpoint.

@@ -4,7 +4,10 @@
 //! through the [`ports`], which the crate `adapters` implements.
 #![warn(missing_docs)]
 
+pub mod authorization;
 mod clock;
+pub mod grant;
+pub mod health;
 pub mod notification;
 pub mod notify;
 pub mod policy;
@@ -15,6 +18,7 @@ pub mod schedule;
 mod streamer;
 mod token;
 
+pub use authorization::{CampaignId, MembershipKey};
 pub use clock::Clock;
-pub use streamer::{Authorized, Streamer, StreamerId, TokenState};
+pub use streamer::{Authorized, Caller, Streamer, StreamerId, TokenState};
 pub use token::{AccessToken, RefreshToken, TokenPair};

@@ -11,10 +11,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use crate::authorization::CampaignId;
 use crate::streamer::StreamerId;
 
 /// What a notification says is stale after a day. It is given up then, and push services keep it no longer.
@@ -25,17 +25,6 @@ pub const FIRST_PAUSE: TimeDelta = TimeDelta::minutes(1);
 
 /// A push service that comes back is noticed within this long.
 pub const LONGEST_PAUSE: TimeDelta = TimeDelta::hours(1);
-
-/// A campaign's primary key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct CampaignId(pub Uuid);
-
-impl fmt::Display for CampaignId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// The language of what people read (`NOTIFICATION_LOCALE`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

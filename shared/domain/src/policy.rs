@@ -77,13 +77,25 @@ impl Failure {
     }
 }
 
-/// What a trigger asks for beyond what is due.
+/// A refresh this young counts as one made now: a double click costs one call, and two campaigns that are checked at
+/// the same moment share it.
+pub const JUST_NOW: TimeDelta = TimeDelta::minutes(1);
+
+/// What a trigger asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Demand {
-    /// Everybody is due, whatever the expiry or a failure says.
-    pub force: bool,
-    /// Tokens that Twitch has not validated lately are validated.
-    pub validate: bool,
+pub enum Demand {
+    /// Whatever is due.
+    #[default]
+    Due,
+    /// Whatever is due; tokens that Twitch has not validated lately are validated. The sweep.
+    DueOrUnproven,
+    /// Everybody, whatever the expiry or a failure says. `--force`.
+    Everybody,
+    /// Everybody who was not refreshed [`JUST_NOW`]. A grant.
+    NotJustNow,
+    /// Whatever expires soon, whatever a failure says; the rest is validated. The health check: somebody is waiting to
+    /// use the tokens now.
+    Usable,
 }
 
 /// What to do with one authorized streamer now.
@@ -143,18 +155,29 @@ impl Policy {
     /// left: a dead grant is better known before the token dies than after.
     #[must_use]
     pub fn decide(&self, token: &TokenState, demand: Demand, now: DateTime<Utc>) -> Decision {
-        let due_at = self.due_at(token);
-        if demand.force || due_at.is_none_or(|at| at <= now) {
+        let valid = NotDue::Valid { left: token.expires_at.map_or(TimeDelta::zero(), |at| at - now) };
+        match demand {
+            Demand::Everybody => return Decision::Refresh,
+            Demand::NotJustNow if refreshed_just_now(token, now) => return Decision::Skip(valid),
+            Demand::NotJustNow => return Decision::Refresh,
+            // A token fresh from Twitch is fine, however short it lives.
+            Demand::Usable if expires_soon(token, now) && !refreshed_just_now(token, now) => {
+                return Decision::Refresh;
+            }
+            Demand::Usable => return Decision::Validate,
+            Demand::Due | Demand::DueOrUnproven => {}
+        }
+        if self.due_at(token).is_none_or(|at| at <= now) {
             return Decision::Refresh;
         }
         if let Some(failure) = token.failure {
             return Decision::Skip(NotDue::RetryAt(failure.at + self.retry_delay));
         }
         let proven = token.refreshed_at.max(token.validated_at);
-        if demand.validate && proven.is_none_or(|at| now - at >= VALIDATION_AGE) {
+        if demand == Demand::DueOrUnproven && proven.is_none_or(|at| now - at >= VALIDATION_AGE) {
             return Decision::Validate;
         }
-        Decision::Skip(NotDue::Valid { left: token.expires_at.map_or(TimeDelta::zero(), |at| at - now) })
+        Decision::Skip(valid)
     }
 
     /// From when on the token is due; `None` if it always was.
@@ -190,6 +213,18 @@ impl Policy {
     }
 }
 
+/// An expiry that nobody knows is soon.
+fn expires_soon(token: &TokenState, now: DateTime<Utc>) -> bool {
+    token.expires_at.is_none_or(|at| at - EXPIRY_MARGIN <= now)
+}
+
+/// Refreshed [`JUST_NOW`], and nothing has gone wrong since.
+fn refreshed_just_now(token: &TokenState, now: DateTime<Utc>) -> bool {
+    token.failure.is_none()
+        && token.expires_at.is_none_or(|at| at > now)
+        && token.refreshed_at.is_some_and(|at| now - at < JUST_NOW)
+}
+
 #[cfg(test)]
 mod tests {
     use chrono::TimeZone;
@@ -221,9 +256,9 @@ mod tests {
         Policy::default().decide(token, demand, now())
     }
 
-    const SWEEP: Demand = Demand { force: false, validate: true };
-    const FORCE: Demand = Demand { force: true, validate: false };
-    const PLAIN: Demand = Demand { force: false, validate: false };
+    const SWEEP: Demand = Demand::DueOrUnproven;
+    const FORCE: Demand = Demand::Everybody;
+    const PLAIN: Demand = Demand::Due;
 
     #[test]
     fn a_token_is_due_within_its_last_hour() {
@@ -249,6 +284,27 @@ mod tests {
             token.failure = Some(failed(15, FailureKind::Outage, 0));
             assert_eq!(decide(&token, PLAIN), Decision::Refresh);
         }
+    }
+
+    #[test]
+    fn a_double_click_on_a_grant_costs_one_call() {
+        let mut token = living(minutes(230));
+        assert_eq!(decide(&token, Demand::NotJustNow), Decision::Refresh, "whatever is left of it");
+        token.refreshed_at = Some(now() - TimeDelta::seconds(59));
+        assert_eq!(decide(&token, Demand::NotJustNow), Decision::Skip(NotDue::Valid { left: minutes(230) }));
+        token.failure = Some(failed(1, FailureKind::Refusal, 1));
+        assert_eq!(decide(&token, Demand::NotJustNow), Decision::Refresh, "something went wrong since");
+    }
+
+    #[test]
+    fn a_token_fresh_from_twitch_is_usable_however_short_it_lives() {
+        let mut token = living(minutes(45));
+        assert_eq!(decide(&token, Demand::Usable), Decision::Refresh);
+        token.failure = Some(failed(1, FailureKind::Outage, 0));
+        assert_eq!(decide(&token, Demand::Usable), Decision::Refresh, "somebody waits: no retry delay");
+        token = TokenState { refreshed_at: Some(now() - TimeDelta::seconds(2)), ..living(minutes(45)) };
+        assert_eq!(decide(&token, Demand::Usable), Decision::Validate);
+        assert_eq!(decide(&living(minutes(61)), Demand::Usable), Decision::Validate);
     }
 
     #[test]
@@ -337,8 +393,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn force_always_refreshes(token in any_token(), validate: bool) {
-            prop_assert_eq!(decide(&token, Demand { force: true, validate }), Decision::Refresh);
+        fn force_always_refreshes(token in any_token()) {
+            prop_assert_eq!(decide(&token, FORCE), Decision::Refresh);
+        }
+
+        #[test]
+        fn a_grant_refreshes_whatever_was_not_refreshed_just_now(token in any_token()) {
+            let just_now = token.failure.is_none()
+                && token.refreshed_at.is_some_and(|at| now() - at < JUST_NOW)
+                && token.expires_at.is_none_or(|at| at > now());
+            prop_assert_eq!(decide(&token, Demand::NotJustNow) == Decision::Refresh, !just_now);
+        }
+
+        #[test]
+        fn before_a_session_a_token_is_refreshed_or_asked_about(token in any_token()) {
+            prop_assert!(matches!(decide(&token, Demand::Usable), Decision::Refresh | Decision::Validate));
         }
 
         #[test]

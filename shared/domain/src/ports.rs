@@ -9,10 +9,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use serde::Serialize;
 
-use crate::notification::{CampaignId, Next, Notification, PushAnswer, Subscription, Told};
+use crate::authorization::{Authorization, CampaignId, Membership, MembershipKey, Participant, Unknown};
+use crate::notification::{Next, Notification, PushAnswer, Subscription, Told};
 use crate::policy::Failure;
 use crate::schedule::Trigger;
-use crate::streamer::{Authorized, Streamer, StreamerId, TokenState};
+use crate::streamer::{Authorized, Caller, Streamer, StreamerId, TokenState};
 use crate::token::{AccessToken, RefreshToken, TokenPair};
 
 /// The database failed; the text says at what, and what the reader can do. Holds no secret.
@@ -54,6 +55,28 @@ pub trait Store: Send + Sync {
         attempt: &Attempt,
         give_up_at: DateTime<Utc>,
     ) -> impl Future<Output = Result<Deactivation, StoreError>> + Send;
+}
+
+/// Where memberships are kept, for those who ask for a streamer or a campaign.
+pub trait Memberships: Send + Sync {
+    /// This membership.
+    fn membership(
+        &self,
+        key: MembershipKey,
+    ) -> impl Future<Output = Result<Result<Membership, Unknown>, StoreError>> + Send;
+
+    /// Whom this campaign needs, each once: its active members, and the game master's own channels.
+    fn participants(
+        &self,
+        campaign: CampaignId,
+    ) -> impl Future<Output = Result<Result<Vec<Participant>, Unknown>, StoreError>> + Send;
+
+    /// Waits until nobody holds a lease on any of these, and says so; `false` if `patience` is over before.
+    fn released(
+        &self,
+        ids: &[StreamerId],
+        patience: TimeDelta,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 }
 
 /// A streamer under our lease.
@@ -127,6 +150,10 @@ pub struct Attempt {
     pub ended_at: DateTime<Utc>,
     /// The expiry before the attempt.
     pub expires_before: Option<DateTime<Utc>>,
+    /// Who asked for it, if it was somebody.
+    pub caller: Option<Caller>,
+    /// The campaign that is authorized with it, from `ended_at` on.
+    pub grants: Option<CampaignId>,
     /// What it changes.
     pub change: Change,
 }
@@ -170,7 +197,10 @@ pub enum Change {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recorded {
     /// Written.
-    Written,
+    Written {
+        /// What was granted, if the attempt grants something and the membership allows it.
+        granted: Option<Authorization>,
+    },
     /// The lease was taken over or another writer changed the tokens meanwhile: theirs stand.
     Superseded,
 }
@@ -197,6 +227,20 @@ pub trait Twitch: Send + Sync {
 
     /// Asks whether the access token lives.
     fn validate(&self, token: &AccessToken) -> impl Future<Output = Result<Validity, Outage>> + Send;
+}
+
+impl<T: Twitch> Twitch for Arc<T> {
+    async fn connect(&self) {
+        self.as_ref().connect().await;
+    }
+
+    async fn refresh(&self, token: &RefreshToken) -> Result<Grant, RefreshError> {
+        self.as_ref().refresh(token).await
+    }
+
+    async fn validate(&self, token: &AccessToken) -> Result<Validity, Outage> {
+        self.as_ref().validate(token).await
+    }
 }
 
 /// A successful refresh.

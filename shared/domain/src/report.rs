@@ -5,6 +5,7 @@ use std::fmt;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Serialize, Serializer};
 
+use crate::authorization::Authorization;
 use crate::notification::{Recipient, Told};
 use crate::policy::{FailureKind, NotDue};
 use crate::streamer::Streamer;
@@ -17,10 +18,23 @@ pub enum Outcome {
         /// When the new access token dies, as far as Twitch said so.
         expires_at: Option<DateTime<Utc>>,
     },
+    /// A campaign is authorized, and the token is fresh.
+    Granted {
+        /// The hours.
+        authorization: Authorization,
+        /// When the access token dies, as far as Twitch said so.
+        token_expires_at: Option<DateTime<Utc>>,
+        /// Whether the token was refreshed for it, and not just before.
+        refreshed: bool,
+    },
     /// The refresh failed.
     Failed {
+        /// Whose fault it is; what it counts as is in `standing`.
+        kind: FailureKind,
         /// What happened, without secrets.
         reason: String,
+        /// What is known of the access token's expiry by now.
+        token_expires_at: Option<DateTime<Utc>>,
         /// Where that leaves the streamer.
         standing: Standing,
         /// The fault is our own (a key, the database, the program): somebody has to look.
@@ -155,6 +169,10 @@ impl fmt::Display for Outcome {
                 write!(f, "refreshed, valid until {}", at.format("%H:%M:%S"))
             }
             Self::Refreshed { expires_at: None } => f.write_str("refreshed, expiry unknown"),
+            Self::Granted { authorization, refreshed, .. } => {
+                let token = if *refreshed { "refreshed" } else { "refreshed just before" };
+                write!(f, "{token}, authorized until {}", authorization.expires_at.format("%H:%M:%S"))
+            }
             Self::Failed { reason, standing, .. } => write!(f, "{reason} ({standing})"),
             Self::Skipped(skip) => skip.fmt(f),
             Self::WouldRefresh => f.write_str("would be refreshed"),
@@ -163,8 +181,27 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Called with each streamer's outcome as soon as it is stored.
-pub type Observer<'a> = &'a (dyn Fn(&Streamer, &Outcome) + Send + Sync);
+/// Hears of each streamer while a cycle runs. Any function of a streamer and an outcome is one.
+pub trait Observer: Send + Sync {
+    /// Twitch is about to be asked for a new pair.
+    fn refreshing(&self, streamer: &Streamer) {
+        let _ = streamer;
+    }
+
+    /// This became of the streamer; it is stored.
+    fn done(&self, streamer: &Streamer, outcome: &Outcome);
+
+    /// The cycle is over.
+    fn finished(&self, report: &Report) {
+        let _ = report;
+    }
+}
+
+impl<F: Fn(&Streamer, &Outcome) + Send + Sync> Observer for F {
+    fn done(&self, streamer: &Streamer, outcome: &Outcome) {
+        self(streamer, outcome);
+    }
+}
 
 /// The counts of a cycle. `total = success + failed + skipped + would_refresh`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -206,7 +243,8 @@ impl Report {
     pub(crate) fn count(&mut self, outcome: &Outcome) {
         self.total += 1;
         match outcome {
-            Outcome::Refreshed { .. } => self.success += 1,
+            Outcome::Refreshed { .. } | Outcome::Granted { refreshed: true, .. } => self.success += 1,
+            Outcome::Granted { refreshed: false, .. } => self.skipped += 1,
             Outcome::Failed { standing, alarm, .. } => {
                 self.failed += 1;
                 self.deactivated += u64::from(matches!(standing, Standing::Deactivated { .. }));

@@ -30,6 +30,16 @@ pub struct Streamer {
     pub display_name: String,
 }
 
+/// Who asked for something, as AWS IAM knows them: the ARN of a user or of an assumed role's session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller(pub String);
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// What is known of a streamer's tokens without reading them; all that the policy decides on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenState {

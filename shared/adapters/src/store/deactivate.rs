@@ -1,8 +1,9 @@
 //! Deactivations, one at a time under their budget, with the notifications that follow from them.
 
 use chrono::{DateTime, Utc};
+use domain::CampaignId;
 use domain::StreamerId;
-use domain::notification::{CampaignId, Recipient, Told};
+use domain::notification::{Recipient, Told};
 use domain::policy::{BUDGET_PERIOD, deactivation_budget};
 use domain::ports::{Attempt, Change, Deactivation};
 use sqlx::{Error, PgConnection};
@@ -81,9 +82,9 @@ impl PgStore {
             ),
             history AS (
                 INSERT INTO token_refresh.refreshes (streamer_id, fence, trigger, started_at, ended_at,
-                    outcome, reason, expires_before, expires_after)
+                    outcome, reason, expires_before, expires_after, caller)
                 SELECT $1, $2, $5, $6, $4,
-                       CASE WHEN EXISTS (SELECT FROM written) THEN 'deactivated' ELSE 'superseded' END, $7, $8, $9
+                       CASE WHEN EXISTS (SELECT FROM written) THEN 'deactivated' ELSE 'superseded' END, $7, $8, $9, $10
                 ON CONFLICT DO NOTHING
             )
             SELECT EXISTS (SELECT FROM written) AS "written!"
@@ -96,7 +97,8 @@ impl PgStore {
             attempt.started_at,
             reason,
             attempt.expires_before,
-            *expires_at
+            *expires_at,
+            attempt.caller.as_ref().map(|caller| caller.0.as_str())
         )
         .fetch_one(&mut *transaction)
         .await?;

@@ -27,6 +27,8 @@ pub struct HistoryEntry {
     pub expires_before: Option<DateTime<Utc>>,
     /// The token's expiry after.
     pub expires_after: Option<DateTime<Utc>>,
+    /// Who asked for it, if it was somebody.
+    pub caller: Option<String>,
 }
 
 impl Database {
@@ -39,7 +41,7 @@ impl Database {
         sqlx::query_as!(
             HistoryEntry,
             r#"
-            SELECT trigger, started_at, ended_at, outcome, reason, expires_before, expires_after
+            SELECT trigger, started_at, ended_at, outcome, reason, expires_before, expires_after, caller
             FROM token_refresh.refreshes WHERE streamer_id = $1 ORDER BY fence DESC LIMIT $2
             "#,
             id.0,

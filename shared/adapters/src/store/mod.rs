@@ -1,12 +1,13 @@
 //! The PostgreSQL adapter: pages of authorized streamers, leases, results, history, sessions, the outbox.
 //!
 //! Every query that a cycle runs is one statement and commits by itself: no transaction is ever open while Twitch
-//! is asked, and none spans two round trips (but for a deactivation). Time always comes in as a parameter.
+//! is asked, and none spans two round trips (but for a deactivation and a grant). Time always comes in as a parameter.
 
 mod claim;
 mod coverage;
 mod deactivate;
 mod history;
+mod memberships;
 mod outbox;
 mod pages;
 mod reactivate;
@@ -141,7 +142,7 @@ impl Store for PgStore {
         attempts: &[Attempt],
         give_up_at: DateTime<Utc>,
     ) -> Result<Vec<Recorded>, StoreError> {
-        self.write(attempts, give_up_at).await.map_err(failed("writing results"))
+        self.record_all(attempts, give_up_at).await.map_err(failed("writing results"))
     }
 
     async fn deactivate(

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use domain::notification::{CampaignId, Next, Notification, Subscription};
+use domain::CampaignId;
+use domain::notification::{Next, Notification, Subscription};
 use domain::ports::{Claimed, Outbox, StoreError};
 use domain::{Clock, StreamerId};
 use serde::Serialize;

@@ -4,10 +4,11 @@
 use chrono::{DateTime, Utc};
 use domain::StreamerId;
 use domain::ports::{Attempt, Change, Recorded};
-use sqlx::Error;
+use sqlx::{Error, PgExecutor};
 use uuid::Uuid;
 
 use super::PgStore;
+use super::memberships::grant;
 use crate::cipher::Column;
 
 /// A batch as the statement takes it: one vector a column.
@@ -28,18 +29,33 @@ struct Columns {
     ended_at: Vec<DateTime<Utc>>,
     expires_before: Vec<Option<DateTime<Utc>>>,
     reasons: Vec<Option<String>>,
+    callers: Vec<Option<String>>,
 }
 
 impl PgStore {
     /// Tries again while the database is away, until `give_up_at`: a rotated pair exists nowhere else.
-    pub(super) async fn write(
+    pub(super) async fn record_all(
         &self,
         attempts: &[Attempt],
         give_up_at: DateTime<Utc>,
     ) -> Result<Vec<Recorded>, Error> {
         // Encrypted once: a repeated write carries the same text, and so knows its own if the first one got through.
         let columns = self.columns(attempts)?;
-        self.persistently(give_up_at, || self.write_columns(&columns)).await
+        self.persistently(give_up_at, async || {
+            if attempts.iter().all(|attempt| attempt.grants.is_none()) {
+                return write(self.pool(), &columns).await;
+            }
+            let mut transaction = self.pool().begin().await?;
+            let mut recorded = write(&mut *transaction, &columns).await?;
+            for (attempt, recorded) in attempts.iter().zip(&mut recorded) {
+                if let Recorded::Written { granted } = recorded {
+                    *granted = grant(&mut transaction, attempt).await?;
+                }
+            }
+            transaction.commit().await?;
+            Ok(recorded)
+        })
+        .await
     }
 
     fn columns(&self, attempts: &[Attempt]) -> Result<Columns, Error> {
@@ -85,22 +101,24 @@ impl PgStore {
             columns.ended_at.push(attempt.ended_at);
             columns.expires_before.push(attempt.expires_before);
             columns.reasons.push(reason);
+            columns.callers.push(attempt.caller.as_ref().map(|caller| caller.0.clone()));
         }
         Ok(columns)
     }
+}
 
-    /// One statement: either all of it is there afterwards, or nothing.
-    async fn write_columns(&self, columns: &Columns) -> Result<Vec<Recorded>, Error> {
-        let rows = sqlx::query!(
+/// One statement: either all of it is there afterwards, or nothing.
+async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> Result<Vec<Recorded>, Error> {
+    let rows = sqlx::query!(
             r#"
             WITH result AS (
                 SELECT * FROM unnest(
                     $1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
                     $8::timestamptz[], $9::text[], $10::integer[], $11::text[], $12::timestamptz[],
-                    $13::timestamptz[], $14::timestamptz[], $15::text[])
+                    $13::timestamptz[], $14::timestamptz[], $15::text[], $16::text[])
                 AS r (id, fence, started_from, change, access_token, refresh_token, expires_at,
                       failed_at, failure_kind, refusals, trigger, started_at,
-                      ended_at, expires_before, reason)
+                      ended_at, expires_before, reason, caller)
             ),
             -- Locked, so that nobody takes a lease over while its result is being written.
             held AS (
@@ -141,10 +159,10 @@ impl PgStore {
             ),
             history AS (
                 INSERT INTO token_refresh.refreshes (streamer_id, fence, trigger, started_at, ended_at,
-                    outcome, reason, expires_before, expires_after)
+                    outcome, reason, expires_before, expires_after, caller)
                 SELECT r.id, r.fence, r.trigger, r.started_at, r.ended_at,
                        CASE WHEN written.id IS NULL THEN 'superseded' ELSE r.change END, r.reason,
-                       r.expires_before, r.expires_at
+                       r.expires_before, r.expires_at, r.caller
                 FROM result r LEFT JOIN written ON written.id = r.id
                 WHERE r.change IN ('refreshed', 'failed')
                 ON CONFLICT DO NOTHING
@@ -167,14 +185,18 @@ impl PgStore {
             &columns.ended_at,
             &columns.expires_before as &[Option<DateTime<Utc>>],
             &columns.reasons as &[Option<String>],
+            &columns.callers as &[Option<String>],
         )
-        .fetch_all(self.pool())
+        .fetch_all(database)
         .await?;
-        let written: std::collections::HashSet<_> =
-            rows.into_iter().filter(|row| row.written).map(|row| StreamerId(row.id)).collect();
-        let recorded = |id: &Uuid| {
-            if written.contains(&StreamerId(*id)) { Recorded::Written } else { Recorded::Superseded }
-        };
-        Ok(columns.ids.iter().map(recorded).collect())
-    }
+    let written: std::collections::HashSet<_> =
+        rows.into_iter().filter(|row| row.written).map(|row| StreamerId(row.id)).collect();
+    let recorded = |id: &Uuid| {
+        if written.contains(&StreamerId(*id)) {
+            Recorded::Written { granted: None }
+        } else {
+            Recorded::Superseded
+        }
+    };
+    Ok(columns.ids.iter().map(recorded).collect())
 }

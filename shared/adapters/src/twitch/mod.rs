@@ -15,7 +15,7 @@ use domain::refresh::LONGEST_CALL;
 use domain::{AccessToken, Clock, RefreshToken};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, StatusCode};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use url::Url;
 
 use self::answer::{Answer, names};
@@ -33,8 +33,8 @@ const QUICK_RETRIES: [Duration; 2] = [Duration::from_millis(200), Duration::from
 /// The longest silence that we let Twitch ask for; a cycle is over long before.
 const LONGEST_SILENCE: Duration = Duration::from_hours(1);
 
-/// The client. Its connections live as long as it does: a function makes one per invocation, because a connection
-/// that slept in a frozen sandbox may be dead without knowing.
+/// The client. Its connections live as long as it does: a function keeps one only while it is warm, because a
+/// connection that slept in a frozen sandbox may be dead without knowing.
 pub struct TwitchClient {
     config: TwitchConfig,
     token_url: Url,
@@ -172,6 +172,40 @@ impl Twitch for TwitchClient {
         let request =
             |client: &Client| client.get(self.validate_url.clone()).header(AUTHORIZATION, header.clone());
         self.call(request).await?.into_validity()
+    }
+}
+
+/// The client for a request that has to be answered: no call outlasts that.
+pub struct Bounded {
+    client: Arc<TwitchClient>,
+    until: Instant,
+}
+
+impl Bounded {
+    /// Every call ends by `until`.
+    #[must_use]
+    pub fn new(client: Arc<TwitchClient>, until: Instant) -> Self {
+        Self { client, until }
+    }
+
+    async fn in_time<A, E: From<Outage>>(&self, call: impl Future<Output = Result<A, E>>) -> Result<A, E> {
+        let late =
+            |_| Err(Outage("Twitch did not answer in the time that the request had".to_owned()).into());
+        timeout_at(self.until, call).await.unwrap_or_else(late)
+    }
+}
+
+impl Twitch for Bounded {
+    async fn connect(&self) {
+        self.client.connect().await;
+    }
+
+    async fn refresh(&self, token: &RefreshToken) -> Result<Grant, RefreshError> {
+        self.in_time(self.client.refresh(token)).await
+    }
+
+    async fn validate(&self, token: &AccessToken) -> Result<Validity, Outage> {
+        self.in_time(self.client.validate(token)).await
     }
 }
 

@@ -5,11 +5,11 @@ use std::panic::AssertUnwindSafe;
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
 
-use super::write::not_stored;
+use super::write::{not_recorded, not_stored, stored_as};
 use super::{Arrived, Cycle, LEASE, LONGEST_ATTEMPT, Progress, RefreshService};
-use crate::policy::{Decision, Failure, FailureKind, Verdict};
+use crate::policy::{Decision, Failure, FailureKind, NotDue, Verdict};
 use crate::ports::{
-    Attempt, Change, Claim, Outage, Recorded, RefreshError, Signals, Store, Twitch, Unreadable, Validity,
+    Attempt, Change, Claim, Outage, RefreshError, Signals, Store, Twitch, Unreadable, Validity,
 };
 use crate::report::{Outcome, Skip, Standing, Stop};
 use crate::token::AccessToken;
@@ -30,6 +30,8 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             started_at,
             ended_at: started_at,
             expires_before: claim.token.expires_at,
+            caller: cycle.caller.clone(),
+            grants: None,
             change: Change::Released,
         };
         let before = claim.token.failure;
@@ -38,10 +40,11 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let (change, outcome) = settled.unwrap_or_else(|_| {
             progress.twitch_failed();
             let reason = "the program failed here; its log has the panic".to_owned();
-            (Change::Released, Outcome::Failed { reason, standing: Standing::NotRecorded, alarm: true })
+            (Change::Released, not_recorded(FailureKind::Outage, reason))
         });
         attempt.ended_at = self.clock.now();
         attempt.change = change;
+        attempt.grants = cycle.grants.filter(|_| is_fresh(&outcome));
         let arrived = Arrived { attempt, outcome, before };
         match arrived.attempt.change {
             // Boxed: it is rare, and every attempt would carry its size.
@@ -59,12 +62,13 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let now = self.clock.now();
         let stored = self.store.record(std::slice::from_ref(&attempt), cycle.last_write(now)).await;
         let outcome = match stored.as_deref() {
-            Ok([Recorded::Written]) => outcome,
+            Ok([recorded]) => stored_as(outcome, *recorded, &attempt),
             Ok(_) => Outcome::Skipped(Skip::Superseded),
             Err(error) => not_stored(outcome, error),
         };
         attempt.change = Change::Released;
-        let asked = matches!(outcome, Outcome::Refreshed { .. }) && !self.must_stop(cycle, progress);
+        attempt.grants = None;
+        let asked = is_fresh(&outcome) && !self.must_stop(cycle, progress);
         let claims =
             if asked { self.store.claim(&[attempt.lease.id], now, now + LEASE).await } else { Ok(vec![]) };
         let Some(Claim { access: Ok(access), lease, .. }) = claims.ok().and_then(|mut claims| claims.pop())
@@ -78,7 +82,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let outcome = match validity {
             Ok(Validity::Valid { expires_in }) => {
                 attempt.change = Change::Validated { expires_at: now + expires_in };
-                Outcome::Refreshed { expires_at: Some(now + expires_in) }
+                with_expiry(outcome, now + expires_in)
             }
             Ok(Validity::Invalid) | Err(_) => outcome,
         };
@@ -147,7 +151,10 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             }
             (_, Err(error)) => Err(RefreshError::Refused(format!("refresh token: {error}"))),
             // An access token that can't be read, or none at all, is what a refresh mends.
-            (_, Ok(refresh)) => self.twitch.refresh(refresh).await,
+            (_, Ok(refresh)) => {
+                progress.observer.refreshing(&claim.streamer);
+                self.twitch.refresh(refresh).await
+            }
         };
         match answer {
             Ok(grant) => {
@@ -221,7 +228,13 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             Verdict::Deactivate => {
                 // Who is told is known when it is written.
                 let standing = Standing::Deactivated { told: Vec::new() };
-                let outcome = Outcome::Failed { reason: reason.clone(), standing, alarm };
+                let outcome = Outcome::Failed {
+                    kind,
+                    reason: reason.clone(),
+                    token_expires_at: expires_at,
+                    standing,
+                    alarm,
+                };
                 return (Change::Deactivated { reason, expires_at }, outcome);
             }
             Verdict::Recorded(failure) => {
@@ -232,7 +245,28 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 (failure, Standing::Repeated { retry_at: failure.at + self.policy.retry_delay })
             }
         };
-        let outcome = Outcome::Failed { reason: reason.clone(), standing, alarm };
+        let outcome =
+            Outcome::Failed { kind, reason: reason.clone(), token_expires_at: expires_at, standing, alarm };
         (Change::Failed { failure, reason, expires_at }, outcome)
+    }
+}
+
+/// Whether the token is fresh from Twitch after this, so that a campaign may be authorized.
+fn is_fresh(outcome: &Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Refreshed { .. }
+            | Outcome::Granted { .. }
+            | Outcome::Skipped(Skip::NotDue(NotDue::Valid { .. }))
+    )
+}
+
+/// The outcome, with an expiry that was learned afterwards.
+fn with_expiry(outcome: Outcome, expires_at: DateTime<Utc>) -> Outcome {
+    match outcome {
+        Outcome::Granted { authorization, refreshed, .. } => {
+            Outcome::Granted { authorization, token_expires_at: Some(expires_at), refreshed }
+        }
+        _ => Outcome::Refreshed { expires_at: Some(expires_at) },
     }
 }

@@ -11,7 +11,7 @@ mod attempt;
 mod signal;
 mod write;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -19,12 +19,13 @@ use futures::channel::mpsc;
 use futures::{SinkExt, StreamExt, future};
 
 use self::signal::Signaller;
+use crate::authorization::CampaignId;
 use crate::clock::Clock;
 use crate::policy::{Decision, Demand, Failure, OUTAGE_LIMIT, Policy};
 use crate::ports::{Attempt, Change, Claim, Signals, Store, StoreError, Twitch};
 use crate::report::{Observer, Outcome, Report, Skip, Stop};
 use crate::schedule::Trigger;
-use crate::streamer::{Authorized, Streamer};
+use crate::streamer::{Caller, Streamer, StreamerId, TokenState};
 
 /// The longest that one call to Twitch may take, its quick retries included.
 pub const LONGEST_CALL: TimeDelta = TimeDelta::seconds(20);
@@ -55,6 +56,9 @@ pub const SHORTEST_CYCLE: TimeDelta =
 /// out early, and they don't all come back at the same moment.
 const FIRST_BATCHES: usize = 8;
 
+/// Less time than this before a request is to be answered is too little to ask Twitch and write what it said.
+const SHORTEST_REQUEST: TimeDelta = TimeDelta::seconds(3);
+
 /// How many results one statement writes at most.
 const WRITE_BATCH: usize = 256;
 
@@ -67,33 +71,83 @@ pub struct Cycle {
     pub demand: Demand,
     /// Decide only: call nobody, write nothing.
     pub dry_run: bool,
-    /// Only this streamer.
-    pub only: Option<Authorized>,
-    /// When the function is ended by force; `None` for a command.
-    pub deadline: Option<DateTime<Utc>>,
+    /// Over whom.
+    pub whom: Whom,
+    /// The campaign that is authorized with a token that is fresh.
+    pub grants: Option<CampaignId>,
+    /// Who asked for it, if it was somebody.
+    pub caller: Option<Caller>,
+    /// How long it may take.
+    pub limits: Limits,
+}
+
+/// Over whom a cycle runs.
+#[derive(Clone, Debug)]
+pub enum Whom {
+    /// Everybody who is authorized.
+    Authorized,
+    /// These, authorized or not, as they were found.
+    These(Vec<(Streamer, TokenState)>),
+}
+
+/// Until when a cycle may do what; none for a command.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// Past this nothing new is begun.
+    last_start: Option<DateTime<Utc>>,
+    /// Past this a result that can't be written is given up.
+    last_write: Option<DateTime<Utc>>,
+    /// Past this no signal is begun.
+    last_signal: Option<DateTime<Utc>>,
+}
+
+impl Limits {
+    /// Of a function that is ended by force at `deadline`.
+    #[must_use]
+    pub fn of_function(deadline: Option<DateTime<Utc>>) -> Self {
+        Self {
+            last_start: deadline.map(|at| at - SHORTEST_CYCLE),
+            last_write: deadline.map(|at| at - LAST_WORDS),
+            last_signal: deadline.map(|at| at - LONGEST_SIGNAL - REPORTING),
+        }
+    }
+
+    /// Of a request that is to be answered by `answer_by`, in a function that is ended by force at `deadline`. Whoever asks
+    /// Twitch has to see to it that no call outlasts `answer_by`. A new pair that can't be written is tried for as
+    /// long as the function lives: it exists nowhere else.
+    #[must_use]
+    pub fn of_request(answer_by: DateTime<Utc>, deadline: Option<DateTime<Utc>>) -> Self {
+        Self {
+            last_start: Some(answer_by - SHORTEST_REQUEST),
+            last_write: Some(deadline.map_or(answer_by, |at| at - LAST_WORDS).max(answer_by)),
+            last_signal: Some(answer_by - LONGEST_SIGNAL),
+        }
+    }
 }
 
 impl Cycle {
-    /// A cycle over everybody, with what its trigger asks for: the sweep validates as well.
+    /// A cycle over everybody, with what its trigger asks for.
     #[must_use]
     pub fn new(trigger: Trigger) -> Self {
-        let demand = Demand { force: false, validate: trigger == Trigger::Sweep };
-        Self { trigger, demand, dry_run: false, only: None, deadline: None }
+        let demand = match trigger {
+            Trigger::Sweep => Demand::DueOrUnproven,
+            Trigger::Grant => Demand::NotJustNow,
+            Trigger::HealthCheck => Demand::Usable,
+            Trigger::Planned | Trigger::Retry | Trigger::Command => Demand::Due,
+        };
+        Self {
+            trigger,
+            demand,
+            dry_run: false,
+            whom: Whom::Authorized,
+            grants: None,
+            caller: None,
+            limits: Limits::default(),
+        }
     }
 
-    /// Past this nothing new is begun.
-    fn last_start(&self) -> Option<DateTime<Utc>> {
-        self.deadline.map(|at| at - SHORTEST_CYCLE)
-    }
-
-    /// Past this a result that can't be written is given up.
     fn last_write(&self, now: DateTime<Utc>) -> DateTime<Utc> {
-        self.deadline.map_or(now + WRITE_PATIENCE, |at| at - LAST_WORDS)
-    }
-
-    /// Past this no signal is begun.
-    fn last_signal(&self) -> Option<DateTime<Utc>> {
-        self.deadline.map(|at| at - LONGEST_SIGNAL - REPORTING)
+        self.limits.last_write.unwrap_or(now + WRITE_PATIENCE)
     }
 }
 
@@ -107,9 +161,32 @@ pub struct RefreshService<S, T, G> {
     in_flight: usize,
 }
 
+/// Keeps what it hears of.
+struct Collector<'a> {
+    observer: &'a dyn Observer,
+    outcomes: Mutex<HashMap<StreamerId, Outcome>>,
+}
+
+impl Observer for Collector<'_> {
+    fn refreshing(&self, streamer: &Streamer) {
+        self.observer.refreshing(streamer);
+    }
+
+    fn done(&self, streamer: &Streamer, outcome: &Outcome) {
+        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        outcomes.insert(streamer.id, outcome.clone());
+        drop(outcomes);
+        self.observer.done(streamer, outcome);
+    }
+
+    fn finished(&self, report: &Report) {
+        self.observer.finished(report);
+    }
+}
+
 /// What has been seen so far, shared by the loops.
 struct Progress<'a> {
-    observer: Observer<'a>,
+    observer: &'a dyn Observer,
     state: Mutex<State>,
 }
 
@@ -130,7 +207,7 @@ impl Progress<'_> {
 
     fn done(&self, streamer: &Streamer, outcome: &Outcome) {
         self.state().report.count(outcome);
-        (self.observer)(streamer, outcome);
+        self.observer.done(streamer, outcome);
     }
 
     /// The first reason to stop is the one that counts.
@@ -184,14 +261,19 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         &self.store
     }
 
+    /// The time.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
     /// Runs one cycle. `observer` hears of each streamer as soon as its result is stored.
     ///
     /// What goes wrong with one streamer is that streamer's outcome; what ends the cycle is in
     /// [`Report::stopped`]. Leases are given back either way.
-    pub async fn run(&self, cycle: &Cycle, observer: Observer<'_>) -> Report {
+    pub async fn run(&self, cycle: &Cycle, observer: &dyn Observer) -> Report {
         let started_at = self.clock.now();
         let progress = Progress { observer, state: Mutex::default() };
-        if cycle.last_start().is_some_and(|at| at < started_at) {
+        if cycle.limits.last_start.is_some_and(|at| at < started_at) {
             progress.stop(Stop::NoTime);
         }
         let (claims_in, claims) = mpsc::channel(self.in_flight);
@@ -238,7 +320,19 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
 
         let mut report = progress.state.into_inner().unwrap_or_else(PoisonError::into_inner).report;
         report.duration = self.clock.now() - started_at;
+        observer.finished(&report);
         report
+    }
+
+    /// Runs one cycle over a few, and answers with what became of each.
+    pub(crate) async fn run_for(
+        &self,
+        cycle: &Cycle,
+        observer: &dyn Observer,
+    ) -> (Report, HashMap<StreamerId, Outcome>) {
+        let collector = Collector { observer, outcomes: Mutex::default() };
+        let report = self.run(cycle, &collector).await;
+        (report, collector.outcomes.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The first loop. It is at most two batches of calls ahead.
@@ -248,28 +342,18 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         progress: &Progress<'_>,
         mut claims: mpsc::Sender<Claim>,
     ) -> Result<(), StoreError> {
-        let mut page = match &cycle.only {
-            _ if self.must_stop(cycle, progress) => return Ok(()),
-            Some(only) => vec![only.clone()],
-            None => self.store.authorized(None, self.clock.now()).await?,
-        };
         let mut batch = self.in_flight.div_ceil(FIRST_BATCHES);
-        while let Some(last) = page.last().cloned() {
-            let mut due = Vec::new();
-            for authorized in page {
-                match self.policy.decide(&authorized.token, cycle.demand, self.clock.now()) {
-                    Decision::Skip(reason) => {
-                        progress.done(&authorized.streamer, &Outcome::Skipped(Skip::NotDue(reason)));
-                    }
-                    Decision::Refresh if cycle.dry_run => {
-                        progress.done(&authorized.streamer, &Outcome::WouldRefresh);
-                    }
-                    Decision::Validate if cycle.dry_run => {
-                        progress.done(&authorized.streamer, &Outcome::WouldValidate);
-                    }
-                    Decision::Refresh | Decision::Validate => due.push(authorized.streamer),
+        let mut last = None;
+        while !self.must_stop(cycle, progress) {
+            let page = match &cycle.whom {
+                Whom::These(these) => these.clone(),
+                Whom::Authorized => {
+                    let page = self.store.authorized(last.as_ref(), self.clock.now()).await?;
+                    last = page.last().cloned();
+                    page.into_iter().map(|authorized| (authorized.streamer, authorized.token)).collect()
                 }
-            }
+            };
+            let due = self.due(cycle, progress, page);
             let mut due = due.as_slice();
             while !due.is_empty() {
                 if self.must_stop(cycle, progress) {
@@ -280,12 +364,32 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 batch = (2 * batch).min(self.in_flight);
                 due = later;
             }
-            if cycle.only.is_some() || self.must_stop(cycle, progress) {
-                return Ok(());
+            if last.is_none() {
+                break;
             }
-            page = self.store.authorized(Some(&last), self.clock.now()).await?;
         }
         Ok(())
+    }
+
+    /// Those of a page that something is to be done with. The others are done already, and in a dry run all are.
+    fn due(
+        &self,
+        cycle: &Cycle,
+        progress: &Progress<'_>,
+        page: Vec<(Streamer, TokenState)>,
+    ) -> Vec<Streamer> {
+        let mut due = Vec::new();
+        for (streamer, token) in page {
+            match self.policy.decide(&token, cycle.demand, self.clock.now()) {
+                // A grant is more than a refresh: whether there is nothing to refresh is decided under the lease.
+                _ if cycle.grants.is_some() => due.push(streamer),
+                Decision::Skip(reason) => progress.done(&streamer, &Outcome::Skipped(Skip::NotDue(reason))),
+                Decision::Refresh if cycle.dry_run => progress.done(&streamer, &Outcome::WouldRefresh),
+                Decision::Validate if cycle.dry_run => progress.done(&streamer, &Outcome::WouldValidate),
+                Decision::Refresh | Decision::Validate => due.push(streamer),
+            }
+        }
+        due
     }
 
     async fn lease(
@@ -311,7 +415,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     }
 
     fn must_stop(&self, cycle: &Cycle, progress: &Progress<'_>) -> bool {
-        if cycle.last_start().is_some_and(|at| self.clock.now() > at) {
+        if cycle.limits.last_start.is_some_and(|at| self.clock.now() > at) {
             progress.stop(Stop::Deadline);
         }
         progress.stopped()

@@ -4,7 +4,7 @@
 use super::{Arrived, Cycle, RefreshService, Signaller};
 use crate::notification::Told;
 use crate::policy::FailureKind;
-use crate::ports::{Change, Deactivation, Recorded, Signals, Store, StoreError, Twitch};
+use crate::ports::{Attempt, Change, Deactivation, Recorded, Signals, Store, StoreError, Twitch};
 use crate::report::{Outcome, Skip, Standing, Stop};
 
 impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
@@ -34,13 +34,8 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         match self.store.record(&attempts, give_up_at).await {
             Ok(recorded) => {
                 for ((attempt, outcome), recorded) in attempts.iter().zip(told).zip(recorded) {
-                    let outcome = match recorded {
-                        Recorded::Written => {
-                            signaller.recorded(&outcome);
-                            outcome
-                        }
-                        Recorded::Superseded => Outcome::Skipped(Skip::Superseded),
-                    };
+                    let outcome = stored_as(outcome, recorded, attempt);
+                    signaller.recorded(&outcome);
                     progress.done(&attempt.streamer, &outcome);
                 }
             }
@@ -78,8 +73,11 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                     _ => (outcome.to_string(), attempt.expires_before),
                 };
                 let reason = format!("{reason}, but too many were deactivated within the hour");
-                let (change, outcome) =
+                let (change, mut outcome) =
                     self.failed(before, FailureKind::Outage, reason, true, expires_at, attempt.started_at);
+                if let Outcome::Failed { kind, .. } = &mut outcome {
+                    *kind = FailureKind::Refusal;
+                }
                 attempt.change = change;
                 return Some(Arrived { attempt, outcome, before });
             }
@@ -95,19 +93,47 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
 
 fn deactivated(outcome: Outcome, told: Vec<Told>) -> Outcome {
     match outcome {
-        Outcome::Failed { reason, alarm, .. } => {
-            Outcome::Failed { reason, standing: Standing::Deactivated { told }, alarm }
-        }
+        Outcome::Failed { kind, reason, token_expires_at, alarm, .. } => Outcome::Failed {
+            kind,
+            reason,
+            token_expires_at,
+            standing: Standing::Deactivated { told },
+            alarm,
+        },
         other => other,
     }
 }
 
 /// Twitch has answered, but what it said could not be written.
 pub(super) fn not_stored(outcome: Outcome, error: &StoreError) -> Outcome {
-    let reason = match outcome {
-        Outcome::Refreshed { .. } => format!("refreshed, but the new tokens could not be stored: {error}"),
-        Outcome::Failed { reason, .. } => format!("{reason}; this could not be stored: {error}"),
-        other => return other,
-    };
-    Outcome::Failed { reason, standing: Standing::NotRecorded, alarm: true }
+    match outcome {
+        Outcome::Refreshed { .. } => not_recorded(
+            FailureKind::Outage,
+            format!("refreshed, but the new tokens could not be stored: {error}"),
+        ),
+        Outcome::Failed { kind, reason, .. } => {
+            not_recorded(kind, format!("{reason}; this could not be stored: {error}"))
+        }
+        other => other,
+    }
+}
+
+pub(super) fn not_recorded(kind: FailureKind, reason: String) -> Outcome {
+    let (token_expires_at, standing) = (None, Standing::NotRecorded);
+    Outcome::Failed { kind, reason, token_expires_at, standing, alarm: true }
+}
+
+/// The outcome, as it is once this was recorded.
+pub(super) fn stored_as(outcome: Outcome, recorded: Recorded, attempt: &Attempt) -> Outcome {
+    match recorded {
+        Recorded::Superseded => Outcome::Skipped(Skip::Superseded),
+        Recorded::Written { granted: None } => outcome,
+        Recorded::Written { granted: Some(authorization) } => {
+            let (token_expires_at, refreshed) = match outcome {
+                Outcome::Refreshed { expires_at } => (expires_at, true),
+                _ => (attempt.expires_before, false),
+            };
+            Outcome::Granted { authorization, token_expires_at, refreshed }
+        }
+    }
 }

@@ -1,0 +1,111 @@
+//! What the functions behind the HTTP API share: a grant, a revocation, a status, a check; each within the time that its
+//! caller has.
+//!
+//! Knows nothing of Lambda or HTTP, and decides nothing about a streamer.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::authorization::{Membership, Unknown};
+use domain::grant::{GrantError, Granted, grant};
+use domain::health::{CheckError, Checkup, check};
+use domain::ports::StoreError;
+use domain::refresh::{Cycle, Limits, RefreshService};
+use domain::schedule::Trigger;
+use domain::{Caller, CampaignId, MembershipKey, StreamerId};
+use tokio::time::Instant;
+
+use crate::runner::Runner;
+use crate::signals::AwsSignals;
+use crate::store::PgStore;
+use crate::telemetry::{HealthCheckLog, RefreshLog};
+use crate::twitch::{Bounded, SetUpError};
+
+/// A grant is answered within this long: a wait for another run, a refresh with its quick retries, and what is less than
+/// API Gateway's 30 s.
+const GRANT_TIME: TimeDelta = TimeDelta::seconds(25);
+
+/// Of the time that a request has, this much is kept free to write what Twitch has answered.
+const WRITING: TimeDelta = TimeDelta::seconds(1);
+
+/// Who asks, and until when the function lives.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Who asks.
+    pub caller: Caller,
+    /// When the function is ended by force, if it is.
+    pub deadline: Option<DateTime<Utc>>,
+}
+
+impl Request {
+    fn cycle(&self, trigger: Trigger, answer_by: DateTime<Utc>) -> Cycle {
+        let limits = Limits::of_request(answer_by, self.deadline);
+        Cycle { caller: Some(self.caller.clone()), limits, ..Cycle::new(trigger) }
+    }
+}
+
+impl Runner {
+    /// Refreshes the streamer's token and authorizes the campaign.
+    ///
+    /// # Errors
+    ///
+    /// If nothing was granted.
+    pub async fn grant(&self, key: MembershipKey, request: &Request) -> Result<Granted, GrantError> {
+        let answer_by = self.now() + GRANT_TIME;
+        let service = self.service_until(answer_by).map_err(|error| GrantError::Ours(error.to_string()))?;
+        grant(&service, key, request.cycle(Trigger::Grant, answer_by), &RefreshLog).await
+    }
+
+    /// Ends the authorization now, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn revoke(&self, key: MembershipKey) -> Result<Result<(), Unknown>, StoreError> {
+        self.database().revoke(key, self.now()).await
+    }
+
+    /// One membership.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn membership(&self, key: MembershipKey) -> Result<Result<Membership, Unknown>, StoreError> {
+        self.database().membership(key).await
+    }
+
+    /// All memberships of a streamer.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn memberships(
+        &self,
+        streamer: StreamerId,
+    ) -> Result<Result<Vec<Membership>, Unknown>, StoreError> {
+        self.database().memberships(streamer, None).await
+    }
+
+    /// Checks a campaign before a session, and answers within `time` with what is known by then.
+    ///
+    /// # Errors
+    ///
+    /// If there is nothing to check.
+    pub async fn check(
+        &self,
+        campaign: CampaignId,
+        request: &Request,
+        time: TimeDelta,
+    ) -> Result<Checkup, CheckError> {
+        let answer_by = self.now() + time;
+        let service = self.service_until(answer_by).map_err(|error| StoreError(error.to_string()))?;
+        check(&service, campaign, request.cycle(Trigger::HealthCheck, answer_by), &HealthCheckLog).await
+    }
+
+    /// A refresh service whose calls to Twitch end in time.
+    fn service_until(
+        &self,
+        answer_by: DateTime<Utc>,
+    ) -> Result<RefreshService<PgStore, Bounded, AwsSignals>, SetUpError> {
+        let left = (answer_by - WRITING - self.now()).to_std().unwrap_or_default();
+        Ok(self.service(Bounded::new(self.twitch()?, Instant::now() + left)))
+    }
+}

@@ -1,0 +1,321 @@
+//! Memberships and what they grant: read, granted with a fresh pair, revoked.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::authorization::{Authorization, Membership, MembershipStatus, Participant, Unknown};
+use domain::ports::{Attempt, Memberships, StoreError};
+use domain::{CampaignId, MembershipKey, StreamerId};
+use sqlx::{Error, PgConnection};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use super::{Database, PgStore, StreamerRow, failed};
+
+/// The first look at a lease that is waited for; the pause doubles up to [`LONGEST_LOOK`].
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+
+/// A lease that was given back is noticed within this long.
+const LONGEST_LOOK: Duration = Duration::from_millis(160);
+
+/// A membership with its streamer as it is stored.
+struct MembershipRow {
+    streamer: StreamerRow,
+    campaign_id: Uuid,
+    campaign_name: String,
+    status: Option<String>,
+    granted_at: Option<DateTime<Utc>>,
+}
+
+impl MembershipRow {
+    fn into_membership(self) -> Membership {
+        let Self { streamer, campaign_id, campaign_name, status, granted_at } = self;
+        let authorization = authorization(granted_at, streamer.until);
+        let streamer_is_active = streamer.is_active;
+        let status = match status.as_deref() {
+            Some("ACTIVE") => MembershipStatus::Active,
+            _ => MembershipStatus::Pending,
+        };
+        let (streamer, token) = streamer.into_parts();
+        let campaign = CampaignId(campaign_id);
+        Membership { campaign, campaign_name, streamer, streamer_is_active, status, authorization, token }
+    }
+}
+
+/// Should nobody have written when it was granted: it holds for twelve hours.
+fn authorization(
+    granted_at: Option<DateTime<Utc>>,
+    expires_at: Option<DateTime<Utc>>,
+) -> Option<Authorization> {
+    let expires_at = expires_at?;
+    let granted_at = granted_at.unwrap_or(expires_at - domain::authorization::AUTHORIZATION);
+    Some(Authorization { granted_at, expires_at })
+}
+
+/// One row of the queries below; a macro, because each query has a record of its own.
+macro_rules! streamer_row {
+    ($row:ident) => {
+        StreamerRow {
+            id: $row.id,
+            login: $row.login,
+            display_name: $row.display_name,
+            is_active: $row.is_active,
+            until: $row.expires_at,
+            expires_at: $row.token_expires_at,
+            refreshed_at: $row.refreshed_at,
+            validated_at: $row.validated_at,
+            failed_at: $row.failed_at,
+            known_failure_at: $row.known_failure_at,
+            failure_kind: $row.failure_kind,
+            refusals: $row.refusals,
+        }
+    };
+}
+
+impl Database {
+    /// The memberships of a streamer by the campaigns' names, or the one in this campaign.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn memberships(
+        &self,
+        streamer: StreamerId,
+        campaign: Option<CampaignId>,
+    ) -> Result<Result<Vec<Membership>, Unknown>, StoreError> {
+        let rows = sqlx::query!(
+            r#"
+            SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
+                   s.token_expires_at, s.last_token_refresh_at AS refreshed_at,
+                   s.token_refresh_failed_at AS failed_at,
+                   ours.validated_at AS "validated_at?", ours.failed_at AS "known_failure_at?",
+                   ours.failure_kind AS "failure_kind?", ours.refusals AS "refusals?",
+                   c.id AS "campaign_id?", c.name AS "campaign_name?", m.id AS "membership_id?",
+                   m.status AS "status?", m.poll_authorization_granted_at AS "granted_at?",
+                   m.poll_authorization_expires_at AS "expires_at?"
+            FROM streamers s
+            LEFT JOIN token_refresh.streamers ours ON ours.streamer_id = s.id
+            LEFT JOIN campaign_memberships m
+                ON m.streamer_id = s.id AND ($2::uuid IS NULL OR m.campaign_id = $2)
+            LEFT JOIN campaigns c ON c.id = coalesce(m.campaign_id, $2)
+            WHERE s.id = $1
+            ORDER BY c.name, c.id
+            "#,
+            streamer.0,
+            campaign.map(|campaign| campaign.0) as Option<Uuid>
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(failed("reading memberships"))?;
+        if rows.is_empty() {
+            return Ok(Err(Unknown::Streamer));
+        }
+        let mut memberships = Vec::new();
+        for row in rows {
+            let (Some(campaign_id), Some(campaign_name)) = (row.campaign_id, row.campaign_name.clone())
+            else {
+                if campaign.is_some() {
+                    return Ok(Err(Unknown::Campaign));
+                }
+                continue;
+            };
+            if row.membership_id.is_none() {
+                return Ok(Err(Unknown::Membership));
+            }
+            let (status, granted_at) = (row.status.clone(), row.granted_at);
+            let streamer = streamer_row!(row);
+            let row = MembershipRow { streamer, campaign_id, campaign_name, status, granted_at };
+            memberships.push(row.into_membership());
+        }
+        Ok(Ok(memberships))
+    }
+
+    /// One membership.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn membership(&self, key: MembershipKey) -> Result<Result<Membership, Unknown>, StoreError> {
+        let found = self.memberships(key.streamer, Some(key.campaign)).await?;
+        Ok(found.and_then(|found| found.into_iter().next().ok_or(Unknown::Membership)))
+    }
+
+    /// Ends the membership's authorization now, if it has one; and the session that it was, exactly.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn revoke(
+        &self,
+        key: MembershipKey,
+        now: DateTime<Utc>,
+    ) -> Result<Result<(), Unknown>, StoreError> {
+        let revoked = sqlx::query_scalar!(
+            r#"
+            WITH before AS (
+                SELECT id, coalesce(poll_authorization_granted_at,
+                                    poll_authorization_expires_at - interval '12 hours') AS granted_at
+                FROM campaign_memberships
+                WHERE campaign_id = $1 AND streamer_id = $2 AND poll_authorization_expires_at > $3
+                FOR UPDATE
+            ),
+            revoked AS (
+                -- A grant that was written just now by a clock ahead of ours never ends before it began.
+                UPDATE campaign_memberships m SET
+                    poll_authorization_expires_at = greatest(before.granted_at, $3), updated_at = $3
+                FROM before WHERE m.id = before.id
+                RETURNING m.id, before.granted_at, m.poll_authorization_expires_at AS ends_at
+            ),
+            session AS (
+                INSERT INTO token_refresh.sessions (membership_id, granted_at, streamer_id, campaign_id, ends_at)
+                SELECT id, granted_at, $2, $1, ends_at FROM revoked
+                ON CONFLICT (membership_id, granted_at) DO UPDATE SET ends_at = excluded.ends_at
+            )
+            SELECT count(*) AS "revoked!" FROM revoked
+            "#,
+            key.campaign.0,
+            key.streamer.0,
+            now
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(failed("revoking an authorization"))?;
+        if revoked > 0 {
+            return Ok(Ok(()));
+        }
+        Ok(self.membership(key).await?.map(drop))
+    }
+
+    async fn participants(
+        &self,
+        campaign: CampaignId,
+    ) -> Result<Result<Vec<Participant>, Unknown>, StoreError> {
+        let rows = sqlx::query!(
+            r#"
+            WITH needed AS (
+                SELECT streamer_id FROM campaign_memberships WHERE campaign_id = $1 AND status = 'ACTIVE'
+                UNION
+                SELECT s.id FROM campaigns c JOIN streamers s ON s.user_id = c.owner_id WHERE c.id = $1
+            )
+            SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
+                   s.token_expires_at, s.last_token_refresh_at AS refreshed_at,
+                   s.token_refresh_failed_at AS failed_at,
+                   ours.validated_at AS "validated_at?", ours.failed_at AS "known_failure_at?",
+                   ours.failure_kind AS "failure_kind?", ours.refusals AS "refusals?",
+                   m.poll_authorization_granted_at AS "granted_at?", m.poll_authorization_expires_at AS "expires_at?",
+                   coalesce(s.user_id = c.owner_id, false) AS "is_game_master!",
+                   coalesce(s.refresh_token_encrypted, '') <> '' AS "has_refresh_token!"
+            FROM campaigns c
+            CROSS JOIN needed
+            JOIN streamers s ON s.id = needed.streamer_id
+            LEFT JOIN token_refresh.streamers ours ON ours.streamer_id = s.id
+            LEFT JOIN campaign_memberships m
+                ON m.campaign_id = c.id AND m.streamer_id = s.id AND m.status = 'ACTIVE'
+            WHERE c.id = $1
+            "#,
+            campaign.0
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(failed("reading a campaign's streamers"))?;
+        if rows.is_empty() {
+            let known = sqlx::query_scalar!(
+                r#"SELECT EXISTS (SELECT FROM campaigns WHERE id = $1) AS "known!""#,
+                campaign.0
+            )
+            .fetch_one(&self.pool)
+            .await
+            .map_err(failed("reading a campaign"))?;
+            return Ok(if known { Ok(Vec::new()) } else { Err(Unknown::Campaign) });
+        }
+        let participants = rows.into_iter().map(|row| {
+            let authorization = authorization(row.granted_at, row.expires_at);
+            let (is_game_master, has_refresh_token) = (row.is_game_master, row.has_refresh_token);
+            let is_active = row.is_active;
+            let (streamer, token) = streamer_row!(row).into_parts();
+            Participant { streamer, is_active, is_game_master, authorization, has_refresh_token, token }
+        });
+        Ok(Ok(participants.collect()))
+    }
+}
+
+impl Memberships for PgStore {
+    async fn membership(&self, key: MembershipKey) -> Result<Result<Membership, Unknown>, StoreError> {
+        self.database.membership(key).await
+    }
+
+    async fn participants(
+        &self,
+        campaign: CampaignId,
+    ) -> Result<Result<Vec<Participant>, Unknown>, StoreError> {
+        self.database.participants(campaign).await
+    }
+
+    async fn released(&self, ids: &[StreamerId], patience: TimeDelta) -> Result<bool, StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        let give_up_at = Instant::now() + patience.to_std().unwrap_or_default();
+        let mut pause = FIRST_LOOK;
+        loop {
+            let leased = sqlx::query_scalar!(
+                r#"
+                SELECT EXISTS (SELECT FROM token_refresh.streamers
+                               WHERE streamer_id = ANY($1) AND leased_until > $2) AS "leased!"
+                "#,
+                &ids,
+                self.clock.now()
+            )
+            .fetch_one(self.pool())
+            .await
+            .map_err(failed("waiting for another run"))?;
+            if !leased {
+                return Ok(true);
+            }
+            if Instant::now() + pause >= give_up_at {
+                return Ok(false);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_LOOK);
+        }
+    }
+}
+
+/// Writes the authorization that this attempt grants, if the membership allows it and the lease is still ours; and
+/// remembers the session. In the transaction that writes the attempt; repeated, it writes the same.
+pub(super) async fn grant(
+    connection: &mut PgConnection,
+    attempt: &Attempt,
+) -> Result<Option<Authorization>, Error> {
+    let Some(campaign) = attempt.grants else { return Ok(None) };
+    let authorization = Authorization::granted(attempt.ended_at);
+    let granted = sqlx::query_scalar!(
+        r#"
+        WITH granted AS (
+            UPDATE campaign_memberships m SET
+                poll_authorization_granted_at = $4, poll_authorization_expires_at = $5, updated_at = $4
+            FROM token_refresh.streamers ours
+            WHERE m.campaign_id = $1 AND m.streamer_id = $2 AND m.status = 'ACTIVE'
+              AND ours.streamer_id = m.streamer_id AND ours.fence = $3
+            RETURNING m.id
+        ),
+        -- A session that this one replaces ends where it begins.
+        replaced AS (
+            UPDATE token_refresh.sessions s SET ends_at = $4 FROM granted
+            WHERE s.membership_id = granted.id AND s.granted_at < $4 AND s.ends_at > $4
+        ),
+        session AS (
+            INSERT INTO token_refresh.sessions (membership_id, granted_at, streamer_id, campaign_id, ends_at)
+            SELECT id, $4, $2, $1, $5 FROM granted
+            ON CONFLICT (membership_id, granted_at) DO UPDATE SET ends_at = excluded.ends_at
+        )
+        SELECT count(*) AS "granted!" FROM granted
+        "#,
+        campaign.0,
+        attempt.lease.id.0,
+        attempt.lease.fence,
+        authorization.granted_at,
+        authorization.expires_at
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok((granted > 0).then_some(authorization))
+}

@@ -1,0 +1,123 @@
+//! What a membership grants: twelve hours in which a campaign's polls run on a streamer's channel.
+
+use std::fmt;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::streamer::{Streamer, StreamerId, TokenState};
+
+/// How long an authorization holds, as the brief has it.
+pub const AUTHORIZATION: TimeDelta = TimeDelta::hours(12);
+
+/// A campaign's primary key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CampaignId(pub Uuid);
+
+impl fmt::Display for CampaignId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Which membership: a streamer in a campaign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MembershipKey {
+    /// The campaign.
+    pub campaign: CampaignId,
+    /// The streamer.
+    pub streamer: StreamerId,
+}
+
+/// Whether the streamer has accepted the invitation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MembershipStatus {
+    /// Invited.
+    Pending,
+    /// Accepted.
+    Active,
+}
+
+/// The hours that a membership granted last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Authorization {
+    /// When it began.
+    pub granted_at: DateTime<Utc>,
+    /// When it ends or has ended.
+    pub expires_at: DateTime<Utc>,
+}
+
+impl Authorization {
+    /// One that begins now.
+    #[must_use]
+    pub fn granted(now: DateTime<Utc>) -> Self {
+        Self { granted_at: now, expires_at: now + AUTHORIZATION }
+    }
+
+    /// How long it still holds; `None` if it is over.
+    #[must_use]
+    pub fn remaining(&self, now: DateTime<Utc>) -> Option<TimeDelta> {
+        Some(self.expires_at - now).filter(|left| *left > TimeDelta::zero())
+    }
+}
+
+/// A streamer in a campaign.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// The campaign.
+    pub campaign: CampaignId,
+    /// The campaign's name.
+    pub campaign_name: String,
+    /// The streamer.
+    pub streamer: Streamer,
+    /// `streamers.is_active`.
+    pub streamer_is_active: bool,
+    /// Whether the streamer has accepted.
+    pub status: MembershipStatus,
+    /// The last authorization, over or not.
+    pub authorization: Option<Authorization>,
+    /// The state of the streamer's tokens.
+    pub token: TokenState,
+}
+
+impl Membership {
+    /// How long polls may run on the channel from now on; `None` if they may not.
+    #[must_use]
+    pub fn remaining(&self, now: DateTime<Utc>) -> Option<TimeDelta> {
+        let counts = self.streamer_is_active && self.status == MembershipStatus::Active;
+        self.authorization.filter(|_| counts)?.remaining(now)
+    }
+}
+
+/// A streamer whom a campaign needs: an active member, or the game master with a channel of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Participant {
+    /// The streamer.
+    pub streamer: Streamer,
+    /// `streamers.is_active`.
+    pub is_active: bool,
+    /// The channel is the game master's own, which needs no authorization.
+    pub is_game_master: bool,
+    /// The last authorization for this campaign, over or not.
+    pub authorization: Option<Authorization>,
+    /// Whether a refresh token is stored. An access token that is missing is what a refresh mends.
+    pub has_refresh_token: bool,
+    /// The state of the streamer's tokens.
+    pub token: TokenState,
+}
+
+/// What was asked for is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unknown {
+    /// No campaign has this id.
+    #[error("no campaign has this id")]
+    Campaign,
+    /// No streamer has this id.
+    #[error("no streamer has this id")]
+    Streamer,
+    /// Both are there, and the streamer is no member of the campaign.
+    #[error("the streamer is no member of the campaign")]
+    Membership,
+}

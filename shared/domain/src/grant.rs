@@ -1,0 +1,127 @@
+//! A grant: the streamer lets a campaign's polls run on the channel for twelve hours, which begin on a fresh token.
+//!
+//! It is a cycle over one streamer. The authorization is written in the transaction that stores the new pair; without
+//! a fresh pair nothing is granted.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::authorization::{Authorization, Membership, MembershipKey, MembershipStatus, Unknown};
+use crate::policy::FailureKind;
+use crate::ports::{Memberships, Signals, Store, StoreError, Twitch};
+use crate::refresh::{Cycle, RefreshService, Whom};
+use crate::report::{Observer, Outcome, Skip, Standing, Stop};
+
+/// Whoever meets a lease of another's in a request waits for its outcome, but not longer.
+pub const LEASE_PATIENCE: TimeDelta = TimeDelta::seconds(5);
+
+/// What was granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// The membership, as it was when it was granted, with the new authorization.
+    pub membership: Membership,
+    /// The hours.
+    pub authorization: Authorization,
+}
+
+/// Why nothing was granted. The texts hold no secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GrantError {
+    /// There is no such membership.
+    #[error(transparent)]
+    Unknown(#[from] Unknown),
+    /// The streamer hasn't accepted the invitation.
+    #[error("the streamer has not accepted the campaign's invitation yet")]
+    Pending,
+    /// The streamer is deactivated.
+    #[error("the streamer is deactivated")]
+    Inactive,
+    /// Twitch calls the streamer's grant dead.
+    #[error("{0}")]
+    Refused(String),
+    /// Twitch could not be asked; not the streamer's doing.
+    #[error("{reason}")]
+    Outage {
+        /// What happened.
+        reason: String,
+        /// When it is tried again by itself.
+        retry_at: Option<DateTime<Utc>>,
+    },
+    /// Another run holds the streamer's lease for longer than a request waits.
+    #[error("another run is refreshing this streamer's token")]
+    Busy,
+    /// Something of ours has to be mended first.
+    #[error("{0}")]
+    Ours(String),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Grants an authorization. `cycle` says who asks and how long it may take ([`Cycle::new`] with
+/// [`Trigger::Grant`](crate::schedule::Trigger::Grant)).
+///
+/// # Errors
+///
+/// If nothing was granted. A pair that was refreshed on the way is stored all the same.
+pub async fn grant<S: Store + Memberships, T: Twitch, G: Signals>(
+    service: &RefreshService<S, T, G>,
+    key: MembershipKey,
+    cycle: Cycle,
+    observer: &dyn Observer,
+) -> Result<Granted, GrantError> {
+    let give_up_at = service.now() + LEASE_PATIENCE;
+    loop {
+        let mut membership = service.store().membership(key).await??;
+        if !membership.streamer_is_active {
+            return Err(GrantError::Inactive);
+        }
+        if membership.status == MembershipStatus::Pending {
+            return Err(GrantError::Pending);
+        }
+        let cycle = Cycle {
+            whom: Whom::These(vec![(membership.streamer.clone(), membership.token.clone())]),
+            grants: Some(key.campaign),
+            ..cycle.clone()
+        };
+        let (report, mut outcomes) = service.run_for(&cycle, observer).await;
+        let stopped = report.stopped;
+        match outcomes.remove(&key.streamer) {
+            Some(Outcome::Granted { authorization, token_expires_at, .. }) => {
+                membership.authorization = Some(authorization);
+                membership.token.expires_at = token_expires_at;
+                return Ok(Granted { membership, authorization });
+            }
+            Some(Outcome::Failed { kind: FailureKind::Refusal, reason, .. }) => {
+                return Err(GrantError::Refused(reason));
+            }
+            Some(Outcome::Failed { reason, alarm: true, .. }) => return Err(GrantError::Ours(reason)),
+            Some(Outcome::Failed { reason, standing, .. }) => {
+                let retry_at = match standing {
+                    Standing::Recorded { retry_at, .. } | Standing::Repeated { retry_at } => Some(retry_at),
+                    Standing::Deactivated { .. } | Standing::NotRecorded => None,
+                };
+                return Err(GrantError::Outage { reason, retry_at });
+            }
+            // Others were here: they hold the lease, have changed the tokens, or the membership meanwhile.
+            Some(
+                Outcome::Skipped(Skip::Leased | Skip::Superseded | Skip::NotDue(_))
+                | Outcome::Refreshed { .. },
+            ) if stopped.is_none() => {
+                let patience = give_up_at - service.now();
+                if !service.store().released(&[key.streamer], patience).await? {
+                    return Err(GrantError::Busy);
+                }
+            }
+            _ => {
+                return Err(match stopped {
+                    Some(Stop::Store(reason)) => StoreError(reason).into(),
+                    Some(Stop::Misconfigured(reason)) => GrantError::Ours(reason),
+                    stopped => GrantError::Outage {
+                        reason: stopped.map_or("no time was left".to_owned(), |stop| stop.to_string()),
+                        retry_at: None,
+                    },
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The health check before a session: whether each channel that a campaign needs can be used now, and what to do about
+//! those that can't. Tokens that expire soon or that Twitch calls invalid are refreshed on the way.
+//!
+//! It is a cycle over the campaign's participants, all at the same time.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::authorization::{CampaignId, Participant, Unknown};
+use crate::grant::LEASE_PATIENCE;
+use crate::policy::FailureKind;
+use crate::ports::{Memberships, Signals, Store, StoreError, Twitch};
+use crate::refresh::{Cycle, RefreshService, Whom};
+use crate::report::{Observer, Outcome, Report, Skip, Stop};
+use crate::streamer::StreamerId;
+
+/// What stands between a channel and a session; the first that applies. The names are the existing backend's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Issue {
+    /// The streamer is deactivated.
+    StreamerInactive,
+    /// The streamer has never authorized this campaign.
+    AuthorizationMissing,
+    /// The authorization is over.
+    AuthorizationExpired,
+    /// No refresh token is stored.
+    TokenMissing,
+    /// Twitch calls the token invalid, and no new one could be had.
+    TokenInvalid,
+}
+
+impl Issue {
+    /// The issue as the existing backend spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::StreamerInactive => "streamer_inactive",
+            Self::AuthorizationMissing => "authorization_missing",
+            Self::AuthorizationExpired => "authorization_expired",
+            Self::TokenMissing => "token_missing",
+            Self::TokenInvalid => "token_invalid",
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn action(self) -> &'static str {
+        match self {
+            Self::StreamerInactive | Self::TokenMissing => "the streamer has to reconnect with Twitch",
+            Self::AuthorizationMissing => "the streamer has to authorize this campaign",
+            Self::AuthorizationExpired => "the streamer has to authorize this campaign again",
+            Self::TokenInvalid => "the streamer has to reconnect with Twitch, unless a retry helps",
+        }
+    }
+}
+
+/// How a channel was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// Usable; Twitch says so.
+    Ok,
+    /// Usable: refreshed on the way.
+    Refreshed,
+    /// Not usable.
+    Issue(Issue),
+    /// Nobody could tell in time.
+    Unknown,
+}
+
+/// One channel, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// Who, as of the check.
+    pub participant: Participant,
+    /// How it was found.
+    pub finding: Finding,
+    /// What happened, if there is more to say. No secret.
+    pub detail: Option<String>,
+    /// When the access token dies, as far as is known by now.
+    pub token_expires_at: Option<DateTime<Utc>>,
+}
+
+/// Whether Twitch answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TwitchHealth {
+    /// It did.
+    Available,
+    /// It was asked, and nobody got an answer.
+    Unavailable,
+    /// There was nothing to ask.
+    NotAsked,
+}
+
+/// The result of a check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkup {
+    /// Each channel once: the game master's own first, then by login.
+    pub streamers: Vec<Checked>,
+    /// Whether Twitch answered.
+    pub twitch: TwitchHealth,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// How long it took to read who is needed.
+    pub database_took: TimeDelta,
+    /// How long the cycle took: Twitch, and what it changed in the database.
+    pub twitch_took: TimeDelta,
+}
+
+impl Checkup {
+    /// Whether every channel can be used.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.streamers.iter().all(|one| matches!(one.finding, Finding::Ok | Finding::Refreshed))
+    }
+}
+
+/// Why nothing could be checked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckError {
+    /// There is no such campaign.
+    #[error(transparent)]
+    Unknown(#[from] Unknown),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Checks a campaign. `cycle` says who asks and how long it may take ([`Cycle::new`] with
+/// [`Trigger::HealthCheck`](crate::schedule::Trigger::HealthCheck)).
+///
+/// # Errors
+///
+/// If the database fails at the beginning, or knows no such campaign. What fails later is in the [`Checkup`].
+pub async fn check<S: Store + Memberships, T: Twitch, G: Signals>(
+    service: &RefreshService<S, T, G>,
+    campaign: CampaignId,
+    cycle: Cycle,
+    observer: &dyn Observer,
+) -> Result<Checkup, CheckError> {
+    let started_at = service.now();
+    let mut participants = service.store().participants(campaign).await??;
+    let read_at = service.now();
+    let mut settled: HashMap<StreamerId, Checked> = HashMap::new();
+    let mut twitch = TwitchHealth::NotAsked;
+    loop {
+        let mut open = Vec::new();
+        for participant in participants {
+            if settled.contains_key(&participant.streamer.id) {
+                continue;
+            }
+            match before_twitch(&participant, service.now()) {
+                Some(issue) => {
+                    settled.insert(participant.streamer.id, Checked::before_twitch(participant, issue));
+                }
+                None => open.push(participant),
+            }
+        }
+        if open.is_empty() {
+            break;
+        }
+        let these = open.iter().map(|one| (one.streamer.clone(), one.token.clone())).collect();
+        let cycle = Cycle { whom: Whom::These(these), ..cycle.clone() };
+        let (report, mut outcomes) = service.run_for(&cycle, observer).await;
+        twitch = heard(twitch, &report, outcomes.values());
+        let (now, mut waiting) = (service.now(), Vec::new());
+        for participant in open {
+            match outcomes.remove(&participant.streamer.id) {
+                // Others were here: their outcome is worth waiting for.
+                Some(Outcome::Skipped(Skip::Leased | Skip::Superseded)) if report.stopped.is_none() => {
+                    waiting.push(participant);
+                }
+                outcome => {
+                    let checked = Checked::after(participant, outcome, report.stopped.as_ref(), now);
+                    settled.insert(checked.participant.streamer.id, checked);
+                }
+            }
+        }
+        let ids: Vec<_> = waiting.iter().map(|one| one.streamer.id).collect();
+        let patience = started_at + LEASE_PATIENCE - now;
+        let again = !ids.is_empty() && matches!(service.store().released(&ids, patience).await, Ok(true));
+        // Read anew: somebody may have been deactivated meanwhile.
+        let read = if again { service.store().participants(campaign).await.ok() } else { None };
+        match read {
+            Some(Ok(read)) => participants = read,
+            Some(Err(_)) | None => {
+                for participant in waiting {
+                    let checked = Checked::busy(participant);
+                    settled.insert(checked.participant.streamer.id, checked);
+                }
+                break;
+            }
+        }
+    }
+    let mut streamers: Vec<_> = settled.into_values().collect();
+    streamers.sort_by(|a, b| {
+        let key = |one: &Checked| (!one.participant.is_game_master, one.participant.streamer.login.clone());
+        key(a).cmp(&key(b))
+    });
+    let (database_took, twitch_took) = (read_at - started_at, service.now() - read_at);
+    Ok(Checkup { streamers, twitch, started_at, database_took, twitch_took })
+}
+
+/// What is known without asking Twitch, in the existing backend's order.
+fn before_twitch(participant: &Participant, now: DateTime<Utc>) -> Option<Issue> {
+    if !participant.is_active {
+        return Some(Issue::StreamerInactive);
+    }
+    if !participant.is_game_master {
+        match participant.authorization {
+            None => return Some(Issue::AuthorizationMissing),
+            Some(authorization) if authorization.remaining(now).is_none() => {
+                return Some(Issue::AuthorizationExpired);
+            }
+            Some(_) => {}
+        }
+    }
+    (!participant.has_refresh_token).then_some(Issue::TokenMissing)
+}
+
+impl Checked {
+    fn before_twitch(participant: Participant, issue: Issue) -> Self {
+        let token_expires_at = participant.token.expires_at;
+        Self { participant, finding: Finding::Issue(issue), detail: None, token_expires_at }
+    }
+
+    fn busy(participant: Participant) -> Self {
+        let token_expires_at = participant.token.expires_at;
+        let detail = Some("another run is refreshing the token".to_owned());
+        Self { participant, finding: Finding::Unknown, detail, token_expires_at }
+    }
+
+    fn after(
+        participant: Participant,
+        outcome: Option<Outcome>,
+        stopped: Option<&Stop>,
+        now: DateTime<Utc>,
+    ) -> Self {
+        let before = participant.token.expires_at;
+        let (finding, detail, token_expires_at) = match outcome {
+            Some(Outcome::Refreshed { expires_at }) => (Finding::Refreshed, None, expires_at),
+            Some(Outcome::Skipped(Skip::Validated { left })) => (Finding::Ok, None, Some(now + left)),
+            Some(Outcome::Failed { kind, reason, token_expires_at, .. }) => {
+                let dead = kind == FailureKind::Refusal || token_expires_at.is_some_and(|at| at <= now);
+                let finding = if dead { Finding::Issue(Issue::TokenInvalid) } else { Finding::Unknown };
+                (finding, Some(reason), token_expires_at)
+            }
+            Some(other) => (Finding::Unknown, Some(other.to_string()), before),
+            None => (Finding::Unknown, Some(not_reached(stopped)), before),
+        };
+        Self { participant, finding, detail, token_expires_at }
+    }
+}
+
+/// Why nothing became of a streamer.
+fn not_reached(stopped: Option<&Stop>) -> String {
+    match stopped {
+        Some(Stop::Store(_)) => "the database failed during the check".to_owned(),
+        Some(Stop::Misconfigured(_)) => "Twitch does not take our application's credentials".to_owned(),
+        Some(Stop::Outages) => "Twitch seems to be down".to_owned(),
+        Some(Stop::Deadline | Stop::NoTime) | None => "no time was left for it".to_owned(),
+    }
+}
+
+/// What these outcomes say about Twitch, after what was known before.
+fn heard<'a>(
+    before: TwitchHealth,
+    report: &Report,
+    outcomes: impl Iterator<Item = &'a Outcome>,
+) -> TwitchHealth {
+    let unavailable = matches!(report.stopped, Some(Stop::Outages | Stop::Misconfigured(_)));
+    let heard = outcomes.filter_map(|outcome| match outcome {
+        Outcome::Refreshed { .. }
+        | Outcome::Skipped(Skip::Validated { .. })
+        | Outcome::Failed { kind: FailureKind::Refusal, .. } => Some(TwitchHealth::Available),
+        Outcome::Skipped(Skip::NotValidated(_)) | Outcome::Failed { alarm: false, .. } => {
+            Some(TwitchHealth::Unavailable)
+        }
+        _ => None,
+    });
+    let before =
+        if unavailable && before == TwitchHealth::NotAsked { TwitchHealth::Unavailable } else { before };
+    // One answer is proof enough.
+    heard.fold(before, |known, now| if known == TwitchHealth::Available { known } else { now })
+}
