@@ -58,6 +58,9 @@ struct Document<'a> {
     notifications: Option<&'a Delivery>,
 }
 
+const DRY_RUN: &str = "\nDry run: nobody is called, nothing is written.\n";
+const STARTING: &str = "\nStarting refresh cycle...\n";
+
 pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
     let config = RefreshConfig::read(source)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -68,17 +71,16 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
     let database = Database::open(config.database).await?;
     let now = clock.now();
 
-    let mut cycle = Cycle::new(Trigger::Command);
-    if arguments.force {
-        cycle.demand = Demand::Everybody;
-    }
-    cycle.dry_run = arguments.dry_run;
-    let mut only = None;
-    if let Some(id) = arguments.streamer_id {
-        let found = find(&database, StreamerId(id), now).await?;
-        cycle.whom = Whom::These(vec![(found.streamer.clone(), found.token.clone())]);
-        only = Some(found);
-    }
+    let only = match arguments.streamer_id {
+        Some(id) => Some(find(&database, StreamerId(id), now).await?),
+        None => None,
+    };
+    let cycle = Cycle {
+        demand: if arguments.force { Demand::Everybody } else { Demand::Due },
+        dry_run: arguments.dry_run,
+        whom: only.as_ref().map_or(Whom::Authorized, Whom::only),
+        ..Cycle::new(Trigger::Command)
+    };
 
     let expected = if arguments.json {
         None
@@ -90,12 +92,7 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
             None => everybody(&database, now).await?,
         };
         output::line(&listing(&authorized, now))?;
-        let starting = if cycle.dry_run {
-            "Dry run: nobody is called, nothing is written."
-        } else {
-            "Starting refresh cycle..."
-        };
-        output::line(&format!("\n{starting}\n"))?;
+        output::line(if cycle.dry_run { DRY_RUN } else { STARTING })?;
         Some(authorized.len())
     };
 

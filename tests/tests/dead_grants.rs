@@ -117,7 +117,7 @@ async fn with_deactivation_off_nobody_is_deactivated_and_an_alarm_says_so() -> R
         cycles[first..].iter().map(|cycle| (cycle.report.failed, cycle.report.alarms)).collect();
     assert_eq!(alarms[0], (4, 0), "a first refusal may be an error");
     let says_so = |outcome: &Outcome| {
-        matches!(outcome, Outcome::Failed { reason, standing: Standing::Recorded { .. }, alarm: true }
+        matches!(outcome, Outcome::Failed { reason, standing: Standing::Recorded { .. }, alarm: true, .. }
             if reason.ends_with("but deactivation is switched off"))
     };
     for login in &dead {

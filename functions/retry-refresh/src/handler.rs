@@ -47,9 +47,7 @@ pub async fn handle(runner: &Runner, event: LambdaEvent<Value>) -> Result<Answer
             (summary(&report), report)
         }
         Whom::Only(only) => {
-            let report = runner
-                .run(&Cycle { whom: refresh::Whom::These(vec![(only.streamer, only.token)]), ..cycle })
-                .await?;
+            let report = runner.run(&Cycle { whom: refresh::Whom::only(&only), ..cycle }).await?;
             (summary(&report), report)
         }
     };

@@ -181,16 +181,12 @@ pub async fn check<S: Store + Memberships, T: Twitch, G: Signals>(
         let again = !ids.is_empty() && matches!(service.store().released(&ids, patience).await, Ok(true));
         // Read anew: somebody may have been deactivated meanwhile.
         let read = if again { service.store().participants(campaign).await.ok() } else { None };
-        match read {
-            Some(Ok(read)) => participants = read,
-            Some(Err(_)) | None => {
-                for participant in waiting {
-                    let checked = Checked::busy(participant);
-                    settled.insert(checked.participant.streamer.id, checked);
-                }
-                break;
-            }
-        }
+        let Some(Ok(read)) = read else {
+            let busy = waiting.into_iter().map(Checked::busy);
+            settled.extend(busy.map(|checked| (checked.participant.streamer.id, checked)));
+            break;
+        };
+        participants = read;
     }
     let mut streamers: Vec<_> = settled.into_values().collect();
     streamers.sort_by(|a, b| {

@@ -157,9 +157,8 @@ impl Policy {
     pub fn decide(&self, token: &TokenState, demand: Demand, now: DateTime<Utc>) -> Decision {
         let valid = NotDue::Valid { left: token.expires_at.map_or(TimeDelta::zero(), |at| at - now) };
         match demand {
-            Demand::Everybody => return Decision::Refresh,
             Demand::NotJustNow if refreshed_just_now(token, now) => return Decision::Skip(valid),
-            Demand::NotJustNow => return Decision::Refresh,
+            Demand::NotJustNow | Demand::Everybody => return Decision::Refresh,
             // A token fresh from Twitch is fine, however short it lives.
             Demand::Usable if expires_soon(token, now) && !refreshed_just_now(token, now) => {
                 return Decision::Refresh;

@@ -244,7 +244,6 @@ impl Report {
         self.total += 1;
         match outcome {
             Outcome::Refreshed { .. } | Outcome::Granted { refreshed: true, .. } => self.success += 1,
-            Outcome::Granted { refreshed: false, .. } => self.skipped += 1,
             Outcome::Failed { standing, alarm, .. } => {
                 self.failed += 1;
                 self.deactivated += u64::from(matches!(standing, Standing::Deactivated { .. }));
@@ -255,7 +254,7 @@ impl Report {
                 self.validated += u64::from(matches!(skip, Skip::Validated { .. }));
             }
             Outcome::WouldRefresh => self.would_refresh += 1,
-            Outcome::WouldValidate => self.skipped += 1,
+            Outcome::WouldValidate | Outcome::Granted { refreshed: false, .. } => self.skipped += 1,
         }
     }
 }

@@ -45,17 +45,22 @@ impl PgStore {
             if attempts.iter().all(|attempt| attempt.grants.is_none()) {
                 return write(self.pool(), &columns).await;
             }
-            let mut transaction = self.pool().begin().await?;
-            let mut recorded = write(&mut *transaction, &columns).await?;
-            for (attempt, recorded) in attempts.iter().zip(&mut recorded) {
-                if let Recorded::Written { granted } = recorded {
-                    *granted = grant(&mut transaction, attempt).await?;
-                }
-            }
-            transaction.commit().await?;
-            Ok(recorded)
+            // Boxed: it is rare, and every write would carry its size.
+            Box::pin(self.write_and_grant(attempts, &columns)).await
         })
         .await
+    }
+
+    async fn write_and_grant(&self, attempts: &[Attempt], columns: &Columns) -> Result<Vec<Recorded>, Error> {
+        let mut transaction = self.pool().begin().await?;
+        let mut recorded = write(&mut *transaction, columns).await?;
+        for (attempt, recorded) in attempts.iter().zip(&mut recorded) {
+            if let Recorded::Written { granted } = recorded {
+                *granted = grant(&mut transaction, attempt).await?;
+            }
+        }
+        transaction.commit().await?;
+        Ok(recorded)
     }
 
     fn columns(&self, attempts: &[Attempt]) -> Result<Columns, Error> {

@@ -82,7 +82,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let outcome = match validity {
             Ok(Validity::Valid { expires_in }) => {
                 attempt.change = Change::Validated { expires_at: now + expires_in };
-                with_expiry(outcome, now + expires_in)
+                with_expiry(&outcome, now + expires_in)
             }
             Ok(Validity::Invalid) | Err(_) => outcome,
         };
@@ -262,9 +262,10 @@ fn is_fresh(outcome: &Outcome) -> bool {
 }
 
 /// The outcome, with an expiry that was learned afterwards.
-fn with_expiry(outcome: Outcome, expires_at: DateTime<Utc>) -> Outcome {
+fn with_expiry(outcome: &Outcome, expires_at: DateTime<Utc>) -> Outcome {
     match outcome {
         Outcome::Granted { authorization, refreshed, .. } => {
+            let (authorization, refreshed) = (*authorization, *refreshed);
             Outcome::Granted { authorization, token_expires_at: Some(expires_at), refreshed }
         }
         _ => Outcome::Refreshed { expires_at: Some(expires_at) },

@@ -25,7 +25,7 @@ use crate::policy::{Decision, Demand, Failure, OUTAGE_LIMIT, Policy};
 use crate::ports::{Attempt, Change, Claim, Signals, Store, StoreError, Twitch};
 use crate::report::{Observer, Outcome, Report, Skip, Stop};
 use crate::schedule::Trigger;
-use crate::streamer::{Caller, Streamer, StreamerId, TokenState};
+use crate::streamer::{Authorized, Caller, Streamer, StreamerId, TokenState};
 
 /// The longest that one call to Twitch may take, its quick retries included.
 pub const LONGEST_CALL: TimeDelta = TimeDelta::seconds(20);
@@ -90,15 +90,23 @@ pub enum Whom {
     These(Vec<(Streamer, TokenState)>),
 }
 
+impl Whom {
+    /// Only this one.
+    #[must_use]
+    pub fn only(authorized: &Authorized) -> Self {
+        Self::These(vec![(authorized.streamer.clone(), authorized.token.clone())])
+    }
+}
+
 /// Until when a cycle may do what; none for a command.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
     /// Past this nothing new is begun.
-    last_start: Option<DateTime<Utc>>,
+    start: Option<DateTime<Utc>>,
     /// Past this a result that can't be written is given up.
-    last_write: Option<DateTime<Utc>>,
+    write: Option<DateTime<Utc>>,
     /// Past this no signal is begun.
-    last_signal: Option<DateTime<Utc>>,
+    signal: Option<DateTime<Utc>>,
 }
 
 impl Limits {
@@ -106,9 +114,9 @@ impl Limits {
     #[must_use]
     pub fn of_function(deadline: Option<DateTime<Utc>>) -> Self {
         Self {
-            last_start: deadline.map(|at| at - SHORTEST_CYCLE),
-            last_write: deadline.map(|at| at - LAST_WORDS),
-            last_signal: deadline.map(|at| at - LONGEST_SIGNAL - REPORTING),
+            start: deadline.map(|at| at - SHORTEST_CYCLE),
+            write: deadline.map(|at| at - LAST_WORDS),
+            signal: deadline.map(|at| at - LONGEST_SIGNAL - REPORTING),
         }
     }
 
@@ -118,9 +126,9 @@ impl Limits {
     #[must_use]
     pub fn of_request(answer_by: DateTime<Utc>, deadline: Option<DateTime<Utc>>) -> Self {
         Self {
-            last_start: Some(answer_by - SHORTEST_REQUEST),
-            last_write: Some(deadline.map_or(answer_by, |at| at - LAST_WORDS).max(answer_by)),
-            last_signal: Some(answer_by - LONGEST_SIGNAL),
+            start: Some(answer_by - SHORTEST_REQUEST),
+            write: Some(deadline.map_or(answer_by, |at| at - LAST_WORDS).max(answer_by)),
+            signal: Some(answer_by - LONGEST_SIGNAL),
         }
     }
 }
@@ -147,7 +155,7 @@ impl Cycle {
     }
 
     fn last_write(&self, now: DateTime<Utc>) -> DateTime<Utc> {
-        self.limits.last_write.unwrap_or(now + WRITE_PATIENCE)
+        self.limits.write.unwrap_or(now + WRITE_PATIENCE)
     }
 }
 
@@ -273,7 +281,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     pub async fn run(&self, cycle: &Cycle, observer: &dyn Observer) -> Report {
         let started_at = self.clock.now();
         let progress = Progress { observer, state: Mutex::default() };
-        if cycle.limits.last_start.is_some_and(|at| at < started_at) {
+        if cycle.limits.start.is_some_and(|at| at < started_at) {
             progress.stop(Stop::NoTime);
         }
         let (claims_in, claims) = mpsc::channel(self.in_flight);
@@ -415,7 +423,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     }
 
     fn must_stop(&self, cycle: &Cycle, progress: &Progress<'_>) -> bool {
-        if cycle.limits.last_start.is_some_and(|at| self.clock.now() > at) {
+        if cycle.limits.start.is_some_and(|at| self.clock.now() > at) {
             progress.stop(Stop::Deadline);
         }
         progress.stopped()
