@@ -15,6 +15,9 @@ use crate::refresh::{Cycle, RefreshService, Whom};
 use crate::report::{Observer, Outcome, Report, Skip, Stop};
 use crate::streamer::StreamerId;
 
+/// All that a caller learns of a fault of ours.
+const OUR_FAULT: &str = "a fault of this service's own; its log says which";
+
 /// What stands between a channel and a session; the first that applies. The names are the existing backend's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Issue {
@@ -236,10 +239,12 @@ impl Checked {
         let (finding, detail, token_expires_at) = match outcome {
             Some(Outcome::Refreshed { expires_at }) => (Finding::Refreshed, None, expires_at),
             Some(Outcome::Skipped(Skip::Validated { left })) => (Finding::Ok, None, Some(now + left)),
-            Some(Outcome::Failed { kind, reason, token_expires_at, .. }) => {
+            Some(Outcome::Failed { kind, reason, token_expires_at, alarm, .. }) => {
                 let dead = kind == FailureKind::Refusal || token_expires_at.is_some_and(|at| at <= now);
                 let finding = if dead { Finding::Issue(Issue::TokenInvalid) } else { Finding::Unknown };
-                (finding, Some(reason), token_expires_at)
+                // What is our own fault is told in the log alone: keys and databases are nobody else's business.
+                let detail = if alarm { OUR_FAULT.to_owned() } else { reason };
+                (finding, Some(detail), token_expires_at)
             }
             Some(other) => (Finding::Unknown, Some(other.to_string()), before),
             None => (Finding::Unknown, Some(not_reached(stopped)), before),
@@ -278,4 +283,42 @@ fn heard<'a>(
         if unavailable && before == TwitchHealth::NotAsked { TwitchHealth::Unavailable } else { before };
     // One answer is proof enough.
     heard.fold(before, |known, now| if known == TwitchHealth::Available { known } else { now })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Standing;
+    use crate::streamer::{Streamer, TokenState};
+
+    #[test]
+    fn a_fault_of_ours_is_not_told() {
+        let now = DateTime::from_timestamp(1_795_813_200, 0).unwrap();
+        let participant = || Participant {
+            streamer: Streamer {
+                id: StreamerId(uuid::Uuid::nil()),
+                login: "brindille".to_owned(),
+                display_name: "Brindille".to_owned(),
+            },
+            is_active: true,
+            is_game_master: false,
+            authorization: None,
+            has_refresh_token: true,
+            token: TokenState::default(),
+        };
+        let detail = |reason: &str, alarm| {
+            let outcome = Outcome::Failed {
+                kind: FailureKind::Outage,
+                reason: reason.to_owned(),
+                token_expires_at: None,
+                standing: Standing::NotRecorded,
+                alarm,
+            };
+            Checked::after(participant(), Some(outcome), None, now).detail.unwrap()
+        };
+        assert_eq!(detail("Twitch answered 500", false), "Twitch answered 500");
+        for ours in ["TOKEN_KEYS has no key `2025`", "could not be stored: db.internal:5432 refused"] {
+            assert_eq!(detail(ours, true), OUR_FAULT);
+        }
+    }
 }

@@ -287,7 +287,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let (claims_in, claims) = mpsc::channel(self.in_flight);
         let (arrived_in, arrived) = mpsc::channel(WRITE_BATCH);
         let (refused_in, refused) = mpsc::channel(WRITE_BATCH);
-        let (signals_in, signals) = mpsc::unbounded();
+        let (signals_in, mut signals) = mpsc::unbounded();
         let signaller = Signaller { progress: &progress, signals: signals_in };
 
         let lease = async {
@@ -312,18 +312,31 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             claims.for_each_concurrent(self.in_flight, ask_one).await;
             drop((arrived_in, refused_in));
         };
+        // Loops where `for_each` would be shorter: the compiler doesn't see that the futures of its closures are `Send`,
+        // which a server's have to be.
         let write = async {
-            let record =
-                arrived.ready_chunks(WRITE_BATCH).for_each(|batch| self.record(cycle, &signaller, batch));
-            let deactivate = refused
-                .ready_chunks(WRITE_BATCH)
-                .for_each(|batch| self.deactivate_all(cycle, &signaller, batch));
+            let record = async {
+                let mut batches = arrived.ready_chunks(WRITE_BATCH);
+                while let Some(batch) = batches.next().await {
+                    self.record(cycle, &signaller, batch).await;
+                }
+            };
+            let deactivate = async {
+                let mut batches = refused.ready_chunks(WRITE_BATCH);
+                while let Some(batch) = batches.next().await {
+                    self.deactivate_all(cycle, &signaller, batch).await;
+                }
+            };
             future::join(record, deactivate).await;
             self.arm_for_the_rest(&signaller);
             // The loop that signals ends when nobody has anything left to say.
             drop(signaller);
         };
-        let signal = signals.for_each(|signal| self.signal(cycle, &progress, signal));
+        let signal = async {
+            while let Some(signal) = signals.next().await {
+                self.signal(cycle, &progress, signal).await;
+            }
+        };
         future::join4(lease, ask, write, signal).await;
 
         let mut report = progress.state.into_inner().unwrap_or_else(PoisonError::into_inner).report;
