@@ -51,7 +51,8 @@ impl Runner {
     pub async fn grant(&self, key: MembershipKey, request: &Request) -> Result<Granted, GrantError> {
         let answer_by = self.now() + GRANT_TIME;
         let service = self.service_until(answer_by).map_err(|error| GrantError::Ours(error.to_string()))?;
-        grant(&service, key, request.cycle(Trigger::Grant, answer_by), &RefreshLog).await
+        let cycle = request.cycle(Trigger::Grant, answer_by);
+        Box::pin(grant(&service, key, cycle, &RefreshLog)).await
     }
 
     /// Ends the authorization now, if there is one.
@@ -97,7 +98,8 @@ impl Runner {
     ) -> Result<Checkup, CheckError> {
         let answer_by = self.now() + time;
         let service = self.service_until(answer_by).map_err(|error| StoreError(error.to_string()))?;
-        check(&service, campaign, request.cycle(Trigger::HealthCheck, answer_by), &HealthCheckLog).await
+        let cycle = request.cycle(Trigger::HealthCheck, answer_by);
+        Box::pin(check(&service, campaign, cycle, &HealthCheckLog)).await
     }
 
     /// A refresh service whose calls to Twitch end in time.
