@@ -110,7 +110,7 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
             Detail { streamer: streamer.clone(), outcome: mark(outcome).1, text: outcome.to_string() };
         details.lock().unwrap_or_else(PoisonError::into_inner).push((mark(outcome).0, detail));
     };
-    let report = service.run(&cycle, &observe).await;
+    let report = Box::pin(service.run(&cycle, &observe)).await;
     bar.finish_and_clear();
 
     let (marks, details): (Vec<_>, Vec<_>) =

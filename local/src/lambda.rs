@@ -114,6 +114,12 @@ impl Function {
         self.pid
     }
 
+    /// Whether the process has ended. While an event is being answered it counts as running.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.process.try_lock().is_ok_and(|mut process| !matches!(process.try_wait(), Ok(None)))
+    }
+
     /// Hands an event in, as EventBridge would, and waits for the answer.
     ///
     /// # Errors

@@ -109,7 +109,7 @@ impl<P: Push> Stage<P> {
             let mut outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
             outcomes.push((streamer.clone(), outcome.clone()));
         };
-        let report = service.run(cycle, &observe).await;
+        let report = Box::pin(service.run(cycle, &observe)).await;
         if matches!(cycle.trigger, Trigger::Planned | Trigger::Sweep) {
             service.store().database().remember_sessions(self.world.clock.now()).await?;
         }

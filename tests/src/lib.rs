@@ -5,6 +5,7 @@ pub mod doomed;
 pub mod histories;
 pub mod marks;
 pub mod people;
+pub mod requests;
 pub mod session;
 
 use std::collections::HashMap;

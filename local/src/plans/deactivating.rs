@@ -47,7 +47,8 @@ pub(super) async fn deactivating(
         .bind(now)
         .bind("Twitch refused")
         .bind(now)
-        .bind(now);
+        .bind(now)
+        .bind(None::<String>);
     section(document, "Deactivating", "Two look-ups and two entries.", &explained(pool, deactivate).await?)
 }
 

@@ -10,11 +10,12 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 
 /// What the migrations add to tables that may be large already.
-const INDEXES: [&str; 4] = [
+const INDEXES: [&str; 5] = [
     "token_refresh_authorized_idx",
     "token_refresh_authorization_idx",
     "token_refresh_push_subscriptions_idx",
     "token_refresh.refreshes_ended_at_idx",
+    "token_refresh_streamers_user_idx",
 ];
 
 /// Builds the migrations' indexes as it would be on tables that are full already.
@@ -45,7 +46,8 @@ pub(super) async fn introduction(
     pool: &PgPool,
     authorized: usize,
     walk: Duration,
-    [authorized_idx, authorization_idx, subscriptions_idx, ended_at_idx]: &[Duration; INDEXES.len()],
+    [authorized_idx, authorization_idx, subscriptions_idx, ended_at_idx, user_idx]: &[Duration;
+         INDEXES.len()],
 ) -> Result<String> {
     let version: String =
         sqlx::query_scalar("SELECT current_setting('server_version')").fetch_one(pool).await?;
@@ -64,7 +66,7 @@ pub(super) async fn introduction(
     Ok(format!(
         "# Query plans
 
-What PostgreSQL does for each statement that a cycle or the command runs. The statements are those of the adapters' \
+What PostgreSQL does for each statement that a cycle, a request or the command runs. The statements are those of the adapters' \
          checked queries, word for word. This whole page is the output of
 
 ```sh
@@ -88,7 +90,8 @@ A walk over all pages took {walk:.0?}. The migrations build the index for the pa
          these memberships, and that for a streamer's later authorizations in {authorization_idx:.1?}; for both \
          together nobody can write to `campaign_memberships`. The index of a person's devices takes \
          {subscriptions_idx:.1?}, in which nobody can write to `push_subscriptions`, and that of a streamer's \
-         refreshes in a session {ended_at_idx:.1?}, in which no cycle can write its history.
+         refreshes in a session {ended_at_idx:.1?}, in which no cycle can write its history; that of a user's channel \
+         takes {user_idx:.1?}, in which nobody can write to `streamers`.
 ",
     ))
 }

@@ -9,6 +9,7 @@ mod introduction;
 mod invented;
 mod keeping;
 mod refreshing;
+mod requesting;
 mod statements;
 
 use std::fmt::Write as _;
@@ -71,6 +72,7 @@ async fn document(options: &PgConnectOptions, now: DateTime<Utc>) -> Result<Stri
     deactivating::notifying(&mut document, &pool, now).await?;
     keeping::remembering(&mut document, &pool, &database, now).await?;
     keeping::forgetting(&mut document, &pool, now).await?;
+    requesting::requesting(&mut document, &pool, &held, now).await?;
     asking::asking(&mut document, &pool, &everybody).await?;
     asking::reactivating(&mut document, &pool, now).await?;
     asking::measuring(&mut document, &pool, &database, now).await?;

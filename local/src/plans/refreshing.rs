@@ -143,5 +143,6 @@ fn write(held: &[Held], now: DateTime<Utc>) -> Result<Explain<'static>> {
         .bind(times.clone())
         .bind(times.clone())
         .bind(times)
+        .bind(no_texts.clone())
         .bind(no_texts))
 }

@@ -85,7 +85,8 @@ impl Runner {
     ///
     /// If it stopped for what a human has to mend.
     pub async fn run(&self, cycle: &Cycle) -> Result<Report, RunError> {
-        let report = self.service(self.twitch()?).run(cycle, &RefreshLog).await;
+        let service = self.service(self.twitch()?);
+        let report = Box::pin(service.run(cycle, &RefreshLog)).await;
         match &report.stopped {
             Some(stop) if stop.is_ours() => Err(RunError::Stopped(stop.clone())),
             _ => Ok(report),

@@ -19,6 +19,7 @@ impl PgStore {
         until: DateTime<Utc>,
     ) -> Result<Vec<Claim>, Error> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        let mut connection = self.pool().acquire().await?;
         // In the order of the ids, so that two runs that want the same streamers never wait for each other in a ring.
         let leases = sqlx::query!(
             r#"
@@ -32,7 +33,7 @@ impl PgStore {
             now,
             until
         )
-        .fetch_all(self.pool())
+        .fetch_all(&mut *connection)
         .await?;
 
         let (ids, fences): (Vec<_>, Vec<_>) =
@@ -50,7 +51,7 @@ impl PgStore {
             &ids,
             &fences
         )
-        .fetch_all(self.pool())
+        .fetch_all(&mut *connection)
         .await?;
         Ok(rows
             .into_iter()

@@ -16,15 +16,16 @@ mod schema;
 mod sessions;
 
 use std::io::ErrorKind;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use domain::policy::{Failure, FailureKind};
 use domain::ports::{Attempt, Claim, Deactivation, Recorded, Store, StoreError};
 use domain::{Authorized, Clock, Streamer, StreamerId, TokenState};
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection};
+use sqlx::{ConnectOptions, Connection, Postgres};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -93,19 +94,48 @@ impl Database {
     }
 }
 
-/// The database, with the cipher that the tokens in it are encrypted with.
+/// The database, with the cipher that the tokens in it are encrypted with. Each clone writes through a connection of its
+/// own.
 #[derive(Clone)]
 pub struct PgStore {
     database: Database,
     cipher: Arc<TokenCipher>,
     clock: Arc<dyn Clock>,
+    writing: Kept,
+}
+
+/// A connection that is kept between statements. To give it back to the pool each time would cost as much again as the
+/// statement: the pool asks it whether it is well.
+#[derive(Default)]
+struct Kept(Mutex<Option<PoolConnection<Postgres>>>);
+
+impl Kept {
+    /// The connection, or a new one. Whoever is through with it without an error hands it to [`Kept::keep`]; dropped, it
+    /// goes back to the pool.
+    async fn take(&self, pool: &PgPool) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match kept {
+            Some(connection) => Ok(connection),
+            None => pool.acquire().await,
+        }
+    }
+
+    fn keep(&self, connection: PoolConnection<Postgres>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
+    }
+}
+
+impl Clone for Kept {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 impl PgStore {
     /// The clock says for how long a failing write may be repeated.
     #[must_use]
     pub fn new(database: Database, cipher: TokenCipher, clock: Arc<dyn Clock>) -> Self {
-        Self { database, cipher: Arc::new(cipher), clock }
+        Self { database, cipher: Arc::new(cipher), clock, writing: Kept::default() }
     }
 
     /// What needs no key.

@@ -43,7 +43,10 @@ impl PgStore {
         let columns = self.columns(attempts)?;
         self.persistently(give_up_at, async || {
             if attempts.iter().all(|attempt| attempt.grants.is_none()) {
-                return write(self.pool(), &columns).await;
+                let mut connection = self.writing.take(self.pool()).await?;
+                let recorded = write(&mut *connection, &columns).await?;
+                self.writing.keep(connection);
+                return Ok(recorded);
             }
             // Boxed: it is rare, and every write would carry its size.
             Box::pin(self.write_and_grant(attempts, &columns)).await

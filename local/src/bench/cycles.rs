@@ -1,5 +1,5 @@
-//! The benchmark: the deployed function's release binary, handed one event by a Runtime API, against a simulated
-//! Twitch over TLS and a durable PostgreSQL; beside a strictly sequential loop in the same run.
+//! Cycles: the deployed function's release binary, handed one event by a Runtime API; beside a strictly sequential loop in
+//! the same run.
 //!
 //! The function is a process of its own, so its CPU time and memory are its own too.
 
@@ -15,14 +15,10 @@ use domain::ports::Twitch;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::binaries::{Binaries, Profile};
+use super::{LATENCY, world};
+use crate::binaries::Binaries;
 use crate::lambda::Function;
-use crate::postgres::{self, Postgres};
-use crate::twitch::Settings;
-use crate::world::{NewStreamer, World};
-
-/// What the existing backend was measured with.
-const LATENCY: Duration = Duration::from_millis(80);
+use crate::postgres::Postgres;
 
 /// The longest that Lambda lets a function run.
 const TIME_LEFT: Duration = Duration::from_mins(15);
@@ -42,27 +38,17 @@ struct Measured {
     commits: usize,
 }
 
-/// Runs the benchmark and prints its table.
-///
-/// # Errors
-///
-/// If something can't be started, or a run doesn't refresh everybody.
+/// Prints the table of cycles.
 #[expect(clippy::print_stdout, reason = "the table is what it is for")]
 #[expect(clippy::cast_precision_loss, reason = "counts of at most 100,000")]
-pub async fn run() -> Result<()> {
-    ensure!(!cfg!(debug_assertions), "a debug build measures itself: use `cargo run --release -- bench`");
-    println!("Building the release binaries...");
-    let binaries = Binaries::build(Profile::Release).await?;
-    let postgres = Postgres::own(postgres::Settings { durable: true, log_statements: true }).await?;
-
-    println!("Twitch answers after {} ms, over TLS.\n", LATENCY.as_millis());
-    let sequential = sequential(&postgres).await?;
+pub(super) async fn run(binaries: &Binaries, postgres: &Postgres) -> Result<()> {
+    let sequential = sequential(postgres).await?;
     println!("{SEQUENTIAL} streamers one after the other: {sequential:.1} a second\n");
     println!(
         "streamers  in flight  a second  of ideal  × sequential  CPU µs each  peak MB  SQL each  commits each"
     );
     for (streamers, in_flight) in RUNS {
-        let run = cycle(&binaries, &postgres, streamers, in_flight).await?;
+        let run = cycle(binaries, postgres, streamers, in_flight).await?;
         let (count, ideal) = (streamers as f64, in_flight as f64 / LATENCY.as_secs_f64());
         println!(
             "{streamers:>9}  {in_flight:>9}  {:>8.0}  {:>7.0}%  {:>12.1}  {:>11.0}  {:>7.1}  {:>8.3}  {:>12.3}",
@@ -76,18 +62,6 @@ pub async fn run() -> Result<()> {
         );
     }
     Ok(())
-}
-
-async fn world(postgres: &Postgres, streamers: usize) -> Result<World> {
-    let settings = Settings { latency: LATENCY, tls: true, ..Settings::default() };
-    let world = World::start(postgres, settings).await?;
-    let everybody: Vec<_> = (0..streamers).map(|n| NewStreamer::due(format!("streamer_{n}"))).collect();
-    for some in everybody.chunks(10_000) {
-        world.add_all(some.to_vec()).await?;
-    }
-    // As autovacuum would have done on a database that has been there for a while.
-    sqlx::query("ANALYZE").execute(&world.pool).await?;
-    Ok(world)
 }
 
 /// One event to a new function.

@@ -1,0 +1,49 @@
+//! What grants and health checks are tested with.
+
+use adapters::requests::Request;
+use adapters::runner::Runner;
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+use domain::{Caller, CampaignId, MembershipKey, StreamerId};
+use local::world::World;
+
+/// Who asks.
+pub const CALLER: &str = "arn:aws:sts::000000000000:assumed-role/backend/main";
+
+/// A request of [`CALLER`].
+pub fn request() -> Request {
+    Request { caller: Caller(CALLER.to_owned()), deadline: None }
+}
+
+/// What stands behind the HTTP API, in this process, on the world's clock.
+pub async fn runner(world: &World) -> Result<Runner> {
+    Ok(Runner::open_at(world.config(&[])?, world.clock.clone()).await?)
+}
+
+/// The membership that [`World::add`] gave this streamer.
+pub async fn membership(world: &World, streamer: StreamerId) -> Result<MembershipKey> {
+    let campaign = sqlx::query_scalar("SELECT campaign_id FROM campaign_memberships WHERE streamer_id = $1");
+    let campaign = CampaignId(campaign.bind(streamer.0).fetch_one(&world.pool).await?);
+    Ok(MembershipKey { campaign, streamer })
+}
+
+/// A membership's authorization as it stands in the database: from when, until when.
+pub async fn authorization(
+    world: &World,
+    key: MembershipKey,
+) -> Result<(Option<DateTime<Utc>>, Option<DateTime<Utc>>)> {
+    let row = sqlx::query_as(
+        "SELECT poll_authorization_granted_at, poll_authorization_expires_at FROM campaign_memberships
+         WHERE campaign_id = $1 AND streamer_id = $2",
+    );
+    Ok(row.bind(key.campaign.0).bind(key.streamer.0).fetch_one(&world.pool).await?)
+}
+
+/// The sessions that are remembered of a membership, in order: from when, until when.
+pub async fn sessions(world: &World, key: MembershipKey) -> Result<Vec<(DateTime<Utc>, DateTime<Utc>)>> {
+    let rows = sqlx::query_as(
+        "SELECT granted_at, ends_at FROM token_refresh.sessions WHERE campaign_id = $1 AND streamer_id = $2
+         ORDER BY granted_at",
+    );
+    Ok(rows.bind(key.campaign.0).bind(key.streamer.0).fetch_all(&world.pool).await?)
+}
