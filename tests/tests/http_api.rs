@@ -367,11 +367,9 @@ async fn an_outage_grants_nothing_and_says_when_to_come_back() -> Result<()> {
     scene.still.world.twitch.fault_for_everybody(Fault::ServerError);
     let answer = scene.grant(key).await?;
     answer.is(StatusCode::SERVICE_UNAVAILABLE, "twitch-unavailable");
-    answer.retry_after(15 * 60);
+    answer.retry_after(60);
     assert_eq!(scene.status(key).await?.body["granted_at"], Value::Null);
 
-    scene.still.turn(5);
-    scene.grant(key).await?.retry_after(10 * 60);
     scene.still.world.twitch.clear_faults_for_everybody();
     assert_eq!(scene.grant(key).await?.status, StatusCode::OK, "nobody has to wait once Twitch is back");
     assert_eq!(scene.still.world.row(key.streamer).await?.token_refresh_failed_at, None);
