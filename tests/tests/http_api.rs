@@ -146,9 +146,9 @@ fn is_described(method: &Method, path: &str, answer: &Answer) -> Result<()> {
 }
 
 fn time(value: &Value) -> DateTime<Utc> {
-    let text = value.as_str().unwrap();
+    let text = value.as_str().expect("a text");
     assert!(text.ends_with('Z'), "{text}");
-    text.parse().unwrap()
+    text.parse().expect("a time")
 }
 
 fn unauthorized(login: &str) -> NewStreamer {
