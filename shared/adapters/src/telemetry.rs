@@ -15,8 +15,20 @@ use crate::config::{LogConfig, LogFormat};
 pub fn start(config: LogConfig) {
     let level = config.level.to_string().to_lowercase();
     let others = if config.level < tracing::level_filters::LevelFilter::WARN { &level } else { "warn" };
-    let ours =
-        ["domain", "adapters", "push", "tokens", "local", "notify", "retry_refresh", "scheduled_refresh"];
+    let ours = [
+        "domain",
+        "adapters",
+        "api",
+        "api_gateway",
+        "push",
+        "tokens",
+        "local",
+        "grant_refresh",
+        "health_check",
+        "notify",
+        "retry_refresh",
+        "scheduled_refresh",
+    ];
     let filter = ours.iter().fold(others.to_owned(), |filter, name| format!("{filter},{name}={level}"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
@@ -24,7 +36,9 @@ pub fn start(config: LogConfig) {
         .with_target(false);
     // A second start (a test, a warm function) keeps the first.
     let _ = match config.format {
-        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).try_init(),
+        LogFormat::Json => {
+            log.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+        }
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
     };
 }

@@ -1,0 +1,357 @@
+//! What goes wrong, as callers read it: one table of cases, in the form of RFC 9457.
+//!
+//! No text here comes from inside: what a fault of ours is about stands in the log, under the request's id.
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use domain::authorization::Unknown;
+use domain::grant::GrantError;
+use domain::health::CheckError;
+use domain::ports::StoreError;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// The header that carries a request's id, in every answer.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The media type of a problem.
+pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
+
+/// Before the name of each case, so that its `type` is a URI.
+const NAMESPACE: &str = "urn:problem:twitch-token-refresh";
+
+/// After an outage of which nobody knows when it is tried again: a minute, in seconds.
+const AFTER_AN_OUTAGE: u64 = 60;
+
+/// Something that a request can meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// An id in the path is none.
+    InvalidId {
+        /// Which.
+        field: &'static str,
+    },
+    /// There is a body, and it is more than an empty object.
+    UnexpectedBody,
+    /// The body is longer than anything that could be meant.
+    BodyTooLarge,
+    /// Nobody says who asks.
+    CallerUnidentified,
+    /// Who asks is of another AWS account.
+    CallerForeign,
+    /// There is no such path.
+    UnknownRoute,
+    /// The path is there, the method isn't.
+    MethodNotAllowed,
+    /// What the path names isn't there.
+    Unknown(Unknown),
+    /// The streamer hasn't accepted the invitation.
+    MembershipPending,
+    /// The streamer is deactivated.
+    StreamerInactive,
+    /// Twitch calls the streamer's grant dead.
+    RefusedByTwitch,
+    /// Twitch could not be asked.
+    TwitchUnavailable {
+        /// When it is worth asking again, in seconds.
+        retry_after: u64,
+    },
+    /// Another run is at it.
+    RefreshInProgress,
+    /// The database could not be asked.
+    DatabaseUnavailable,
+    /// A key or a credential of ours is wrong.
+    Misconfigured,
+    /// The program has a fault.
+    Internal,
+}
+
+/// One line of the table.
+pub(crate) struct Case {
+    pub status: StatusCode,
+    /// The last part of `type`.
+    pub name: &'static str,
+    pub title: &'static str,
+    pub detail: &'static str,
+    pub action: &'static str,
+}
+
+impl Problem {
+    /// The table.
+    #[expect(clippy::too_many_lines, reason = "a table")]
+    pub(crate) fn case(self) -> Case {
+        let (status, name, title, detail, action) = match self {
+            Self::InvalidId { .. } => (
+                StatusCode::BAD_REQUEST,
+                "invalid-id",
+                "An id in the path is not a UUID",
+                "Ids are UUIDs in their usual form, such as 5c0e7a52-3a35-4b7c-9a8b-0f6d2a1c9e11.",
+                "correct the id in the path",
+            ),
+            Self::UnexpectedBody => (
+                StatusCode::BAD_REQUEST,
+                "unexpected-body",
+                "This request takes no body",
+                "All that a request says is in its path. An empty JSON object is taken for no body.",
+                "send no body",
+            ),
+            Self::BodyTooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body-too-large",
+                "The body is too large",
+                "No request takes a body, and none of more than 1 KiB is read.",
+                "send no body",
+            ),
+            Self::CallerUnidentified => (
+                StatusCode::FORBIDDEN,
+                "caller-unidentified",
+                "Nobody says who is asking",
+                "The request did not come through an API that authenticates its callers with IAM.",
+                "sign the request (AWS Signature Version 4) and send it to the API; if you did, the route has lost its \
+                 authorizer",
+            ),
+            Self::CallerForeign => (
+                StatusCode::FORBIDDEN,
+                "caller-foreign",
+                "The caller belongs to another AWS account",
+                "Only callers of the account that the function runs in are answered.",
+                "assume a role of that account and sign the request with it",
+            ),
+            Self::UnknownRoute => (
+                StatusCode::NOT_FOUND,
+                "unknown-route",
+                "There is nothing at this path",
+                "The path is none of the API's.",
+                "compare the path with the API's description",
+            ),
+            Self::MethodNotAllowed => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "The path does not take this method",
+                "The header Allow names the methods that it takes.",
+                "use one of these methods",
+            ),
+            Self::Unknown(Unknown::Campaign) => (
+                StatusCode::NOT_FOUND,
+                "unknown-campaign",
+                "No campaign has this id",
+                "The database knows no campaign with the id in the path.",
+                "correct the id in the path",
+            ),
+            Self::Unknown(Unknown::Streamer) => (
+                StatusCode::NOT_FOUND,
+                "unknown-streamer",
+                "No streamer has this id",
+                "The database knows no streamer with the id in the path.",
+                "correct the id in the path",
+            ),
+            Self::Unknown(Unknown::Membership) => (
+                StatusCode::NOT_FOUND,
+                "unknown-membership",
+                "The streamer is no member of the campaign",
+                "Both are known, and the streamer was never invited to this campaign.",
+                "invite the streamer to the campaign first",
+            ),
+            Self::MembershipPending => (
+                StatusCode::CONFLICT,
+                "membership-pending",
+                "The streamer has not accepted the invitation",
+                "A campaign can be authorized once the streamer has accepted its invitation. Nothing was granted.",
+                "have the streamer accept the invitation, then ask again",
+            ),
+            Self::StreamerInactive => (
+                StatusCode::CONFLICT,
+                "streamer-inactive",
+                "The streamer is deactivated",
+                "Twitch refused the tokens for good, or somebody deactivated the streamer. Nothing was granted.",
+                "have the streamer reconnect with Twitch, then ask again",
+            ),
+            Self::RefusedByTwitch => (
+                StatusCode::CONFLICT,
+                "refused-by-twitch",
+                "Twitch refuses the streamer's tokens",
+                "Without a fresh token nothing is granted. The refusal counts like that of any other refresh.",
+                "have the streamer reconnect with Twitch, then ask again",
+            ),
+            Self::TwitchUnavailable { .. } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "twitch-unavailable",
+                "Twitch gave no usable answer",
+                "Without a fresh token nothing is granted. An outage never counts against the streamer.",
+                "ask again after the time in the header Retry-After",
+            ),
+            Self::RefreshInProgress => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "refresh-in-progress",
+                "The streamer's token is being refreshed by another run",
+                "It was waited for and did not end in time. Nothing was granted.",
+                "ask again after the time in the header Retry-After",
+            ),
+            Self::DatabaseUnavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "database-unavailable",
+                "The database gave no answer",
+                "Nothing is known to have changed.",
+                "ask again after the time in the header Retry-After",
+            ),
+            Self::Misconfigured => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "misconfigured",
+                "The service has a fault of its own",
+                "Its operator has to mend something first; the log says what, under this request's id.",
+                "tell the operator the request's id",
+            ),
+            Self::Internal => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "The program failed",
+                "The log says where, under this request's id.",
+                "tell the operator the request's id",
+            ),
+        };
+        Case { status, name, title, detail, action }
+    }
+
+    /// What in the request is at fault, if something is.
+    fn field(self) -> Option<&'static str> {
+        match self {
+            Self::InvalidId { field } => Some(field),
+            Self::UnexpectedBody | Self::BodyTooLarge => Some("body"),
+            Self::Unknown(Unknown::Campaign) => Some("campaign_id"),
+            Self::Unknown(Unknown::Streamer) => Some("streamer_id"),
+            _ => None,
+        }
+    }
+
+    /// When it is worth asking again, in seconds, if that can be said.
+    pub(crate) fn retry_after(self) -> Option<u64> {
+        match self {
+            Self::TwitchUnavailable { retry_after } => Some(retry_after),
+            // What is waited for takes seconds, a database that fails over half a minute, a human a few minutes.
+            Self::RefreshInProgress => Some(5),
+            Self::DatabaseUnavailable => Some(30),
+            Self::Misconfigured => Some(300),
+            _ => None,
+        }
+    }
+
+    /// The problem as it is sent in answer to this request.
+    pub(crate) fn body(self, request_id: &str) -> ProblemBody {
+        let Case { status, name, title, detail, action } = self.case();
+        ProblemBody {
+            r#type: format!("{NAMESPACE}:{name}"),
+            title,
+            status: status.as_u16(),
+            detail,
+            action,
+            field: self.field(),
+            request_id: request_id.to_owned(),
+        }
+    }
+
+    /// The answer to this request. For what is refused before a router has seen it.
+    #[must_use]
+    pub fn answer(self, request_id: &str) -> Response {
+        named(self.into_response(), request_id)
+    }
+}
+
+/// Something that goes wrong (RFC 9457).
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(crate) struct ProblemBody {
+    /// Which case it is: stable, for programs.
+    #[schema(format = "uri")]
+    r#type: String,
+    /// The case in words, the same each time.
+    title: &'static str,
+    /// The answer's status.
+    status: u16,
+    /// What the case means.
+    detail: &'static str,
+    /// What to do about it.
+    action: &'static str,
+    /// What in the request is at fault, if something is: `campaign_id`, `streamer_id` or `body`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'static str>,
+    /// By which the log knows the request.
+    request_id: String,
+}
+
+/// The body needs the request's id, which [`named`] adds.
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.case().status.into_response();
+        if let Some(seconds) = self.retry_after() {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// An answer with the request's id in it: in the header, and in the body of a problem.
+pub(crate) fn named(mut response: Response, request_id: &str) -> Response {
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        // A struct of texts and a number always serializes.
+        let body = serde_json::to_vec(&problem.body(request_id)).unwrap_or_default();
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        *response.body_mut() = Body::from(body);
+    }
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+impl From<Unknown> for Problem {
+    fn from(unknown: Unknown) -> Self {
+        Self::Unknown(unknown)
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(reason = error.0, "the database failed");
+        Self::DatabaseUnavailable
+    }
+}
+
+impl From<CheckError> for Problem {
+    fn from(error: CheckError) -> Self {
+        match error {
+            CheckError::Unknown(unknown) => unknown.into(),
+            CheckError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl Problem {
+    /// Why nothing was granted.
+    pub(crate) fn of_grant(error: GrantError, now: DateTime<Utc>) -> Self {
+        match error {
+            GrantError::Unknown(unknown) => unknown.into(),
+            GrantError::Pending => Self::MembershipPending,
+            GrantError::Inactive => Self::StreamerInactive,
+            GrantError::Refused(_) => Self::RefusedByTwitch,
+            GrantError::Outage { retry_at, reason: _ } => Self::TwitchUnavailable {
+                retry_after: retry_at.map_or(AFTER_AN_OUTAGE, |at| seconds_until(at, now)),
+            },
+            GrantError::Busy => Self::RefreshInProgress,
+            GrantError::Store(error) => error.into(),
+            GrantError::Ours(reason) => {
+                tracing::error!(reason, "nothing can be granted by a fault of ours");
+                Self::Misconfigured
+            }
+        }
+    }
+}
+
+/// Whole seconds, rounded up, and at least one.
+fn seconds_until(at: DateTime<Utc>, now: DateTime<Utc>) -> u64 {
+    let milliseconds = u64::try_from((at - now).num_milliseconds()).unwrap_or(0);
+    milliseconds.div_ceil(1000).max(1)
+}

@@ -1,0 +1,191 @@
+//! The operations: each takes ids from the path, asks the [`Runner`], and says what became of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use adapters::runner::Runner;
+use axum::extract::path::ErrorKind;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path, State};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::{Extension, Json};
+use chrono::TimeDelta;
+use domain::{CampaignId, MembershipKey, StreamerId};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::Context;
+use crate::body::{Authorization, Authorizations, HealthReport};
+use crate::document::{CheckAnswers, GrantAnswers, ListAnswers, RevokeAnswers, StatusAnswers};
+use crate::problem::Problem;
+
+/// The length of a UUID in its usual form; the crate takes others as well.
+const UUID_LENGTH: usize = 36;
+
+pub(crate) fn grants() -> OpenApiRouter<Arc<Runner>> {
+    OpenApiRouter::new().routes(routes!(grant, status, revoke)).routes(routes!(list))
+}
+
+pub(crate) fn health() -> OpenApiRouter<(Arc<Runner>, TimeDelta)> {
+    OpenApiRouter::new().routes(routes!(check))
+}
+
+/// Authorize a campaign
+///
+/// The streamer's token is refreshed at once, whatever is left of it; then polls of this campaign may run on the channel
+/// for 12 hours from now. A refresh that is less than a minute old counts, so that asking twice costs Twitch one call.
+/// Without a fresh token nothing is granted.
+#[utoipa::path(
+    post,
+    path = "/campaigns/{campaign_id}/streamers/{streamer_id}/authorization",
+    tag = "authorizations",
+    params(
+        ("campaign_id" = Uuid, Path, description = "The campaign."),
+        ("streamer_id" = Uuid, Path, description = "The streamer.")
+    ),
+    responses(GrantAnswers),
+)]
+async fn grant(
+    State(runner): State<Arc<Runner>>,
+    Extension(context): Extension<Context>,
+    Ids(key): Ids<MembershipKey>,
+) -> Result<Json<Authorization>, Problem> {
+    match runner.grant(key, &context.into()).await {
+        Ok(granted) => Ok(Json(Authorization::of(granted.membership, runner.now()))),
+        Err(error) => Err(Problem::of_grant(error, runner.now())),
+    }
+}
+
+/// See an authorization
+///
+/// What the database says of this campaign and this streamer. Twitch is not asked.
+#[utoipa::path(
+    get,
+    path = "/campaigns/{campaign_id}/streamers/{streamer_id}/authorization",
+    tag = "authorizations",
+    params(
+        ("campaign_id" = Uuid, Path, description = "The campaign."),
+        ("streamer_id" = Uuid, Path, description = "The streamer.")
+    ),
+    responses(StatusAnswers),
+)]
+async fn status(
+    State(runner): State<Arc<Runner>>,
+    Ids(key): Ids<MembershipKey>,
+) -> Result<Json<Authorization>, Problem> {
+    let membership = runner.membership(key).await??;
+    Ok(Json(Authorization::of(membership, runner.now())))
+}
+
+/// Revoke an authorization
+///
+/// It ends now. That there was none is fine, so that asking twice is.
+#[utoipa::path(
+    delete,
+    path = "/campaigns/{campaign_id}/streamers/{streamer_id}/authorization",
+    tag = "authorizations",
+    params(
+        ("campaign_id" = Uuid, Path, description = "The campaign."),
+        ("streamer_id" = Uuid, Path, description = "The streamer.")
+    ),
+    responses(RevokeAnswers),
+)]
+async fn revoke(
+    State(runner): State<Arc<Runner>>,
+    Ids(key): Ids<MembershipKey>,
+) -> Result<StatusCode, Problem> {
+    runner.revoke(key).await??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// See all authorizations of a streamer
+///
+/// One for each campaign that has invited the streamer, by the campaigns' names.
+#[utoipa::path(
+    get,
+    path = "/streamers/{streamer_id}/authorizations",
+    tag = "authorizations",
+    params(("streamer_id" = Uuid, Path, description = "The streamer.")),
+    responses(ListAnswers),
+)]
+async fn list(
+    State(runner): State<Arc<Runner>>,
+    Ids(streamer): Ids<StreamerId>,
+) -> Result<Json<Authorizations>, Problem> {
+    let memberships = runner.memberships(streamer).await??;
+    Ok(Json(Authorizations::of(streamer, memberships, runner.now())))
+}
+
+/// Check a campaign before a session
+///
+/// The game master's own channel, if there is one, and every active member, all at the same time: active, authorized, with
+/// tokens that Twitch calls valid for another hour. What expires sooner or is invalid is refreshed on the way. The answer
+/// is a report whether all is well or not, and it comes in time with what is known by then.
+#[utoipa::path(
+    post,
+    path = "/campaigns/{campaign_id}/health-check",
+    tag = "health check",
+    params(("campaign_id" = Uuid, Path, description = "The campaign.")),
+    responses(CheckAnswers),
+)]
+async fn check(
+    State((runner, time)): State<(Arc<Runner>, TimeDelta)>,
+    Extension(context): Extension<Context>,
+    Ids(campaign): Ids<CampaignId>,
+) -> Result<Json<HealthReport>, Problem> {
+    let checkup = runner.check(campaign, &context.into(), time).await?;
+    Ok(Json(HealthReport::of(campaign, checkup)))
+}
+
+/// The ids that a path names.
+pub(crate) struct Ids<T>(pub T);
+
+/// What [`Ids`] can be read as.
+pub(crate) trait FromIds: Sized {
+    fn read(id: impl Fn(&'static str) -> Result<Uuid, Problem>) -> Result<Self, Problem>;
+}
+
+impl FromIds for CampaignId {
+    fn read(id: impl Fn(&'static str) -> Result<Uuid, Problem>) -> Result<Self, Problem> {
+        id("campaign_id").map(Self)
+    }
+}
+
+impl FromIds for StreamerId {
+    fn read(id: impl Fn(&'static str) -> Result<Uuid, Problem>) -> Result<Self, Problem> {
+        id("streamer_id").map(Self)
+    }
+}
+
+impl FromIds for MembershipKey {
+    fn read(id: impl Fn(&'static str) -> Result<Uuid, Problem>) -> Result<Self, Problem> {
+        Ok(Self { campaign: CampaignId::read(&id)?, streamer: StreamerId::read(&id)? })
+    }
+}
+
+impl<T: FromIds, S: Send + Sync> FromRequestParts<S> for Ids<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::<HashMap<String, String>>::from_request_parts(parts, state).await;
+        let Path(ids) = path.map_err(|rejection| Problem::InvalidId { field: at_fault(&rejection) })?;
+        T::read(|field| {
+            let text = ids.get(field).filter(|text| text.len() == UUID_LENGTH);
+            text.and_then(|text| Uuid::try_parse(text).ok()).ok_or(Problem::InvalidId { field })
+        })
+        .map(Self)
+    }
+}
+
+/// Which id is no text at all: its percent-encoding is no UTF-8.
+fn at_fault(rejection: &PathRejection) -> &'static str {
+    match rejection {
+        PathRejection::FailedToDeserializePathParams(error) => match error.kind() {
+            ErrorKind::InvalidUtf8InPathParam { key } if key == "streamer_id" => "streamer_id",
+            _ => "campaign_id",
+        },
+        _ => "campaign_id",
+    }
+}
