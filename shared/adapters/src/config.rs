@@ -32,6 +32,9 @@ const MAX_IN_FLIGHT: usize = 64;
 /// More would only queue on our side.
 const MOST_IN_FLIGHT: usize = 1_024;
 
+/// How long a health check may take, unless configured.
+const HEALTH_CHECK_TIMEOUT: TimeDelta = TimeDelta::seconds(10);
+
 /// What is wrong with the configuration, every fault of it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigError(pub Vec<String>);
@@ -103,6 +106,14 @@ pub struct RefreshConfig {
     pub policy: Policy,
     /// `RETRY_GROUP` and what belongs to it, `EVENT_BUS_NAME`.
     pub signals: SignalsConfig,
+}
+
+/// What the function needs that checks campaigns.
+pub struct HealthCheckConfig {
+    /// What it needs to refresh tokens on the way.
+    pub refresh: RefreshConfig,
+    /// `HEALTH_CHECK_TIMEOUT`: within this long it is answered.
+    pub time: TimeDelta,
 }
 
 /// How the log is written.
@@ -216,6 +227,13 @@ impl<'a> Reader<'a> {
         value.filter(|_| self.faults.is_empty()).ok_or(ConfigError(self.faults))
     }
 
+    fn refresh(&mut self) -> Option<RefreshConfig> {
+        let (database, cipher, twitch, policy) =
+            (self.database(), self.cipher(), self.twitch(), self.policy());
+        let signals = self.signals();
+        Some(RefreshConfig { database: database?, cipher: cipher?, twitch: twitch?, policy, signals })
+    }
+
     fn database(&mut self) -> Option<PgConnectOptions> {
         let url = self.required("DATABASE_URL", "postgres://user:password@host/database")?;
         let Ok(options) = PgConnectOptions::from_str(url) else {
@@ -297,16 +315,24 @@ impl RefreshConfig {
     /// With every fault found.
     pub fn read(source: &Source) -> Result<Self, ConfigError> {
         let mut reader = Reader::new(source);
-        let (database, cipher, twitch, policy) =
-            (reader.database(), reader.cipher(), reader.twitch(), reader.policy());
-        let signals = reader.signals();
-        let config = match (database, cipher, twitch) {
-            (Some(database), Some(cipher), Some(twitch)) => {
-                Some(Self { database, cipher, twitch, policy, signals })
-            }
-            _ => None,
-        };
+        let config = reader.refresh();
         reader.finish(config)
+    }
+}
+
+impl HealthCheckConfig {
+    /// Reads all that a health check needs.
+    ///
+    /// # Errors
+    ///
+    /// With every fault found.
+    pub fn read(source: &Source) -> Result<Self, ConfigError> {
+        let mut reader = Reader::new(source);
+        let refresh = reader.refresh();
+        // Under five seconds there is no time to ask Twitch; API Gateway waits for 30 at most.
+        let time =
+            reader.number("HEALTH_CHECK_TIMEOUT", 5, 25).map_or(HEALTH_CHECK_TIMEOUT, TimeDelta::seconds);
+        reader.finish(refresh.map(|refresh| Self { refresh, time }))
     }
 }
 
@@ -442,6 +468,18 @@ mod tests {
             assert_eq!(faults.len(), 1, "{name}={value}: {faults:?}");
             assert!(faults[0].starts_with(name), "{faults:?}");
         }
+    }
+
+    #[test]
+    fn a_health_check_has_a_time_of_its_own() {
+        let read = |changes: &[(&str, &str)]| {
+            let config = HealthCheckConfig::read(&COMPLETE.iter().chain(changes).copied().collect());
+            config.map(|config| config.time.num_seconds()).map_err(|faults| faults.0.len())
+        };
+        assert_eq!(read(&[]), Ok(10));
+        assert_eq!(read(&[("HEALTH_CHECK_TIMEOUT", "25")]), Ok(25));
+        assert_eq!(read(&[("HEALTH_CHECK_TIMEOUT", "4")]), Err(1));
+        assert_eq!(read(&[("HEALTH_CHECK_TIMEOUT", "26"), ("TWITCH_CLIENT_ID", "")]), Err(2));
     }
 
     #[test]

@@ -1,0 +1,17 @@
+//! The Lambda function behind the HTTP API: what a streamer grants, and no longer grants, to campaigns.
+
+use std::sync::Arc;
+
+use adapters::config::{LogConfig, RefreshConfig, Source};
+use adapters::runner::Runner;
+use adapters::telemetry;
+use api_gateway::Error;
+
+// A function has a share of one core: a second thread would only wait for the first.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let source = Source::environment();
+    telemetry::start(LogConfig::read(&source)?);
+    let runner = Runner::open(RefreshConfig::read(&source)?).await?;
+    api_gateway::serve(api::grants(Arc::new(runner))).await
+}

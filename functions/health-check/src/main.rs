@@ -1,0 +1,18 @@
+//! The Lambda function behind the HTTP API: the check of a campaign before a session.
+
+use std::sync::Arc;
+
+use adapters::config::{HealthCheckConfig, LogConfig, Source};
+use adapters::runner::Runner;
+use adapters::telemetry;
+use api_gateway::Error;
+
+// A function has a share of one core: a second thread would only wait for the first.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let source = Source::environment();
+    telemetry::start(LogConfig::read(&source)?);
+    let HealthCheckConfig { refresh, time } = HealthCheckConfig::read(&source)?;
+    let runner = Runner::open(refresh).await?;
+    api_gateway::serve(api::health(Arc::new(runner), time)).await
+}
