@@ -10,6 +10,9 @@ use tempfile::{Builder, NamedTempFile};
 use crate::binaries::Binaries;
 use crate::gateway::{AtLimit, FunctionSpec, Gateway, Log, Route, Settings};
 
+/// Requests at once that each function has a sandbox for; those above wait.
+const CONCURRENCY: usize = 20;
+
 /// The running API. When it is dropped, its functions end.
 pub struct Api {
     gateway: Gateway,
@@ -38,7 +41,11 @@ impl Api {
         environment.push(("LOG_FORMAT".to_owned(), "text".to_owned()));
         let function = |name: &str| {
             let spec = FunctionSpec::new(binaries.path(name)?, environment.clone());
-            anyhow::Ok(FunctionSpec { log: Log::File(log.path().to_owned()), ..spec })
+            anyhow::Ok(FunctionSpec {
+                log: Log::File(log.path().to_owned()),
+                concurrency: CONCURRENCY,
+                ..spec
+            })
         };
         let routes = vec![
             Route { suffix: "/health-check", function: function("health-check")? },
