@@ -12,6 +12,7 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use domain::StreamerId;
 use end_to_end::marks::Marks;
 use end_to_end::people::{campaign, refused_before, subscribe, user};
+use end_to_end::requests::{authorization_path, check_path, event, membership};
 use end_to_end::{binary, changed, tokens};
 use local::aws::{Fault as AwsFault, Service, SimulatedAws};
 use local::lambda::Function;
@@ -22,6 +23,7 @@ use local::world::{NewStreamer, World};
 use push::VapidKey;
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use uuid::Uuid;
 
 /// Enough for a function to begin, and for every call to end.
 const TIME_LEFT: Duration = Duration::from_mins(5);
@@ -208,6 +210,33 @@ impl Scene {
         Ok(())
     }
 
+    /// Grants, one for each fault of Twitch's; then a check of a campaign that all are members of, and nobody's token lasts.
+    async fn over_http(&mut self, gone: StreamerId, fine: StreamerId) -> Result<()> {
+        let grant = async |scene: &mut Self, streamer, changes: &[(&str, &str)]| {
+            let key = membership(&scene.world, streamer).await?;
+            scene.function("grant-refresh", event("POST", &authorization_path(key)), changes).await
+        };
+        grant(self, gone, &[("TWITCH_CLIENT_SECRET", WRONG_SECRET)]).await?;
+        let due = "SELECT id FROM streamers WHERE twitch_login LIKE 'due-%'";
+        let due: Vec<Uuid> = sqlx::query_scalar(due).fetch_all(&self.world.pool).await?;
+        for streamer in due.into_iter().map(StreamerId).chain([gone, fine]) {
+            grant(self, streamer, &[]).await?;
+        }
+        let campaign = membership(&self.world, fine).await?.campaign;
+        for change in [
+            "INSERT INTO campaign_memberships (campaign_id, streamer_id, status, invited_at, created_at, updated_at,
+                 poll_authorization_granted_at, poll_authorization_expires_at)
+             SELECT $1, id, 'ACTIVE', now(), now(), now(), now(), now() + interval '12 hours' FROM streamers
+             ON CONFLICT DO NOTHING",
+            // The other half is validated.
+            "UPDATE streamers SET token_expires_at = now() + interval '30 minutes', last_token_refresh_at = NULL
+             WHERE $1::uuid IS NOT NULL AND twitch_login NOT LIKE 'fresh-%'",
+        ] {
+            sqlx::query(change).bind(campaign.0).execute(&self.world.pool).await?;
+        }
+        self.function("health-check", event("POST", &check_path(campaign)), &[]).await
+    }
+
     /// What others were told, and what is kept.
     async fn told_and_kept(&mut self) -> Result<()> {
         assert!(!self.aws.events().is_empty() && !self.aws.schedules().is_empty(), "AWS was told");
@@ -238,6 +267,12 @@ impl Scene {
             "check TWITCH_CLIENT_ID",
             "fails authentication",
             "AccessDenied",
+            r#"\"authorized\":true"#,
+            "problem:twitch-token-refresh:refused-by-twitch",
+            "problem:twitch-token-refresh:twitch-unavailable",
+            "problem:twitch-token-refresh:misconfigured",
+            "[HealthCheck] Token refreshed successfully for streamer fine",
+            r#"\"issue\":\"token_invalid\""#,
             "push services refuse our VAPID",
             "password authentication failed",
             "VAPID_PRIVATE_KEY",
@@ -274,8 +309,8 @@ async fn server_that_asks() -> Result<(Server, String)> {
 
 async fn everything(format: &str) -> Result<()> {
     let mut scene = Scene::new(format).await?;
-    let [gone, fine] = scene.people().await?;
-    let (gone, fine) = (gone.to_string(), fine.to_string());
+    let [gone_id, fine_id] = scene.people().await?;
+    let (gone, fine) = (gone_id.to_string(), fine_id.to_string());
     let planned = || json!({"trigger": "planned"});
     let retry = || json!({"trigger": "retry", "minute": "2026-11-23T04:15:00Z"});
 
@@ -316,7 +351,7 @@ async fn everything(format: &str) -> Result<()> {
     scene.a_quarter_of_an_hour_later().await?;
     scene.function("retry-refresh", retry(), &[]).await?;
     scene.function("notify", json!({"trigger": "timer"}), &[]).await?;
-    for wrong in ["scheduled-refresh", "retry-refresh", "notify"] {
+    for wrong in ["scheduled-refresh", "retry-refresh", "notify", "grant-refresh", "health-check"] {
         scene.function(wrong, json!({"trigger": "nonsense"}), &[]).await?;
     }
 
@@ -348,9 +383,11 @@ async fn everything(format: &str) -> Result<()> {
     for arguments in [&["status"][..], &["refresh"], &["migrate"], &["coverage"], &["notifications"]] {
         scene.command(arguments, &wrong).await?;
     }
-    for name in ["scheduled-refresh", "retry-refresh", "notify"] {
+    for name in ["scheduled-refresh", "retry-refresh", "notify", "grant-refresh", "health-check"] {
         scene.function(name, planned(), &wrong).await?;
     }
+
+    scene.over_http(gone_id, fine_id).await?;
 
     scene.told_and_kept().await?;
     assert!(scene.marks.len() > 200, "{} marks", scene.marks.len());
