@@ -9,6 +9,17 @@ use tokio::process::Command;
 
 use crate::env;
 
+/// How cargo tells a process that it starts which package that is of.
+const PACKAGE: [&str; 7] = [
+    "CARGO_MANIFEST_DIR",
+    "CARGO_MANIFEST_LINKS",
+    "CARGO_PKG_NAME",
+    "CARGO_PKG_VERSION_MAJOR",
+    "CARGO_PKG_VERSION_MINOR",
+    "CARGO_PKG_VERSION_PATCH",
+    "CARGO_PKG_VERSION_PRE",
+];
+
 /// Which build of the binaries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
@@ -48,6 +59,11 @@ impl Binaries {
             .args((profile == Profile::Release).then_some("--release"))
             .current_dir(workspace())
             .stderr(std::process::Stdio::inherit());
+        // That is not for this cargo: build scripts that look at it (that of `ring`) would run again each time, and most
+        // crates be built anew after them.
+        for name in PACKAGE {
+            command.env_remove(name);
+        }
         let built = command.output().await.context("cargo can't be started")?;
         ensure!(built.status.success(), "the program's binaries don't build; cargo has said why");
         let messages = built.stdout.split(|byte| *byte == b'\n').filter_map(|line| {

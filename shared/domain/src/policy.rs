@@ -77,9 +77,12 @@ impl Failure {
     }
 }
 
-/// A refresh this young counts as one made now: a double click costs one call, and two campaigns that are checked at
-/// the same moment share it.
+/// To a grant a refresh this young counts as one made now: a double click costs one call.
 pub const JUST_NOW: TimeDelta = TimeDelta::minutes(1);
+
+/// Two checks that share a streamer share its refresh; and a token that Twitch gave for less than [`EXPIRY_MARGIN`] is not
+/// asked for again by those who waited for it.
+pub const AT_ONCE: TimeDelta = TimeDelta::seconds(10);
 
 /// What a trigger asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -157,10 +160,10 @@ impl Policy {
     pub fn decide(&self, token: &TokenState, demand: Demand, now: DateTime<Utc>) -> Decision {
         let valid = NotDue::Valid { left: token.expires_at.map_or(TimeDelta::zero(), |at| at - now) };
         match demand {
-            Demand::NotJustNow if refreshed_just_now(token, now) => return Decision::Skip(valid),
+            Demand::NotJustNow if refreshed_within(JUST_NOW, token, now) => return Decision::Skip(valid),
             Demand::NotJustNow | Demand::Everybody => return Decision::Refresh,
             // A token fresh from Twitch is fine, however short it lives.
-            Demand::Usable if expires_soon(token, now) && !refreshed_just_now(token, now) => {
+            Demand::Usable if expires_soon(token, now) && !refreshed_within(AT_ONCE, token, now) => {
                 return Decision::Refresh;
             }
             Demand::Usable => return Decision::Validate,
@@ -217,11 +220,11 @@ fn expires_soon(token: &TokenState, now: DateTime<Utc>) -> bool {
     token.expires_at.is_none_or(|at| at - EXPIRY_MARGIN <= now)
 }
 
-/// Refreshed [`JUST_NOW`], and nothing has gone wrong since.
-fn refreshed_just_now(token: &TokenState, now: DateTime<Utc>) -> bool {
+/// Refreshed not longer ago, and nothing has gone wrong since.
+fn refreshed_within(age: TimeDelta, token: &TokenState, now: DateTime<Utc>) -> bool {
     token.failure.is_none()
         && token.expires_at.is_none_or(|at| at > now)
-        && token.refreshed_at.is_some_and(|at| now - at < JUST_NOW)
+        && token.refreshed_at.is_some_and(|at| now - at < age)
 }
 
 #[cfg(test)]
@@ -303,6 +306,8 @@ mod tests {
         assert_eq!(decide(&token, Demand::Usable), Decision::Refresh, "somebody waits: no retry delay");
         token = TokenState { refreshed_at: Some(now() - TimeDelta::seconds(2)), ..living(minutes(45)) };
         assert_eq!(decide(&token, Demand::Usable), Decision::Validate);
+        token.refreshed_at = Some(now() - AT_ONCE);
+        assert_eq!(decide(&token, Demand::Usable), Decision::Refresh);
         assert_eq!(decide(&living(minutes(61)), Demand::Usable), Decision::Validate);
     }
 
