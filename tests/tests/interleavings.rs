@@ -10,7 +10,7 @@ use adapters::runner::Runner;
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::authorization::AUTHORIZATION;
-use domain::policy::{EXPIRY_MARGIN, JUST_NOW};
+use domain::policy::{AT_ONCE, EXPIRY_MARGIN, JUST_NOW};
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
 use domain::{CampaignId, MembershipKey, StreamerId};
@@ -65,15 +65,15 @@ impl State {
         self.expires_at = now + LIFETIME;
     }
 
-    fn just_now(&self, now: DateTime<Utc>) -> bool {
-        self.refreshed_at.is_some_and(|at| now - at < JUST_NOW)
+    fn refreshed_within(&self, age: TimeDelta, now: DateTime<Utc>) -> bool {
+        self.refreshed_at.is_some_and(|at| now - at < age)
     }
 
     fn after(mut self, streamer: usize, deed: Deed, now: DateTime<Utc>) -> Self {
         let expires_soon = self.expires_at - EXPIRY_MARGIN <= now;
         match deed {
             Deed::Grant(whose, campaign) if whose == streamer => {
-                if !self.just_now(now) {
+                if !self.refreshed_within(JUST_NOW, now) {
                     self.refresh(now);
                 }
                 self.authorizations[campaign] = Some((now, now + AUTHORIZATION));
@@ -83,7 +83,7 @@ impl State {
                 self.authorizations[campaign] = Some((granted_at, now));
             }
             Deed::Check(campaign)
-                if self.authorized(campaign, now) && expires_soon && !self.just_now(now) =>
+                if self.authorized(campaign, now) && expires_soon && !self.refreshed_within(AT_ONCE, now) =>
             {
                 self.refresh(now);
             }
