@@ -323,3 +323,17 @@ async fn a_grant_in_the_last_second_of_the_old_one_begins_anew() -> Result<()> {
     assert_eq!(sessions, [(began.unwrap(), now), (now, now + AUTHORIZATION)], "no gap, no overlap");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_database_that_does_not_answer_is_said_to_be_away() -> Result<()> {
+    let (still, runner, key) = stage().await?;
+    let mut other = still.world.pool.begin().await?;
+    sqlx::query("LOCK TABLE campaign_memberships IN ACCESS EXCLUSIVE MODE").execute(&mut *other).await?;
+    let request = request();
+    let (granted, revoked, seen) =
+        tokio::join!(runner.grant(key, &request), runner.revoke(key), runner.memberships(key.streamer));
+    assert!(matches!(granted, Err(GrantError::Store(_))), "{granted:?}");
+    assert!(revoked.is_err() && seen.is_err());
+    assert_eq!(refreshes(&still.world), 0);
+    Ok(())
+}

@@ -8,7 +8,7 @@ use domain::authorization::{Membership, Unknown};
 use domain::grant::{GrantError, Granted, grant};
 use domain::health::{CheckError, Checkup, check};
 use domain::ports::StoreError;
-use domain::refresh::{Cycle, Limits, RefreshService};
+use domain::refresh::{Cycle, LAST_WORDS, Limits, RefreshService};
 use domain::schedule::Trigger;
 use domain::{Caller, CampaignId, MembershipKey, StreamerId};
 use tokio::time::Instant;
@@ -36,6 +36,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// By when a request is answered that has this long: earlier, if the function ends before.
+    fn answer_by(&self, now: DateTime<Utc>, time: TimeDelta) -> DateTime<Utc> {
+        self.deadline.map_or(now + time, |deadline| (now + time).min(deadline - LAST_WORDS))
+    }
+
     fn cycle(&self, trigger: Trigger, answer_by: DateTime<Utc>) -> Cycle {
         let limits = Limits::of_request(answer_by, self.deadline);
         Cycle { caller: Some(self.caller.clone()), limits, ..Cycle::new(trigger) }
@@ -49,7 +54,7 @@ impl Runner {
     ///
     /// If nothing was granted.
     pub async fn grant(&self, key: MembershipKey, request: &Request) -> Result<Granted, GrantError> {
-        let answer_by = self.now() + GRANT_TIME;
+        let answer_by = request.answer_by(self.now(), GRANT_TIME);
         let service = self.service_until(answer_by).map_err(|error| GrantError::Ours(error.to_string()))?;
         let cycle = request.cycle(Trigger::Grant, answer_by);
         Box::pin(grant(&service, key, cycle, &RefreshLog)).await
@@ -96,7 +101,7 @@ impl Runner {
         request: &Request,
         time: TimeDelta,
     ) -> Result<Checkup, CheckError> {
-        let answer_by = self.now() + time;
+        let answer_by = request.answer_by(self.now(), time);
         let service = self.service_until(answer_by).map_err(|error| StoreError(error.to_string()))?;
         let cycle = request.cycle(Trigger::HealthCheck, answer_by);
         Box::pin(check(&service, campaign, cycle, &HealthCheckLog)).await

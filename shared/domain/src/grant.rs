@@ -3,16 +3,13 @@
 //! It is a cycle over one streamer. The authorization is written in the transaction that stores the new pair; without
 //! a fresh pair nothing is granted.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use crate::authorization::{Authorization, Membership, MembershipKey, MembershipStatus, Unknown};
 use crate::policy::FailureKind;
 use crate::ports::{Memberships, Signals, Store, StoreError, Twitch};
 use crate::refresh::{Cycle, RefreshService, Whom};
 use crate::report::{Observer, Outcome, Skip, Standing, Stop};
-
-/// Whoever meets a lease of another's in a request waits for its outcome, but not longer.
-pub const LEASE_PATIENCE: TimeDelta = TimeDelta::seconds(5);
 
 /// What was granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +66,7 @@ pub async fn grant<S: Store + Memberships, T: Twitch, G: Signals>(
     cycle: Cycle,
     observer: &dyn Observer,
 ) -> Result<Granted, GrantError> {
-    let give_up_at = service.now() + LEASE_PATIENCE;
+    let began = service.now();
     loop {
         let mut membership = service.store().membership(key).await??;
         if !membership.streamer_is_active {
@@ -107,7 +104,7 @@ pub async fn grant<S: Store + Memberships, T: Twitch, G: Signals>(
                 Outcome::Skipped(Skip::Leased | Skip::Superseded | Skip::NotDue(_))
                 | Outcome::Refreshed { .. },
             ) if stopped.is_none() => {
-                let patience = give_up_at - service.now();
+                let patience = cycle.limits.lease_patience(began, service.now());
                 if !service.store().released(&[key.streamer], patience).await? {
                     return Err(GrantError::Busy);
                 }

@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::authorization::{CampaignId, Participant, Unknown};
-use crate::grant::LEASE_PATIENCE;
 use crate::policy::FailureKind;
 use crate::ports::{Memberships, Signals, Store, StoreError, Twitch};
 use crate::refresh::{Cycle, RefreshService, Whom};
@@ -180,7 +179,7 @@ pub async fn check<S: Store + Memberships, T: Twitch, G: Signals>(
             }
         }
         let ids: Vec<_> = waiting.iter().map(|one| one.streamer.id).collect();
-        let patience = started_at + LEASE_PATIENCE - now;
+        let patience = cycle.limits.lease_patience(started_at, now);
         let again = !ids.is_empty() && matches!(service.store().released(&ids, patience).await, Ok(true));
         // Read anew: somebody may have been deactivated meanwhile.
         let read = if again { service.store().participants(campaign).await.ok() } else { None };

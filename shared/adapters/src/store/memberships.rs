@@ -7,10 +7,13 @@ use domain::authorization::{Authorization, Membership, MembershipStatus, Partici
 use domain::ports::{Attempt, Memberships, StoreError};
 use domain::{CampaignId, MembershipKey, StreamerId};
 use sqlx::{Error, PgConnection};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use super::{Database, PgStore, StreamerRow, failed};
+
+/// Somebody waits; a database that takes longer is away.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The first look at a lease that is waited for; the pause doubles up to [`LONGEST_LOOK`].
 const FIRST_LOOK: Duration = Duration::from_millis(20);
@@ -52,6 +55,15 @@ fn authorization(
     Some(Authorization { granted_at, expires_at })
 }
 
+/// A statement of a request.
+async fn in_time<T>(
+    doing: &'static str,
+    query: impl Future<Output = Result<T, Error>>,
+) -> Result<T, StoreError> {
+    let late = |_| Err(StoreError(format!("the database failed at {doing}: no answer within 3 s")));
+    timeout(REQUEST_TIMEOUT, query).await.map_or_else(late, |read| read.map_err(failed(doing)))
+}
+
 /// One row of the queries below; a macro, because each query has a record of its own.
 macro_rules! streamer_row {
     ($row:ident) => {
@@ -83,7 +95,7 @@ impl Database {
         streamer: StreamerId,
         campaign: Option<CampaignId>,
     ) -> Result<Result<Vec<Membership>, Unknown>, StoreError> {
-        let rows = sqlx::query!(
+        let query = sqlx::query!(
             r#"
             SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
                    s.token_expires_at, s.last_token_refresh_at AS refreshed_at,
@@ -103,10 +115,8 @@ impl Database {
             "#,
             streamer.0,
             campaign.map(|campaign| campaign.0) as Option<Uuid>
-        )
-        .fetch_all(&self.pool)
-        .await
-        .map_err(failed("reading memberships"))?;
+        );
+        let rows = in_time("reading memberships", query.fetch_all(&self.pool)).await?;
         if rows.is_empty() {
             return Ok(Err(Unknown::Streamer));
         }
@@ -150,7 +160,7 @@ impl Database {
         key: MembershipKey,
         now: DateTime<Utc>,
     ) -> Result<Result<(), Unknown>, StoreError> {
-        let revoked = sqlx::query_scalar!(
+        let query = sqlx::query_scalar!(
             r#"
             WITH before AS (
                 SELECT id, coalesce(poll_authorization_granted_at,
@@ -176,10 +186,8 @@ impl Database {
             key.campaign.0,
             key.streamer.0,
             now
-        )
-        .fetch_one(&self.pool)
-        .await
-        .map_err(failed("revoking an authorization"))?;
+        );
+        let revoked = in_time("revoking an authorization", query.fetch_one(&self.pool)).await?;
         if revoked > 0 {
             return Ok(Ok(()));
         }
@@ -190,7 +198,7 @@ impl Database {
         &self,
         campaign: CampaignId,
     ) -> Result<Result<Vec<Participant>, Unknown>, StoreError> {
-        let rows = sqlx::query!(
+        let query = sqlx::query!(
             r#"
             WITH needed AS (
                 SELECT streamer_id FROM campaign_memberships WHERE campaign_id = $1 AND status = 'ACTIVE'
@@ -214,18 +222,14 @@ impl Database {
             WHERE c.id = $1
             "#,
             campaign.0
-        )
-        .fetch_all(&self.pool)
-        .await
-        .map_err(failed("reading a campaign's streamers"))?;
+        );
+        let rows = in_time("reading a campaign's streamers", query.fetch_all(&self.pool)).await?;
         if rows.is_empty() {
-            let known = sqlx::query_scalar!(
+            let query = sqlx::query_scalar!(
                 r#"SELECT EXISTS (SELECT FROM campaigns WHERE id = $1) AS "known!""#,
                 campaign.0
-            )
-            .fetch_one(&self.pool)
-            .await
-            .map_err(failed("reading a campaign"))?;
+            );
+            let known = in_time("reading a campaign", query.fetch_one(&self.pool)).await?;
             return Ok(if known { Ok(Vec::new()) } else { Err(Unknown::Campaign) });
         }
         let participants = rows.into_iter().map(|row| {
@@ -256,17 +260,15 @@ impl Memberships for PgStore {
         let give_up_at = Instant::now() + patience.to_std().unwrap_or_default();
         let mut pause = FIRST_LOOK;
         loop {
-            let leased = sqlx::query_scalar!(
+            let query = sqlx::query_scalar!(
                 r#"
                 SELECT EXISTS (SELECT FROM token_refresh.streamers
                                WHERE streamer_id = ANY($1) AND leased_until > $2) AS "leased!"
                 "#,
                 &ids,
                 self.clock.now()
-            )
-            .fetch_one(self.pool())
-            .await
-            .map_err(failed("waiting for another run"))?;
+            );
+            let leased = in_time("waiting for another run", query.fetch_one(self.pool())).await?;
             if !leased {
                 return Ok(true);
             }

@@ -37,7 +37,7 @@ const LONGEST_ATTEMPT: TimeDelta = TimeDelta::seconds(3 * LONGEST_CALL.num_secon
 const LEASE: TimeDelta = TimeDelta::seconds(2 * LONGEST_ATTEMPT.num_seconds() + 60);
 
 /// Kept free before a deadline, to tell what could not be written.
-const LAST_WORDS: TimeDelta = TimeDelta::seconds(5);
+pub const LAST_WORDS: TimeDelta = TimeDelta::seconds(5);
 
 /// The longest that one signal may take, its quick retries included.
 pub const LONGEST_SIGNAL: TimeDelta = TimeDelta::seconds(2);
@@ -55,6 +55,9 @@ pub const SHORTEST_CYCLE: TimeDelta =
 /// The first batch of leases is this part of the calls in flight, and each is twice the one before: the first calls go
 /// out early, and they don't all come back at the same moment.
 const FIRST_BATCHES: usize = 8;
+
+/// Whoever meets a lease of another's in a request waits for its outcome, but not longer.
+const LEASE_PATIENCE: TimeDelta = TimeDelta::seconds(5);
 
 /// Less time than this before a request is to be answered is too little to ask Twitch and write what it said.
 const SHORTEST_REQUEST: TimeDelta = TimeDelta::seconds(3);
@@ -130,6 +133,12 @@ impl Limits {
             write: Some(deadline.map_or(answer_by, |at| at - LAST_WORDS).max(answer_by)),
             signal: Some(answer_by - LONGEST_SIGNAL),
         }
+    }
+
+    /// How much longer a request that began then waits for another's lease.
+    pub(crate) fn lease_patience(&self, began: DateTime<Utc>, now: DateTime<Utc>) -> TimeDelta {
+        let patient_until = began + LEASE_PATIENCE;
+        self.start.map_or(patient_until, |start| start.min(patient_until)) - now
     }
 }
 
