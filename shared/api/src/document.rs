@@ -55,7 +55,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
     modifiers(&Signed),
     security(("sigv4" = [])),
     tags(
-        (name = "authorizations", description = "What a streamer allows a campaign for 12 hours."),
+        (name = "grants", description = "What a streamer allows a campaign for 12 hours."),
         (name = "health check", description = "Whether each channel that a campaign needs can be used now."),
     ),
 )]

@@ -52,7 +52,8 @@ async fn enter(request: Request, next: Next) -> Response {
             tracing::error!("the program failed at this request; its panic is in the log");
             Problem::Internal.into_response()
         });
-        let (status, duration_ms) = (response.status().as_u16(), began.elapsed().as_millis());
+        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let status = response.status().as_u16();
         tracing::info!(status, duration_ms, "request answered");
         response
     };

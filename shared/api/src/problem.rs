@@ -276,6 +276,7 @@ pub(crate) struct ProblemBody {
     action: &'static str,
     /// What in the request is at fault, if something is: `campaign_id`, `streamer_id` or `body`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     field: Option<&'static str>,
     /// By which the log knows the request.
     request_id: String,

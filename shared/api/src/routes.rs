@@ -40,7 +40,8 @@ pub(crate) fn health() -> OpenApiRouter<(Arc<Runner>, TimeDelta)> {
 #[utoipa::path(
     post,
     path = "/campaigns/{campaign_id}/streamers/{streamer_id}/authorization",
-    tag = "authorizations",
+    operation_id = "grant_authorization",
+    tag = "grants",
     params(
         ("campaign_id" = Uuid, Path, description = "The campaign."),
         ("streamer_id" = Uuid, Path, description = "The streamer.")
@@ -64,7 +65,8 @@ async fn grant(
 #[utoipa::path(
     get,
     path = "/campaigns/{campaign_id}/streamers/{streamer_id}/authorization",
-    tag = "authorizations",
+    operation_id = "get_authorization",
+    tag = "grants",
     params(
         ("campaign_id" = Uuid, Path, description = "The campaign."),
         ("streamer_id" = Uuid, Path, description = "The streamer.")
@@ -85,7 +87,8 @@ async fn status(
 #[utoipa::path(
     delete,
     path = "/campaigns/{campaign_id}/streamers/{streamer_id}/authorization",
-    tag = "authorizations",
+    operation_id = "revoke_authorization",
+    tag = "grants",
     params(
         ("campaign_id" = Uuid, Path, description = "The campaign."),
         ("streamer_id" = Uuid, Path, description = "The streamer.")
@@ -106,7 +109,8 @@ async fn revoke(
 #[utoipa::path(
     get,
     path = "/streamers/{streamer_id}/authorizations",
-    tag = "authorizations",
+    operation_id = "list_authorizations",
+    tag = "grants",
     params(("streamer_id" = Uuid, Path, description = "The streamer.")),
     responses(ListAnswers),
 )]
@@ -126,6 +130,7 @@ async fn list(
 #[utoipa::path(
     post,
     path = "/campaigns/{campaign_id}/health-check",
+    operation_id = "check_campaign",
     tag = "health check",
     params(("campaign_id" = Uuid, Path, description = "The campaign.")),
     responses(CheckAnswers),
