@@ -6,9 +6,36 @@ use anyhow::Result;
 use chrono::{DateTime, Utc};
 use domain::{Caller, CampaignId, MembershipKey, StreamerId};
 use local::world::World;
+use serde_json::{Value, json};
+
+/// API Gateway's id of the request.
+pub const REQUEST_ID: &str = "of-the-gateway=";
 
 /// Who asks.
 pub const CALLER: &str = "arn:aws:sts::000000000000:assumed-role/backend/main";
+
+/// The account of [`CALLER`], and of every function on this machine.
+const ACCOUNT: &str = "000000000000";
+
+/// API Gateway's event for a request of [`CALLER`] without a body: the fixture of the crate `aws_lambda_events`, filled in.
+pub fn event(method: &str, path: &str) -> Value {
+    let mut event: Value =
+        serde_json::from_str(include_str!("../fixtures/example-apigw-v2-request-iam.json"))
+            .unwrap_or_default();
+    event["rawPath"] = json!(path);
+    event["requestContext"]["http"]["path"] = json!(path);
+    event["requestContext"]["http"]["method"] = json!(method);
+    event["requestContext"]["requestId"] = json!(REQUEST_ID);
+    event["requestContext"]["authorizer"]["iam"]["accountId"] = json!(ACCOUNT);
+    event["requestContext"]["authorizer"]["iam"]["userArn"] = json!(CALLER);
+    event["body"] = Value::Null;
+    event
+}
+
+/// Where this membership's authorization is.
+pub fn authorization_path(key: MembershipKey) -> String {
+    format!("/campaigns/{}/streamers/{}/authorization", key.campaign, key.streamer)
+}
 
 /// A request of [`CALLER`].
 pub fn request() -> Request {

@@ -120,13 +120,16 @@ async fn a_refusal_grants_nothing_and_counts_by_the_rule_of_failure() -> Result<
 }
 
 #[tokio::test]
-async fn an_outage_grants_nothing_and_says_when_it_is_tried_again() -> Result<()> {
+async fn an_outage_grants_nothing_and_may_be_asked_about_again() -> Result<()> {
     let (still, runner, key) = stage().await?;
     still.world.twitch.fault("aria", Fault::ServerError)?;
-    let Err(GrantError::Outage { retry_at, .. }) = runner.grant(key, &request()).await else {
-        panic!("not an outage")
-    };
-    assert_eq!(retry_at, Some(still.now() + TimeDelta::minutes(15)));
+    let outage = |granted| matches!(granted, Err(GrantError::Outage(_)));
+    assert!(outage(runner.grant(key, &request()).await));
+    let failed_at = Some(still.now());
+    assert_eq!(still.world.row(key.streamer).await?.token_refresh_failed_at, failed_at);
+    still.turn(1);
+    assert!(outage(runner.grant(key, &request()).await), "asking again counts for nothing");
+    assert_eq!(still.world.row(key.streamer).await?.token_refresh_failed_at, failed_at);
     assert_eq!(authorization(&still.world, key).await?, (None, None));
 
     still.world.twitch.clear_faults("aria")?;

@@ -5,7 +5,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use domain::StreamerId;
+use domain::MembershipKey;
+use end_to_end::requests::{CALLER, REQUEST_ID, authorization_path, event, membership};
 use end_to_end::{binary, world};
 use local::lambda::Function;
 use local::world::{NewStreamer, World};
@@ -15,25 +16,6 @@ use uuid::Uuid;
 
 /// As much as API Gateway waits.
 const TIME_LEFT: Duration = Duration::from_secs(30);
-
-/// The account in the ARN that the Runtime API names.
-const ACCOUNT: &str = "000000000000";
-
-const CALLER: &str = "arn:aws:sts::000000000000:assumed-role/backend/session";
-
-/// An event of the crate's fixture, for this method and path, of a caller of the function's own account.
-fn event(method: &str, path: &str) -> Value {
-    let mut event: Value =
-        serde_json::from_str(include_str!("../fixtures/example-apigw-v2-request-iam.json")).expect("JSON");
-    event["rawPath"] = json!(path);
-    event["requestContext"]["http"]["path"] = json!(path);
-    event["requestContext"]["http"]["method"] = json!(method);
-    event["requestContext"]["requestId"] = json!("of-the-gateway=");
-    event["requestContext"]["authorizer"]["iam"]["accountId"] = json!(ACCOUNT);
-    event["requestContext"]["authorizer"]["iam"]["userArn"] = json!(CALLER);
-    event["body"] = Value::Null;
-    event
-}
 
 /// A function and what it logged.
 struct Scene {
@@ -75,37 +57,31 @@ impl Scene {
         read_to_string(self.log.path())?.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
-    /// Invents a streamer without an authorization; the membership's ids.
-    async fn add(&self) -> Result<(Uuid, StreamerId)> {
+    /// Invents a streamer without an authorization.
+    async fn add(&self) -> Result<MembershipKey> {
         let new = NewStreamer { authorized_for: None, ..NewStreamer::fresh("brindille") };
-        let streamer = self.world.add(new).await?;
-        let campaign = "SELECT campaign_id FROM campaign_memberships WHERE streamer_id = $1";
-        Ok((sqlx::query_scalar(campaign).bind(streamer.0).fetch_one(&self.world.pool).await?, streamer))
+        membership(&self.world, self.world.add(new).await?).await
     }
-}
-
-fn authorization((campaign, streamer): (Uuid, StreamerId)) -> String {
-    format!("/campaigns/{campaign}/streamers/{streamer}/authorization")
 }
 
 #[tokio::test]
 async fn a_streamer_grants_sees_and_revokes() -> Result<()> {
     let scene = Scene::new("grant-refresh").await?;
     let key = scene.add().await?;
-    let path = authorization(key);
+    let path = authorization_path(key);
     let (status, headers, granted) = scene.answered(event("POST", &path)).await?;
     assert_eq!(status, 200, "{granted}");
     assert_eq!(headers["content-type"], "application/json");
-    assert_eq!(headers["x-request-id"], "of-the-gateway=");
+    assert_eq!(headers["x-request-id"], REQUEST_ID);
     assert_eq!(granted["authorized"], true);
-    let row = scene.world.row(key.1).await?;
+    let row = scene.world.row(key.streamer).await?;
     assert_eq!(granted["token_expires_at"], json!(row.token_expires_at));
-    assert!(scene.world.has_live_token(key.1).await?);
+    assert!(scene.world.has_live_token(key.streamer).await?);
 
     let (status, _, seen) = scene.answered(event("GET", &path)).await?;
     assert_eq!((status, &seen["expires_at"]), (200, &granted["expires_at"]));
     let (status, _, list) =
-        scene.answered(event("GET", &format!("/streamers/{}/authorizations", key.1))).await?;
+        scene.answered(event("GET", &format!("/streamers/{}/authorizations", key.streamer))).await?;
     assert_eq!((status, &list["authorizations"][0]["granted_at"]), (200, &granted["granted_at"]));
     let (status, _, body) = scene.answered(event("DELETE", &path)).await?;
     assert_eq!((status, body), (204, Value::Null));
@@ -113,7 +89,9 @@ async fn a_streamer_grants_sees_and_revokes() -> Result<()> {
     assert_eq!((&seen["authorized"], &seen["remaining_seconds"]), (&json!(false), &json!(0)));
 
     // What the check answers is not this function's.
-    scene.refused(event("POST", &format!("/campaigns/{}/health-check", key.0)), 404, "unknown-route").await
+    scene
+        .refused(event("POST", &format!("/campaigns/{}/health-check", key.campaign)), 404, "unknown-route")
+        .await
 }
 
 #[tokio::test]
@@ -137,7 +115,7 @@ async fn a_check_refreshes_on_the_way_and_says_so_in_its_log() -> Result<()> {
     assert!(asked.is_some() && asked < done, "{said:?}");
     // Every line of a request says whose it is; the last one how it ended.
     for line in &log {
-        assert_eq!(line["span"]["request_id"], "of-the-gateway=", "{line}");
+        assert_eq!(line["span"]["request_id"], REQUEST_ID, "{line}");
         assert_eq!(line["span"]["caller"], CALLER, "{line}");
     }
     let last = log.last().context("a line")?;
@@ -152,7 +130,7 @@ async fn a_check_refreshes_on_the_way_and_says_so_in_its_log() -> Result<()> {
 #[tokio::test]
 async fn nobody_gets_in_whom_api_gateway_does_not_name() -> Result<()> {
     let scene = Scene::new("grant-refresh").await?;
-    let path = authorization(scene.add().await?);
+    let path = authorization_path(scene.add().await?);
     let mut open = event("POST", &path);
     open["requestContext"].as_object_mut().context("an object")?.remove("authorizer");
     scene.refused(open.clone(), 403, "caller-unidentified").await?;
@@ -170,14 +148,14 @@ async fn nobody_gets_in_whom_api_gateway_does_not_name() -> Result<()> {
 
     let mut foreign = event("POST", &path);
     foreign["requestContext"]["authorizer"]["iam"]["accountId"] = json!("999999999999");
-    foreign["requestContext"]["accountId"] = json!(ACCOUNT);
+    foreign["requestContext"]["accountId"] = json!("000000000000");
     scene.refused(foreign, 403, "caller-foreign").await?;
 
     let log = scene.log()?;
     let refused: Vec<_> = log.iter().filter(|line| line["message"] == "refused").collect();
     assert_eq!(refused.len(), 3, "{log:?}");
     assert!(
-        refused.iter().all(|line| line["level"] == "WARN" && line["request_id"] == "of-the-gateway="),
+        refused.iter().all(|line| line["level"] == "WARN" && line["request_id"] == REQUEST_ID),
         "{log:?}"
     );
     assert_eq!(scene.world.twitch.totals().token_requests, 0);
@@ -187,7 +165,7 @@ async fn nobody_gets_in_whom_api_gateway_does_not_name() -> Result<()> {
 #[tokio::test]
 async fn a_stage_of_any_name_serves_the_same_paths() -> Result<()> {
     let scene = Scene::new("grant-refresh").await?;
-    let path = authorization(scene.add().await?);
+    let path = authorization_path(scene.add().await?);
     for (stage, sent) in
         [("prod", format!("/prod{path}")), ("prod", path.clone()), ("$default", path.clone())]
     {
@@ -202,7 +180,7 @@ async fn a_stage_of_any_name_serves_the_same_paths() -> Result<()> {
 #[tokio::test]
 async fn bodies_are_refused_in_every_form_that_api_gateway_has() -> Result<()> {
     let scene = Scene::new("grant-refresh").await?;
-    let path = authorization(scene.add().await?);
+    let path = authorization_path(scene.add().await?);
     let with = |body: &str, encoded: bool| {
         let mut event = event("POST", &path);
         (event["body"], event["isBase64Encoded"]) = (json!(body), json!(encoded));
@@ -222,7 +200,7 @@ async fn bodies_are_refused_in_every_form_that_api_gateway_has() -> Result<()> {
 #[tokio::test]
 async fn an_event_of_another_kind_is_an_error_and_the_function_goes_on() -> Result<()> {
     let scene = Scene::new("grant-refresh").await?;
-    let path = authorization(scene.add().await?);
+    let path = authorization_path(scene.add().await?);
     let rest: Value = serde_json::from_str(include_str!("../fixtures/example-apigw-request.json"))?;
     for other in [rest, json!({"trigger": "sweep"}), json!({})] {
         let error = scene.function.invoke(other, TIME_LEFT).await.unwrap_err();

@@ -12,6 +12,7 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use domain::StreamerId;
 use end_to_end::marks::Marks;
 use end_to_end::people::{campaign, refused_before, subscribe, user};
+use end_to_end::requests::{authorization_path, event, membership};
 use end_to_end::{binary, changed, tokens};
 use local::aws::{Fault as AwsFault, Service, SimulatedAws};
 use local::lambda::Function;
@@ -189,6 +190,39 @@ impl Scene {
         self.remember().await
     }
 
+    /// Asks for everything over HTTP, with a secret where none belongs, and remembers what was said.
+    async fn requests(&mut self, streamer: StreamerId, changes: &[(&str, &str)]) -> Result<()> {
+        let key = membership(&self.world, streamer).await?;
+        let mut grant = event("POST", &authorization_path(key));
+        grant["headers"]["authorization"] = json!(BAD_KEY);
+        grant["rawQueryString"] = json!(format!("token={BAD_KEY}"));
+        let mut body = grant.clone();
+        body["body"] = json!(BAD_KEY);
+        for event in [grant, body, event("GET", &authorization_path(key))] {
+            self.function("grant-refresh", event, changes).await?;
+        }
+        let check = event("POST", &format!("/campaigns/{}/health-check", key.campaign));
+        self.function("health-check", check, changes).await
+    }
+
+    /// Everybody is in this streamer's campaign, authorized, active and due.
+    async fn a_campaign_of_all(&self, streamer: StreamerId) -> Result<()> {
+        let key = membership(&self.world, streamer).await?;
+        sqlx::query("UPDATE streamers SET token_expires_at = now(), is_active = true")
+            .execute(&self.world.pool)
+            .await?;
+        sqlx::query(
+            "INSERT INTO campaign_memberships (campaign_id, streamer_id, status, invited_at, created_at, updated_at,
+                                               poll_authorization_expires_at)
+             SELECT $1, id, 'ACTIVE', now(), now(), now(), now() + interval '12 hours' FROM streamers
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(key.campaign.0)
+        .execute(&self.world.pool)
+        .await?;
+        Ok(())
+    }
+
     /// Runs the command, and remembers what it said.
     async fn command(&mut self, arguments: &[&str], changes: &[(&str, &str)]) -> Result<()> {
         let printed = tokens(&changed(self.environment.clone(), changes), arguments).await?;
@@ -243,6 +277,10 @@ impl Scene {
             "VAPID_PRIVATE_KEY",
             "TOKEN_KEYS",
             "sslmode=verify-full",
+            "urn:problem:twitch-token-refresh:misconfigured",
+            "urn:problem:twitch-token-refresh:unexpected-body",
+            "token_invalid",
+            "request answered",
         ] {
             assert!(everything.contains(sign), "nobody said `{sign}`");
         }
@@ -274,8 +312,8 @@ async fn server_that_asks() -> Result<(Server, String)> {
 
 async fn everything(format: &str) -> Result<()> {
     let mut scene = Scene::new(format).await?;
-    let [gone, fine] = scene.people().await?;
-    let (gone, fine) = (gone.to_string(), fine.to_string());
+    let [gone_id, fine_id] = scene.people().await?;
+    let (gone, fine) = (gone_id.to_string(), fine_id.to_string());
     let planned = || json!({"trigger": "planned"});
     let retry = || json!({"trigger": "retry", "minute": "2026-11-23T04:15:00Z"});
 
@@ -302,6 +340,7 @@ async fn everything(format: &str) -> Result<()> {
         scene.command(&["refresh", &fine, "--force"], &[change, ("EVENT_BUS_NAME", "")]).await?;
         scene.function("scheduled-refresh", planned(), &[change]).await?;
         scene.function("notify", json!({"trigger": "timer"}), &[change]).await?;
+        scene.requests(fine_id, &[change]).await?;
         // What an outage of ours has put off is due again.
         scene.a_quarter_of_an_hour_later().await?;
     }
@@ -343,6 +382,11 @@ async fn everything(format: &str) -> Result<()> {
         scene.command(arguments, &by_itself).await?;
     }
 
+    // Requests, over everybody at once.
+    scene.a_campaign_of_all(fine_id).await?;
+    scene.requests(fine_id, &[]).await?;
+    scene.requests(gone_id, &[]).await?;
+
     let (_server, wrong) = server_that_asks().await?;
     let wrong = [("DATABASE_URL", wrong.as_str())];
     for arguments in [&["status"][..], &["refresh"], &["migrate"], &["coverage"], &["notifications"]] {
@@ -351,6 +395,7 @@ async fn everything(format: &str) -> Result<()> {
     for name in ["scheduled-refresh", "retry-refresh", "notify"] {
         scene.function(name, planned(), &wrong).await?;
     }
+    scene.requests(fine_id, &wrong).await?;
 
     scene.told_and_kept().await?;
     assert!(scene.marks.len() > 200, "{} marks", scene.marks.len());

@@ -88,7 +88,7 @@ impl IntoResponses for GrantAnswers {
             Problem::MembershipPending,
             Problem::StreamerInactive,
             Problem::RefusedByTwitch,
-            Problem::TwitchUnavailable { retry_after: 900 },
+            Problem::TwitchUnavailable,
             Problem::RefreshInProgress,
             Problem::Misconfigured,
         ]);

@@ -6,7 +6,6 @@ use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, Utc};
 use domain::authorization::Unknown;
 use domain::grant::GrantError;
 use domain::health::CheckError;
@@ -22,9 +21,6 @@ pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
 /// Before the name of each case, so that its `type` is a URI.
 const NAMESPACE: &str = "urn:problem:twitch-token-refresh";
-
-/// After an outage of which nobody knows when it is tried again: a minute, in seconds.
-const AFTER_AN_OUTAGE: u64 = 60;
 
 /// Something that a request can meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,10 +51,7 @@ pub enum Problem {
     /// Twitch calls the streamer's grant dead.
     RefusedByTwitch,
     /// Twitch could not be asked.
-    TwitchUnavailable {
-        /// When it is worth asking again, in seconds.
-        retry_after: u64,
-    },
+    TwitchUnavailable,
     /// Another run is at it.
     RefreshInProgress,
     /// The database could not be asked.
@@ -176,7 +169,7 @@ impl Problem {
                 "Without a fresh token nothing is granted. The refusal counts like that of any other refresh.",
                 "have the streamer reconnect with Twitch, then ask again",
             ),
-            Self::TwitchUnavailable { .. } => (
+            Self::TwitchUnavailable => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "twitch-unavailable",
                 "Twitch gave no usable answer",
@@ -229,9 +222,10 @@ impl Problem {
     /// When it is worth asking again, in seconds, if that can be said.
     pub(crate) fn retry_after(self) -> Option<u64> {
         match self {
-            Self::TwitchUnavailable { retry_after } => Some(retry_after),
-            // What is waited for takes seconds, a database that fails over half a minute, a human a few minutes.
+            // What is waited for takes seconds, a database that fails over half a minute, an outage of Twitch's a minute at
+            // best, a human a few minutes.
             Self::RefreshInProgress => Some(5),
+            Self::TwitchUnavailable => Some(60),
             Self::DatabaseUnavailable => Some(30),
             Self::Misconfigured => Some(300),
             _ => None,
@@ -332,15 +326,13 @@ impl From<CheckError> for Problem {
 
 impl Problem {
     /// Why nothing was granted.
-    pub(crate) fn of_grant(error: GrantError, now: DateTime<Utc>) -> Self {
+    pub(crate) fn of_grant(error: GrantError) -> Self {
         match error {
             GrantError::Unknown(unknown) => unknown.into(),
             GrantError::Pending => Self::MembershipPending,
             GrantError::Inactive => Self::StreamerInactive,
             GrantError::Refused(_) => Self::RefusedByTwitch,
-            GrantError::Outage { retry_at, reason: _ } => Self::TwitchUnavailable {
-                retry_after: retry_at.map_or(AFTER_AN_OUTAGE, |at| seconds_until(at, now)),
-            },
+            GrantError::Outage(_) => Self::TwitchUnavailable,
             GrantError::Busy => Self::RefreshInProgress,
             GrantError::Store(error) => error.into(),
             GrantError::Ours(reason) => {
@@ -349,10 +341,4 @@ impl Problem {
             }
         }
     }
-}
-
-/// Whole seconds, rounded up, and at least one.
-fn seconds_until(at: DateTime<Utc>, now: DateTime<Utc>) -> u64 {
-    let milliseconds = u64::try_from((at - now).num_milliseconds()).unwrap_or(0);
-    milliseconds.div_ceil(1000).max(1)
 }

@@ -55,7 +55,7 @@ async fn grant(
 ) -> Result<Json<Authorization>, Problem> {
     match runner.grant(key, &context.into()).await {
         Ok(granted) => Ok(Json(Authorization::of(granted.membership, runner.now()))),
-        Err(error) => Err(Problem::of_grant(error, runner.now())),
+        Err(error) => Err(Problem::of_grant(error)),
     }
 }
 

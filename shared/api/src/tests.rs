@@ -7,7 +7,6 @@ use axum::body::{Body, to_bytes};
 use axum::http::header::{ALLOW, CONTENT_TYPE};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::routing::get;
-use chrono::{DateTime, TimeDelta};
 use domain::authorization::Unknown;
 use domain::grant::GrantError;
 use domain::health::Issue as Found;
@@ -38,7 +37,7 @@ const ALL: [Problem; 18] = [
     Problem::MembershipPending,
     Problem::StreamerInactive,
     Problem::RefusedByTwitch,
-    Problem::TwitchUnavailable { retry_after: 900 },
+    Problem::TwitchUnavailable,
     Problem::RefreshInProgress,
     Problem::DatabaseUnavailable,
     Problem::Misconfigured,
@@ -230,10 +229,7 @@ fn each_case_has_a_name_of_its_own() {
 
 #[test]
 fn why_nothing_was_granted() {
-    let now = DateTime::from_timestamp(1_795_813_200, 0).unwrap();
     let secret = || "key `2025` at db.internal".to_owned();
-    let outage = |retry_at| GrantError::Outage { reason: secret(), retry_at };
-    let unavailable = |retry_after| Problem::TwitchUnavailable { retry_after };
     for (error, expected) in [
         (GrantError::Unknown(Unknown::Campaign), Problem::Unknown(Unknown::Campaign)),
         (GrantError::Unknown(Unknown::Streamer), Problem::Unknown(Unknown::Streamer)),
@@ -241,17 +237,13 @@ fn why_nothing_was_granted() {
         (GrantError::Pending, Problem::MembershipPending),
         (GrantError::Inactive, Problem::StreamerInactive),
         (GrantError::Refused(secret()), Problem::RefusedByTwitch),
-        (outage(None), unavailable(60)),
-        (outage(Some(now + TimeDelta::minutes(15))), unavailable(900)),
-        (outage(Some(now + TimeDelta::milliseconds(1_001))), unavailable(2)),
-        (outage(Some(now)), unavailable(1)),
-        (outage(Some(now - TimeDelta::minutes(1))), unavailable(1)),
+        (GrantError::Outage(secret()), Problem::TwitchUnavailable),
         (GrantError::Busy, Problem::RefreshInProgress),
         (GrantError::Ours(secret()), Problem::Misconfigured),
         (GrantError::Store(StoreError(secret())), Problem::DatabaseUnavailable),
     ] {
         let said = format!("{error:?}");
-        let problem = Problem::of_grant(error, now);
+        let problem = Problem::of_grant(error);
         assert_eq!(problem, expected, "{said}");
         let body = serde_json::to_string(&problem.body("a-request")).unwrap();
         assert!(!body.contains("db.internal"), "{body}");

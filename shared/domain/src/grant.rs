@@ -3,13 +3,11 @@
 //! It is a cycle over one streamer. The authorization is written in the transaction that stores the new pair; without
 //! a fresh pair nothing is granted.
 
-use chrono::{DateTime, Utc};
-
 use crate::authorization::{Authorization, Membership, MembershipKey, MembershipStatus, Unknown};
 use crate::policy::FailureKind;
 use crate::ports::{Memberships, Signals, Store, StoreError, Twitch};
 use crate::refresh::{Cycle, RefreshService, Whom};
-use crate::report::{Observer, Outcome, Skip, Standing, Stop};
+use crate::report::{Observer, Outcome, Skip, Stop};
 
 /// What was granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,14 +33,9 @@ pub enum GrantError {
     /// Twitch calls the streamer's grant dead.
     #[error("{0}")]
     Refused(String),
-    /// Twitch could not be asked; not the streamer's doing.
-    #[error("{reason}")]
-    Outage {
-        /// What happened.
-        reason: String,
-        /// When it is tried again by itself.
-        retry_at: Option<DateTime<Utc>>,
-    },
+    /// Twitch could not be asked; not the streamer's doing. Asking again is worth it at once: it counts for nothing.
+    #[error("{0}")]
+    Outage(String),
     /// Another run holds the streamer's lease for longer than a request waits.
     #[error("another run is refreshing this streamer's token")]
     Busy,
@@ -92,13 +85,7 @@ pub async fn grant<S: Store + Memberships, T: Twitch, G: Signals>(
                 return Err(GrantError::Refused(reason));
             }
             Some(Outcome::Failed { reason, alarm: true, .. }) => return Err(GrantError::Ours(reason)),
-            Some(Outcome::Failed { reason, standing, .. }) => {
-                let retry_at = match standing {
-                    Standing::Recorded { retry_at, .. } | Standing::Repeated { retry_at } => Some(retry_at),
-                    Standing::Deactivated { .. } | Standing::NotRecorded => None,
-                };
-                return Err(GrantError::Outage { reason, retry_at });
-            }
+            Some(Outcome::Failed { reason, .. }) => return Err(GrantError::Outage(reason)),
             // Others were here: they hold the lease, have changed the tokens, or the membership meanwhile.
             Some(
                 Outcome::Skipped(Skip::Leased | Skip::Superseded | Skip::NotDue(_))
@@ -113,10 +100,9 @@ pub async fn grant<S: Store + Memberships, T: Twitch, G: Signals>(
                 return Err(match stopped {
                     Some(Stop::Store(reason)) => StoreError(reason).into(),
                     Some(Stop::Misconfigured(reason)) => GrantError::Ours(reason),
-                    stopped => GrantError::Outage {
-                        reason: stopped.map_or("no time was left".to_owned(), |stop| stop.to_string()),
-                        retry_at: None,
-                    },
+                    stopped => GrantError::Outage(
+                        stopped.map_or("no time was left".to_owned(), |stop| stop.to_string()),
+                    ),
                 });
             }
         }
