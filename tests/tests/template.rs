@@ -84,12 +84,12 @@ impl Template {
         let role = &self.0[role.expect("a role of its own")]["Properties"];
         let inline = elements(&role["Policies"]).map(|policy| &policy["PolicyDocument"]);
         let managed = elements(&role["ManagedPolicyArns"]).map(|policy| {
+            // One that is there under a condition counts.
+            let policy = policy.pointer("/!If/1").unwrap_or(policy);
             let policy = policy["!Ref"].as_str().expect("a policy of the template");
             &self.0[policy]["Properties"]["PolicyDocument"]
         });
         let statements = inline.chain(managed).flat_map(|policy| elements(&policy["Statement"]));
-        // What stands under a condition counts.
-        let statements = statements.map(|statement| statement.pointer("/!If/1").unwrap_or(statement));
         statements.filter(|statement| statement["Effect"] == "Allow").collect()
     }
 }
