@@ -4,6 +4,7 @@
 //! [`gateway`]. What is ours is real: [`postgres`], and the program's own [`binaries`]. A [`world`] is one of each,
 //! with people in it.
 
+pub mod api;
 pub mod aws;
 pub mod bench;
 pub mod binaries;

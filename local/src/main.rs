@@ -9,7 +9,7 @@ use local::{bench, demo, plans, simulate};
 /// The whole system on one machine: a PostgreSQL, a simulated Twitch, an invented cast, one cycle.
 #[derive(Parser)]
 struct Arguments {
-    /// Keep the servers up until Ctrl-C, and print the environment for `tokens` and `psql`.
+    /// Keep the servers up until Ctrl-C, and print the environment for `tokens`, `psql` and `curl`.
     #[arg(long)]
     keep: bool,
     #[command(subcommand)]

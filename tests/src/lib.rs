@@ -1,6 +1,7 @@
 //! What the end-to-end tests share. Every test has a database and a Twitch of its own.
 #![expect(clippy::missing_errors_doc, clippy::must_use_candidate, reason = "any error fails the test")]
 
+pub mod api;
 pub mod doomed;
 pub mod histories;
 pub mod marks;
@@ -129,9 +130,13 @@ pub async fn with_change_at(
 
 /// The program's own binary, built if it is not up to date.
 pub async fn binary(name: &str) -> Result<PathBuf> {
+    Ok(binaries().await?.path(name)?.to_owned())
+}
+
+/// All of them.
+pub async fn binaries() -> Result<&'static Binaries> {
     static BINARIES: OnceCell<Binaries> = OnceCell::const_new();
-    let binaries = BINARIES.get_or_try_init(|| Binaries::build(Profile::Dev)).await?;
-    Ok(binaries.path(name)?.to_owned())
+    BINARIES.get_or_try_init(|| Binaries::build(Profile::Dev)).await
 }
 
 /// What `tokens` printed, and how it ended.

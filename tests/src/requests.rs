@@ -5,6 +5,7 @@ use adapters::runner::Runner;
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 use domain::{Caller, CampaignId, MembershipKey, StreamerId};
+use local::gateway::ACCOUNT;
 use local::world::World;
 use serde_json::{Value, json};
 
@@ -14,14 +15,20 @@ pub const REQUEST_ID: &str = "of-the-gateway=";
 /// Who asks.
 pub const CALLER: &str = "arn:aws:sts::000000000000:assumed-role/backend/main";
 
-/// The account of [`CALLER`], and of every function on this machine.
-const ACCOUNT: &str = "000000000000";
+/// A request of [`CALLER`].
+pub fn request() -> Request {
+    Request { caller: Caller(CALLER.to_owned()), deadline: None }
+}
 
-/// API Gateway's event for a request of [`CALLER`] without a body: the fixture of the crate `aws_lambda_events`, filled in.
+/// The event that API Gateway makes of a request of [`CALLER`]: the crate `aws_lambda_events`' own, with another method and
+/// path, without a body, of the account that the functions run in.
+///
+/// # Panics
+///
+/// Never: the fixture is JSON.
 pub fn event(method: &str, path: &str) -> Value {
-    let mut event: Value =
-        serde_json::from_str(include_str!("../fixtures/example-apigw-v2-request-iam.json"))
-            .unwrap_or_default();
+    let fixture = include_str!("../fixtures/example-apigw-v2-request-iam.json");
+    let mut event: Value = serde_json::from_str(fixture).expect("the fixture is JSON");
     event["rawPath"] = json!(path);
     event["requestContext"]["http"]["path"] = json!(path);
     event["requestContext"]["http"]["method"] = json!(method);
@@ -32,14 +39,14 @@ pub fn event(method: &str, path: &str) -> Value {
     event
 }
 
-/// Where this membership's authorization is.
+/// Where a membership's authorization is found.
 pub fn authorization_path(key: MembershipKey) -> String {
     format!("/campaigns/{}/streamers/{}/authorization", key.campaign, key.streamer)
 }
 
-/// A request of [`CALLER`].
-pub fn request() -> Request {
-    Request { caller: Caller(CALLER.to_owned()), deadline: None }
+/// Where a campaign is checked.
+pub fn check_path(campaign: CampaignId) -> String {
+    format!("/campaigns/{campaign}/health-check")
 }
 
 /// What stands behind the HTTP API, in this process, on the world's clock.

@@ -11,7 +11,10 @@ use domain::StreamerId;
 use domain::policy::Demand;
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
-use end_to_end::{Ran, Still, binary, run, tokens};
+use end_to_end::requests::{authorization, authorization_path, check_path, membership};
+use end_to_end::{Ran, Still, binaries, binary, run, tokens};
+use futures::future::try_join_all;
+use local::api::Api;
 use local::lambda::Function;
 use local::postgres::Postgres;
 use local::twitch::{RefreshTokens, Settings};
@@ -53,9 +56,16 @@ async fn nobody_has_lost_a_token(world: &World, ids: Vec<StreamerId>, refreshes:
         let activity = world.twitch.activity(&format!("s{n}"))?;
         assert_eq!((activity.refresh_requests, activity.refreshes), (refreshes, refreshes), "s{n}");
     }
+    for id in &ids {
+        assert_eq!(world.row(*id).await?.token_refresh_failed_at, None);
+    }
+    no_pair_is_lost(world, ids).await
+}
+
+/// What is stored works, and works on.
+async fn no_pair_is_lost(world: &World, ids: Vec<StreamerId>) -> Result<()> {
     for id in ids {
         assert!(world.has_live_token(id).await?);
-        assert_eq!(world.row(id).await?.token_refresh_failed_at, None);
     }
     let forced = Cycle { demand: Demand::Everybody, ..Cycle::new(Trigger::Command) };
     let ran = run(&world.service(&[]).await?, &forced).await;
@@ -147,4 +157,58 @@ async fn the_binaries_at_once_refresh_everybody_once() -> Result<()> {
         "{a}\n{b}\n{c}\n{d}"
     );
     nobody_has_lost_a_token(&world, ids, 1).await
+}
+
+/// Two streamers in three that are granted are due as well; the check's campaign has some of either kind.
+#[tokio::test]
+async fn grants_and_checks_over_http_lose_no_pair_to_the_cycles() -> Result<()> {
+    const GRANTED: usize = 30;
+    let scheduled = binary("scheduled-refresh").await?;
+    let world = World::start(Postgres::shared().await?, one_time()).await?;
+    let ids = due(&world).await?;
+    let mut keys = Vec::new();
+    for id in &ids[..GRANTED] {
+        keys.push(membership(&world, *id).await?);
+    }
+    let everybody = sqlx::query(
+        "INSERT INTO campaign_memberships (campaign_id, streamer_id, status, invited_at, created_at, updated_at,
+             poll_authorization_granted_at, poll_authorization_expires_at)
+         SELECT $1, id, 'ACTIVE', $2, $2, $2, $2, $2 + interval '12 hours' FROM streamers
+         ON CONFLICT DO NOTHING",
+    );
+    everybody.bind(keys[0].campaign.0).bind(world.clock.now()).execute(&world.pool).await?;
+    let api = Api::start(binaries().await?, &world.environment()).await?;
+    // As callers do who are told to come again.
+    let ask = async |path: String| loop {
+        let answer = api.ask("POST", &path).await?;
+        if answer.status != 503 {
+            return anyhow::Ok(answer);
+        }
+    };
+    let grants = keys.iter().map(|key| ask(authorization_path(*key)));
+    let checks = (0..3).map(|_| ask(check_path(keys[0].campaign)));
+    let environment = world.environment();
+    let cycle = async |input: Value| {
+        let function = Function::start(&scheduled, &environment, Stdio::null()).await?;
+        Ok(function.invoke(input, TIME_LEFT).await?)
+    };
+
+    let (granted, checked, planned, sweep) = tokio::try_join!(
+        try_join_all(grants),
+        try_join_all(checks),
+        cycle(json!({"trigger": "planned"})),
+        cycle(json!({"trigger": "sweep"}))
+    )?;
+
+    assert!(granted.iter().all(|answer| answer.status == 200), "{granted:?}");
+    assert!(checked.iter().all(|answer| answer.status == 200), "{checked:?}");
+    assert_eq!((&planned["failed"], &sweep["failed"]), (&json!(0), &json!(0)), "{planned} {sweep}");
+    let failed = "SELECT count(*) FROM token_refresh.refreshes WHERE outcome IN ('failed', 'deactivated')";
+    let failed: i64 = sqlx::query_scalar(failed).fetch_one(&world.pool).await?;
+    let totals = world.twitch.totals();
+    assert_eq!((failed, totals.reuses, totals.token_requests), (0, 0, totals.refreshes));
+    for key in keys {
+        assert!(authorization(&world, key).await?.1 > Some(world.clock.now()));
+    }
+    no_pair_is_lost(&world, ids).await
 }

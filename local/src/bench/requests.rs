@@ -1,6 +1,7 @@
 //! Requests: the functions behind the local API Gateway, each request in a sandbox that is warm; beside bare calls to
 //! Twitch, by the same client in the same run.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adapters::twitch::TwitchClient;
@@ -8,7 +9,6 @@ use anyhow::{Context as _, Result, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::ports::Twitch;
 use domain::{CampaignId, MembershipKey, StreamerId};
-use reqwest::Client;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -16,8 +16,8 @@ use tokio::time::interval;
 use uuid::Uuid;
 
 use super::world;
+use crate::api::Api;
 use crate::binaries::Binaries;
-use crate::gateway::{AtLimit, FunctionSpec, Gateway, Route, Settings};
 use crate::postgres::Postgres;
 use crate::world::{NewStreamer, World};
 
@@ -33,9 +33,6 @@ const CHECKS: usize = 20;
 /// For how long, and how far apart, requests come in the mixed run: 200 a second for a minute.
 const MIXED: Duration = Duration::from_mins(1);
 const APART: Duration = Duration::from_millis(5);
-
-/// Sandboxes at once: what 100 grants a second of 90 ms each need, and as many again.
-const CONCURRENCY: usize = 20;
 
 /// Prints what requests take.
 #[expect(clippy::print_stdout, reason = "the figures are what it is for")]
@@ -91,10 +88,26 @@ fn median(mut durations: Vec<Duration>) -> Duration {
     percentile(&durations, 50)
 }
 
-/// The functions of this world behind a gateway, and who asks.
-struct Api {
-    gateway: Gateway,
-    client: Client,
+/// The functions of this world behind the local gateway.
+async fn start(binaries: &Binaries, world: &World) -> Result<Api> {
+    let mut environment = world.environment();
+    environment.push(("LOG_LEVEL".to_owned(), "warn".to_owned()));
+    Api::start(binaries, &environment).await
+}
+
+fn authorization(key: MembershipKey) -> String {
+    format!("/campaigns/{}/streamers/{}/authorization", key.campaign, key.streamer)
+}
+
+/// Asks, and has no other answer than a success that says so in this member.
+async fn ask(api: &Api, method: &str, path: &str, success: &str) -> Result<Value> {
+    let answer = api.ask(method, path).await?;
+    ensure!(answer.status == 200 && answer.body[success] == json!(true), "{path}: {answer:?}");
+    Ok(answer.body)
+}
+
+async fn grant(api: &Api, key: MembershipKey) -> Result<Granted> {
+    Ok(serde_json::from_value(ask(api, "POST", &authorization(key), "authorized").await?)?)
 }
 
 /// What is read of an answer to a grant.
@@ -102,49 +115,6 @@ struct Api {
 struct Granted {
     granted_at: DateTime<Utc>,
     expires_at: DateTime<Utc>,
-}
-
-impl Api {
-    async fn start(binaries: &Binaries, world: &World) -> Result<Self> {
-        let mut environment = world.environment();
-        environment.push(("LOG_LEVEL".to_owned(), "warn".to_owned()));
-        let function = |name| -> Result<FunctionSpec> {
-            let spec = FunctionSpec::new(binaries.path(name)?, environment.clone());
-            Ok(FunctionSpec { concurrency: CONCURRENCY, ..spec })
-        };
-        let routes = vec![
-            Route { suffix: "/health-check", function: function("health-check")? },
-            Route { suffix: "", function: function("grant-refresh")? },
-        ];
-        let gateway =
-            Gateway::start(Settings { at_limit: AtLimit::Wait, ..Settings::default() }, routes).await?;
-        Ok(Self { gateway, client: Client::new() })
-    }
-
-    fn authorization(&self, key: MembershipKey) -> String {
-        let MembershipKey { campaign, streamer } = key;
-        format!("{}/campaigns/{campaign}/streamers/{streamer}/authorization", self.gateway.base_url())
-    }
-
-    async fn grant(&self, key: MembershipKey) -> Result<Granted> {
-        let answer = self.client.post(self.authorization(key)).send().await?.error_for_status()?;
-        Ok(serde_json::from_slice(&answer.bytes().await?)?)
-    }
-
-    async fn status(&self, key: MembershipKey) -> Result<()> {
-        let answer = self.client.get(self.authorization(key)).send().await?.error_for_status()?;
-        let status: Value = serde_json::from_slice(&answer.bytes().await?)?;
-        ensure!(status["authorized"] == json!(true), "{status}");
-        Ok(())
-    }
-
-    async fn check(&self, campaign: Uuid) -> Result<()> {
-        let url = format!("{}/campaigns/{campaign}/health-check", self.gateway.base_url());
-        let answer = self.client.post(url).send().await?.error_for_status()?;
-        let report: Value = serde_json::from_slice(&answer.bytes().await?)?;
-        ensure!(report["healthy"] == json!(true), "{report}");
-        Ok(())
-    }
 }
 
 async fn memberships(world: &World) -> Result<Vec<MembershipKey>> {
@@ -161,12 +131,12 @@ async fn memberships(world: &World) -> Result<Vec<MembershipKey>> {
 
 /// The first grant starts the sandbox and connects, and is not counted.
 async fn warm_grant(binaries: &Binaries, world: &World) -> Result<Duration> {
-    let api = Api::start(binaries, world).await?;
+    let api = start(binaries, world).await?;
     let keys = memberships(world).await?;
     let mut took = Vec::new();
     for key in keys.iter().take(GRANTS + 1) {
         let started = Instant::now();
-        api.grant(*key).await?;
+        grant(&api, *key).await?;
         took.push(started.elapsed());
     }
     took.remove(0);
@@ -191,7 +161,7 @@ async fn bare_refresh(world: &World) -> Result<Duration> {
 /// that one is validated and then refreshed. Beside it what these two calls take.
 async fn check(binaries: &Binaries, postgres: &Postgres) -> Result<(Duration, Duration)> {
     let world = world(postgres, 0).await?;
-    let api = Api::start(binaries, &world).await?;
+    let api = start(binaries, &world).await?;
     let twitch = TwitchClient::new(world.config(&[])?.twitch, world.clock.clone())?;
     let (mut checks, mut calls) = (Vec::new(), Vec::new());
     for n in 0..=CHECKS {
@@ -218,7 +188,7 @@ async fn check(binaries: &Binaries, postgres: &Postgres) -> Result<(Duration, Du
                 .fetch_one(&world.pool)
                 .await?;
         let started = Instant::now();
-        api.check(campaign).await?;
+        ask(&api, "POST", &format!("/campaigns/{campaign}/health-check"), "healthy").await?;
         checks.push(started.elapsed());
 
         let pair = world.twitch.current_tokens(&format!("check_{n}_1")).context("no such streamer")?;
@@ -243,7 +213,7 @@ struct Mixed {
 async fn mixed(binaries: &Binaries, postgres: &Postgres) -> Result<Mixed> {
     let count = usize::try_from(MIXED.as_millis() / APART.as_millis())?;
     let world = world(postgres, count / 2).await?;
-    let api = std::sync::Arc::new(Api::start(binaries, &world).await?);
+    let api = Arc::new(start(binaries, &world).await?);
     let keys = memberships(&world).await?;
     let (mut tasks, mut ticks) = (JoinSet::new(), interval(APART));
     let started = Instant::now();
@@ -252,10 +222,11 @@ async fn mixed(binaries: &Binaries, postgres: &Postgres) -> Result<Mixed> {
         let (api, key) = (api.clone(), keys[n / 2]);
         tasks.spawn(async move {
             let began = Instant::now();
-            let granted = if n % 2 == 0 {
-                Some((key, api.grant(key).await?))
+            let granted = if n.is_multiple_of(2) {
+                Some((key, grant(&api, key).await?))
             } else {
-                api.status(key).await.map(|()| None)?
+                ask(&api, "GET", &authorization(key), "authorized").await?;
+                None
             };
             anyhow::Ok((began.elapsed(), granted))
         });

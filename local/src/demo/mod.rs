@@ -1,11 +1,12 @@
-//! `cargo run`: the whole system. An invented cast in every state and one cycle over it; a refresh that is refused twice;
-//! a session of twelve hours; and what to try next.
+//! `cargo run`: the whole system. An invented cast in every state and one cycle over it; a grant and a health check over
+//! HTTP; a refresh that is refused twice; a session of twelve hours; and what to try next.
 
 mod cast;
+mod over_http;
 mod refused;
 mod session;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use push::{Loopback, Vapid, VapidKey, WebPush};
 use tokio::process::Command;
 
 use self::cast::{CAST, DEVICES, invent};
+use self::over_http::Paths;
+use crate::api::Api;
 use crate::binaries::{Binaries, Profile};
 use crate::clock::TurnableClock;
 use crate::env;
@@ -74,6 +77,9 @@ pub async fn run(keep: bool) -> Result<()> {
     println!("\nA poll that begins now meets a live token on {live} of the 9 authorized channels.");
     println!("The others failed on purpose; each is tried again from its retry time on.");
 
+    let (api, paths) = (Api::start(&binaries, &command.environment).await?, Paths::of(&world).await?);
+    over_http::play(&world, &api, &paths).await?;
+
     let clock = Arc::new(TurnableClock::frozen());
     clock.set(clock.now() - AGO);
     let stage = Stage::new(
@@ -97,7 +103,8 @@ pub async fn run(keep: bool) -> Result<()> {
         for (name, value) in &command.environment {
             println!("export {name}='{value}'");
         }
-        println!("\n{}", next_steps(&command.binary));
+        println!("export API_URL='{}'", api.url());
+        println!("\n{}", next_steps(&command.binary, &api, &paths));
         tokio::select! {
             ended = tokio::signal::ctrl_c() => ended.context("Ctrl-C can't be waited for")?,
             never = show_notifications(&push) => never?,
@@ -140,20 +147,22 @@ fn notification(device: &str, message: &Received) -> Result<String> {
 }
 
 const NEXT: &str =
-    "  cargo run -- --keep              keep the servers up, and get the environment for `tokens` and `psql`
+    "  cargo run -- --keep              keep the servers up, and call `tokens`, `psql` and the API by hand
   cargo run -- simulate            dead minutes by lifetime and failure, over a grant at every second of a day
   cargo run --release -- bench     500 to 100,000 streamers beside a sequential loop
   cargo test --workspace           all tests, on the same PostgreSQL and Twitch";
 
-fn next_steps(tokens: &std::path::Path) -> String {
-    let tokens = tokens.display();
+fn next_steps(tokens: &Path, api: &Api, paths: &Paths) -> String {
+    let (tokens, log, calls) = (tokens.display(), api.log().display(), paths.to_try());
     format!(
         "{tokens} refresh --force                   # everybody, due or not
 {tokens} refresh --dry-run                 # what would be done
 {tokens} status --json                     # ids, for `refresh ID` and `history ID`
 psql \"$DATABASE_URL\" -c 'SELECT twitch_login, token_expires_at, token_refresh_failed_at, is_active FROM streamers'
 RETRY_DELAY=1 {tokens} refresh --force      # twice: who is refused again is deactivated, and people are told here
-curl -X PUT \"$TWITCH_ID_URL/simulation/faults/aria\" -d html   # Twitch misbehaves; GET /simulation shows how it can"
+curl -X PUT \"$TWITCH_ID_URL/simulation/faults/aria\" -d html   # Twitch misbehaves; GET /simulation shows how it can
+{calls}
+tail -f {log}   # what the functions behind it log"
     )
 }
 
