@@ -1,0 +1,317 @@
+//! The AWS template beside the code: its schedules, variables, routes, patterns and rights are those that the code has;
+//! and the event samples are what the functions take.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{read_dir, read_to_string};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use domain::MembershipKey;
+use domain::schedule::{NOTIFY_TIMER, PLANNED_RUNS, SWEEP};
+use end_to_end::people::refused_before;
+use end_to_end::requests::membership;
+use end_to_end::{binary, world};
+use local::aws::SimulatedAws;
+use local::binaries::workspace;
+use local::lambda::Function;
+use local::world::{NewStreamer, World};
+use push::VapidKey;
+use serde_json::{Value, json};
+
+const TIME_LEFT: Duration = Duration::from_mins(5);
+
+/// The ids in the event samples.
+const STREAMER: &str = "6f9619ff-8b86-4011-b42d-00c04fc964ff";
+const CAMPAIGN: &str = "0e37df36-f698-41a6-8f4f-5ef6ab3a6e10";
+
+/// What Lambda, X-Ray and Secrets Manager do in a function's name. The code asks for none of it.
+const NOT_OURS: [&str; 11] = [
+    "ec2:AssignPrivateIpAddresses",
+    "ec2:CreateNetworkInterface",
+    "ec2:DeleteNetworkInterface",
+    "ec2:DescribeNetworkInterfaces",
+    "ec2:DescribeSubnets",
+    "ec2:UnassignPrivateIpAddresses",
+    "kms:Decrypt",
+    "logs:CreateLogStream",
+    "logs:PutLogEvents",
+    "xray:PutTelemetryRecords",
+    "xray:PutTraceSegments",
+];
+
+/// The template's resources.
+struct Template(BTreeMap<String, Value>);
+
+impl Template {
+    fn read() -> Result<Self> {
+        let text = read_to_string(workspace().join("template.yaml"))?;
+        let Value::Object(mut template) = plain(yaml_serde::from_str(&text)?) else {
+            anyhow::bail!("the template is no mapping");
+        };
+        Ok(Self(serde_json::from_value(template.remove("Resources").context("no resources")?)?))
+    }
+
+    fn of_type(&self, name: &str) -> impl Iterator<Item = (&str, &Value)> {
+        let fits = move |(_, resource): &(&String, &Value)| resource["Type"] == name;
+        self.0.iter().filter(fits).map(|(id, resource)| (id.as_str(), &resource["Properties"]))
+    }
+
+    /// By the name of their binaries.
+    fn functions(&self) -> BTreeMap<&str, &Value> {
+        let functions = self.of_type("AWS::Serverless::Function");
+        functions.map(|(id, function)| (self.binary(id), function)).collect()
+    }
+
+    fn binary(&self, id: &str) -> &str {
+        self.0[id]["Metadata"]["BuildProperties"]["Binary"].as_str().expect("a binary")
+    }
+
+    /// The events of this type that wake a function.
+    fn events(&self, kind: &str) -> Vec<(&str, &Value)> {
+        let all = self.functions().into_iter().flat_map(|(binary, function)| {
+            let events = function["Events"].as_object().into_iter().flat_map(|events| events.values());
+            events.map(move |event| (binary, event))
+        });
+        all.filter(|(_, event)| event["Type"] == kind)
+            .map(|(binary, event)| (binary, &event["Properties"]))
+            .collect()
+    }
+
+    /// What the function's role allows.
+    fn statements(&self, function: &Value) -> Vec<&Value> {
+        let role = function["Role"]["!GetAtt"].as_str().and_then(|role| role.strip_suffix(".Arn"));
+        let role = &self.0[role.expect("a role of its own")]["Properties"];
+        let inline = elements(&role["Policies"]).map(|policy| &policy["PolicyDocument"]);
+        let managed = elements(&role["ManagedPolicyArns"]).map(|policy| {
+            // One that is there under a condition counts.
+            let policy = policy.pointer("/!If/1").unwrap_or(policy);
+            let policy = policy["!Ref"].as_str().expect("a policy of the template");
+            &self.0[policy]["Properties"]["PolicyDocument"]
+        });
+        let statements = inline.chain(managed).flat_map(|policy| elements(&policy["Statement"]));
+        statements.filter(|statement| statement["Effect"] == "Allow").collect()
+    }
+}
+
+/// YAML as JSON; `!Ref Name` becomes `{"!Ref": "Name"}`.
+fn plain(value: yaml_serde::Value) -> Value {
+    use yaml_serde::Value as Yaml;
+    match value {
+        Yaml::Tagged(tagged) => json!({ tagged.tag.to_string(): plain(tagged.value) }),
+        Yaml::Sequence(values) => values.into_iter().map(plain).collect(),
+        Yaml::Mapping(members) => members
+            .into_iter()
+            .map(|(name, value)| (name.as_str().expect("a name").to_owned(), plain(value)))
+            .collect(),
+        scalar => serde_json::to_value(scalar).expect("a scalar"),
+    }
+}
+
+/// The elements of a list; a value that is none is its own only one.
+fn elements(value: &Value) -> impl Iterator<Item = &Value> {
+    match value {
+        Value::Array(values) => values.iter(),
+        Value::Null => [].iter(),
+        one => std::slice::from_ref(one).iter(),
+    }
+}
+
+fn variables(function: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    let variables = function["Environment"]["Variables"].as_object().expect("variables");
+    variables.iter().map(|(name, value)| (name.as_str(), value))
+}
+
+#[test]
+fn the_schedules_are_the_domains() -> Result<()> {
+    let template = Template::read()?;
+    let found: BTreeSet<_> = template
+        .events("Schedule")
+        .into_iter()
+        .map(|(binary, event)| {
+            let input: Value = serde_json::from_str(event["Input"].as_str().context("an input")?)?;
+            Ok((
+                binary,
+                event["Schedule"].as_str().context("a schedule")?,
+                input["trigger"].clone().to_string(),
+            ))
+        })
+        .collect::<Result<_>>()?;
+    let expected = [
+        ("scheduled-refresh", PLANNED_RUNS[0], r#""planned""#),
+        ("scheduled-refresh", PLANNED_RUNS[1], r#""planned""#),
+        ("scheduled-refresh", SWEEP, r#""sweep""#),
+        ("notify", NOTIFY_TIMER, r#""timer""#),
+    ];
+    assert_eq!(found, expected.map(|(binary, at, trigger)| (binary, at, trigger.to_owned())).into());
+    Ok(())
+}
+
+#[test]
+fn every_variable_stands_in_the_readme() -> Result<()> {
+    let readme = read_to_string(workspace().join("README.md"))?;
+    let table = readme.split_once("## Configuration").context("no table")?.1;
+    // The names are in the first column.
+    let names: BTreeSet<_> = table
+        .lines()
+        .filter_map(|row| row.strip_prefix("| `")?.split(" | ").next())
+        .flat_map(|names| names.split(['`', ',', ' ']))
+        .collect();
+    for (binary, function) in Template::read()?.functions() {
+        for (name, _) in variables(function).filter(|(name, _)| !name.ends_with("_SECRET_ID")) {
+            assert!(names.contains(name), "{binary} is given {name}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_routes_are_the_apis_and_none_is_open() -> Result<()> {
+    let template = Template::read()?;
+    let found = template.of_type("AWS::ApiGatewayV2::Route").map(|(id, route)| {
+        assert_eq!(route["AuthorizationType"], "AWS_IAM", "{id}");
+        let target =
+            route["Target"]["!Sub"].as_str().and_then(|target| target.strip_prefix("integrations/${"));
+        let integration = target.and_then(|target| target.strip_suffix('}')).expect("an integration");
+        let uri = &template.0[integration]["Properties"]["IntegrationUri"]["!GetAtt"];
+        let function = uri.as_str().and_then(|arn| arn.strip_suffix(".Arn")).expect("a function");
+        (route["RouteKey"].as_str().expect("a key").to_owned(), template.binary(function))
+    });
+    let document: Value = serde_json::from_str(&read_to_string(workspace().join("docs/openapi.json"))?)?;
+    let operations = document["paths"].as_object().context("paths")?.iter().flat_map(|(path, operations)| {
+        let function = if path.ends_with("/health-check") { "health-check" } else { "grant-refresh" };
+        let methods = operations.as_object().into_iter().flat_map(|operations| operations.keys());
+        methods.map(move |method| (format!("{} {path}", method.to_uppercase()), function))
+    });
+    assert_eq!(found.collect::<BTreeSet<_>>(), operations.collect());
+    Ok(())
+}
+
+/// A world with two streamers of one campaign, whose grants are dead: for one that is news, the other failed a quarter of
+/// an hour ago.
+async fn refused() -> Result<(World, [MembershipKey; 2])> {
+    let world = world().await?;
+    let new = |login: &str| NewStreamer { campaign: "Brumes".to_owned(), ..NewStreamer::due(login) };
+    let (first, second) = (world.add(new("first")).await?, world.add(new("second")).await?);
+    world.twitch.disconnect("first")?;
+    world.twitch.disconnect("second")?;
+    refused_before(&world, second).await?;
+    let keys = [membership(&world, first).await?, membership(&world, second).await?];
+    Ok((world, keys))
+}
+
+/// All that any function needs.
+fn environment(world: &World, more: Vec<(String, String)>) -> Result<Vec<(String, String)>> {
+    let key = VapidKey::generate()?;
+    let vapid = [
+        ("VAPID_PUBLIC_KEY", key.public()),
+        ("VAPID_PRIVATE_KEY", key.expose_private().to_string()),
+        ("VAPID_SUBJECT", "mailto:operator@twitch-polls.net".to_owned()),
+    ];
+    let vapid = vapid.into_iter().map(|(name, value)| (name.to_owned(), value));
+    Ok(world.environment().into_iter().chain(vapid).chain(more).collect())
+}
+
+/// The event samples of a function, by their names, for this streamer and campaign.
+fn samples(function: &str, key: MembershipKey) -> Result<BTreeMap<String, Value>> {
+    let files = read_dir(workspace().join("infra/events").join(function))?;
+    let samples = files.map(|file| {
+        let path = file?.path();
+        let name = path.file_stem().and_then(|name| name.to_str()).context("a name")?.to_owned();
+        let text = read_to_string(path)?;
+        let text =
+            text.replace(STREAMER, &key.streamer.to_string()).replace(CAMPAIGN, &key.campaign.to_string());
+        Ok((name, serde_json::from_str(&text)?))
+    });
+    samples.collect()
+}
+
+#[tokio::test]
+async fn the_samples_are_what_the_functions_take() -> Result<()> {
+    let template = Template::read()?;
+    for (function, properties) in template.functions() {
+        let world = world().await?;
+        let streamer = world.add(NewStreamer::fresh("aria")).await?;
+        let samples = samples(function, membership(&world, streamer).await?)?;
+        // What the rules send is among them.
+        for event in properties["Events"].as_object().into_iter().flat_map(|events| events.values()) {
+            if let Some(input) = event["Properties"]["Input"].as_str() {
+                let input: Value = serde_json::from_str(input)?;
+                assert!(samples.values().any(|sample| *sample == input), "{function}: {input}");
+            }
+        }
+        let running =
+            Function::start(&binary(function).await?, &environment(&world, vec![])?, Stdio::null()).await?;
+        for (name, sample) in samples {
+            let answer =
+                running.invoke(sample, TIME_LEFT).await.with_context(|| format!("{function}: {name}"))?;
+            let status = answer.get("statusCode").map_or(Some(200), Value::as_u64);
+            assert!(matches!(status, Some(200 | 204)), "{function}: {name}: {answer}");
+        }
+    }
+    Ok(())
+}
+
+/// The call that a request to AWS is, as policies name it.
+fn action(request: &str) -> String {
+    let target = request.split_once(r#""x-amz-target": ""#).and_then(|(_, rest)| rest.split('"').next());
+    match target {
+        Some(target) => target.replace("AWSEvents.", "events:").replace("secretsmanager.", "secretsmanager:"),
+        None if request.starts_with("POST /schedules/") => "scheduler:CreateSchedule".to_owned(),
+        None => panic!("not known: {request}"),
+    }
+}
+
+#[tokio::test]
+async fn each_role_allows_what_its_function_calls_and_no_more() -> Result<()> {
+    let template = Template::read()?;
+    for (name, function) in template.functions() {
+        let (world, keys) = refused().await?;
+        let aws = SimulatedAws::start().await?;
+        let environment = environment(&world, aws.environment())?;
+        let running = Function::start(&binary(name).await?, &environment, Stdio::null()).await?;
+        for key in keys {
+            for sample in samples(name, key)?.into_values() {
+                running.invoke(sample, TIME_LEFT).await?;
+            }
+        }
+        let mut called: BTreeSet<_> = aws.recorded().iter().map(|request| action(request)).collect();
+        // The schedule is given a role to be fired under.
+        if called.contains("scheduler:CreateSchedule") {
+            called.insert("iam:PassRole".to_owned());
+        }
+        let secrets: BTreeSet<_> = variables(function)
+            .filter(|(name, _)| name.ends_with("_SECRET_ID"))
+            .map(|(_, secret)| secret.to_string())
+            .collect();
+        if !secrets.is_empty() {
+            called.insert("secretsmanager:GetSecretValue".to_owned());
+        }
+
+        let mut allowed = BTreeSet::new();
+        let mut readable = BTreeSet::new();
+        for statement in template.statements(function) {
+            for action in elements(&statement["Action"]).filter_map(Value::as_str) {
+                if !NOT_OURS.contains(&action) {
+                    allowed.insert(action.to_owned());
+                }
+                if action.starts_with("secretsmanager:") {
+                    readable.extend(elements(&statement["Resource"]).map(Value::to_string));
+                }
+            }
+        }
+        assert_eq!(allowed, called, "{name}");
+        assert_eq!(readable, secrets, "{name}");
+        // The scene has them call all that they ever call.
+        assert_eq!(called.len(), if name == "notify" { 1 } else { 4 }, "{name}: {called:?}");
+
+        // What it published is what wakes notify.
+        let rules = template.events("EventBridgeRule");
+        let [("notify", rule)] = rules.as_slice() else { panic!("{rules:?}") };
+        for event in aws.events() {
+            let pattern = json!({ "source": [event.source], "detail-type": [event.detail_type] });
+            assert_eq!(rule["Pattern"], pattern);
+        }
+    }
+    Ok(())
+}
