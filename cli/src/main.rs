@@ -14,7 +14,7 @@ mod vapid;
 use std::path::Path;
 use std::process::ExitCode;
 
-use adapters::config::{self, LogConfig, SignalsConfig, Source};
+use adapters::config::{self, LogConfig, Secret, SignalsConfig, Source};
 use adapters::store::{Database, migrate};
 use adapters::{SystemClock, telemetry};
 use anyhow::Result;
@@ -72,6 +72,17 @@ enum Command {
     Vapid(vapid::Command),
 }
 
+impl Command {
+    /// The secrets that its settings may stand in.
+    fn secrets(&self) -> &'static [Secret] {
+        match self {
+            Self::Refresh(_) => &[Secret::Database, Secret::Twitch, Secret::TokenKeys, Secret::Vapid],
+            Self::Vapid(_) => &[],
+            _ => &[Secret::Database],
+        }
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -88,6 +99,7 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> Result<ExitCode> {
     let source = Source::environment_and_file(Path::new("."))?;
     telemetry::start(LogConfig::read(&source)?);
+    let source = source.with_secrets(command.secrets()).await;
     match command {
         Command::Refresh(arguments) => return refresh::run(&source, arguments).await,
         Command::Status { json } => {
@@ -113,7 +125,7 @@ async fn run(command: Command) -> Result<ExitCode> {
             reactivate::run(&database, arguments, &SystemClock).await?;
         }
         Command::Migrate => {
-            let version = migrate(&config::database(&source)?).await?;
+            let version = migrate(&config::database(&source)?.current()).await?;
             output::line(&format!("The database is at version {version}."))?;
         }
         Command::Vapid(command) => vapid::run(command)?,

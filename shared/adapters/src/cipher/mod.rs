@@ -129,6 +129,14 @@ pub enum Unreadable {
     AuthenticationFailed,
 }
 
+impl Unreadable {
+    /// Whether a key that we don't have might open the text.
+    #[must_use]
+    pub fn needs_another_key(&self) -> bool {
+        matches!(self, Self::UnknownKey { .. } | Self::AuthenticationFailed)
+    }
+}
+
 /// The operating system gave no random bytes, without which nothing can be encrypted safely.
 #[derive(Debug, thiserror::Error)]
 #[error("the operating system gave no random bytes to encrypt a token with")]
