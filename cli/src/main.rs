@@ -7,6 +7,7 @@ mod notifications;
 mod output;
 mod reactivate;
 mod refresh;
+mod rekey;
 mod since;
 mod status;
 mod vapid;
@@ -65,6 +66,8 @@ enum Command {
     },
     /// Make streamers active again who were deactivated.
     Reactivate(reactivate::Arguments),
+    /// Encrypt anew what an old key or the other format wrote, while everything runs. Safe to run twice.
+    Rekey(rekey::Arguments),
     /// Bring the database to this program's schema. Safe to run twice.
     Migrate,
     /// The key by which push services know us.
@@ -77,6 +80,7 @@ impl Command {
     fn secrets(&self) -> &'static [Secret] {
         match self {
             Self::Refresh(_) => &[Secret::Database, Secret::Twitch, Secret::TokenKeys, Secret::Vapid],
+            Self::Rekey(_) => &[Secret::Database, Secret::TokenKeys],
             Self::Vapid(_) => &[],
             _ => &[Secret::Database],
         }
@@ -124,6 +128,7 @@ async fn run(command: Command) -> Result<ExitCode> {
             let database = Database::open(config::database(&source)?).await?;
             reactivate::run(&database, arguments, &SystemClock).await?;
         }
+        Command::Rekey(arguments) => return rekey::run(&source, arguments).await,
         Command::Migrate => {
             let version = migrate(&config::database(&source)?.current()).await?;
             output::line(&format!("The database is at version {version}."))?;

@@ -286,6 +286,7 @@ impl Scene {
             "is no JSON of the form",
             "that is not a string",
             "has a `host` that is none",
+            "Encrypted anew: ",
         ] {
             assert!(everything.contains(sign), "nobody said `{sign}`");
         }
@@ -330,7 +331,9 @@ async fn kept_by_secrets_manager(scene: &mut Scene, fine: &str) -> Result<()> {
     let both = [kept.as_slice(), &[("TWITCH_CLIENT_SECRET", WRONG_SECRET)]].concat();
     let elsewhere = [kept.as_slice(), &[("DATABASE_SECRET_ID", "elsewhere")]].concat();
     for changes in [&kept, &both, &elsewhere] {
-        scene.command(&["refresh", fine, "--force"], changes).await?;
+        for arguments in [&["refresh", fine, "--force"][..], &["rekey"], &["rekey", "--json", "--dry-run"]] {
+            scene.command(arguments, changes).await?;
+        }
         scene.function("scheduled-refresh", json!({"trigger": "planned"}), changes).await?;
         scene.function("notify", json!({"trigger": "timer"}), changes).await?;
     }

@@ -409,6 +409,19 @@ pub fn database(source: &Source) -> Result<Live<PgConnectOptions>, ConfigError> 
     reader.finish(options)
 }
 
+/// Reads where the database is and what its tokens are encrypted with, for a program that calls nobody else.
+///
+/// # Errors
+///
+/// With every fault found.
+pub fn database_and_cipher(
+    source: &Source,
+) -> Result<(Live<PgConnectOptions>, Live<TokenCipher>), ConfigError> {
+    let mut reader = Reader::new(source);
+    let (options, cipher) = (reader.live_database(), reader.live_cipher());
+    reader.finish(options.zip(cipher))
+}
+
 /// Reads the rules' settings, for a program that only looks.
 ///
 /// # Errors

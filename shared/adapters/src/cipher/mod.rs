@@ -246,6 +246,20 @@ impl TokenCipher {
         if plain.is_empty() { Err(Unreadable::UnknownFormat) } else { Ok(plain) }
     }
 
+    /// Whether what is written now looks like this: our format under the key that writes, or the other one, which has one
+    /// key. Says nothing about whether the text is authentic.
+    #[must_use]
+    pub fn is_as_written_now(&self, stored: &str) -> bool {
+        match &self.writer {
+            Keys::AesGcm(ring) => {
+                aes_gcm::Sealed::parse(stored).is_some_and(|sealed| ring.writes_as(sealed.key_id))
+            }
+            Keys::Adonis(_) => {
+                aes_gcm::Sealed::parse(stored).is_none() && adonis::Sealed::parse(stored).is_some()
+            }
+        }
+    }
+
     fn key_ring(&self) -> Option<&KeyRing> {
         self.keys().find_map(|keys| match keys {
             Keys::AesGcm(ring) => Some(ring),

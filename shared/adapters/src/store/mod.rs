@@ -12,6 +12,7 @@ mod outbox;
 mod pages;
 mod reactivate;
 mod record;
+mod rekey;
 mod schema;
 mod sessions;
 
@@ -34,6 +35,7 @@ pub use self::history::{HISTORY_KEPT, HistoryEntry};
 pub use self::outbox::{OutboxCounts, OutboxEntry, PgOutbox};
 pub use self::pages::Lookup;
 pub use self::reactivate::Deactivated;
+pub use self::rekey::{Left, Rekeyed};
 pub use self::schema::migrate;
 use crate::cipher::TokenCipher;
 use crate::secrets::Live;
