@@ -7,6 +7,7 @@ mod notifications;
 mod output;
 mod reactivate;
 mod refresh;
+mod rekey;
 mod since;
 mod status;
 mod vapid;
@@ -14,7 +15,7 @@ mod vapid;
 use std::path::Path;
 use std::process::ExitCode;
 
-use adapters::config::{self, LogConfig, SignalsConfig, Source};
+use adapters::config::{self, LogConfig, Secret, SignalsConfig, Source};
 use adapters::store::{Database, migrate};
 use adapters::{SystemClock, telemetry};
 use anyhow::Result;
@@ -65,11 +66,25 @@ enum Command {
     },
     /// Make streamers active again who were deactivated.
     Reactivate(reactivate::Arguments),
+    /// Encrypt anew what an old key or the other format wrote, while everything runs. Safe to run twice.
+    Rekey(rekey::Arguments),
     /// Bring the database to this program's schema. Safe to run twice.
     Migrate,
     /// The key by which push services know us.
     #[command(subcommand)]
     Vapid(vapid::Command),
+}
+
+impl Command {
+    /// The secrets that its settings may stand in.
+    fn secrets(&self) -> &'static [Secret] {
+        match self {
+            Self::Refresh(_) => &[Secret::Database, Secret::Twitch, Secret::TokenKeys, Secret::Vapid],
+            Self::Rekey(_) => &[Secret::Database, Secret::TokenKeys],
+            Self::Vapid(_) => &[],
+            _ => &[Secret::Database],
+        }
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -88,6 +103,7 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> Result<ExitCode> {
     let source = Source::environment_and_file(Path::new("."))?;
     telemetry::start(LogConfig::read(&source)?);
+    let source = source.with_secrets(command.secrets()).await;
     match command {
         Command::Refresh(arguments) => return refresh::run(&source, arguments).await,
         Command::Status { json } => {
@@ -112,8 +128,9 @@ async fn run(command: Command) -> Result<ExitCode> {
             let database = Database::open(config::database(&source)?).await?;
             reactivate::run(&database, arguments, &SystemClock).await?;
         }
+        Command::Rekey(arguments) => return rekey::run(&source, arguments).await,
         Command::Migrate => {
-            let version = migrate(&config::database(&source)?).await?;
+            let version = migrate(&config::database(&source)?.current()).await?;
             output::line(&format!("The database is at version {version}."))?;
         }
         Command::Vapid(command) => vapid::run(command)?,

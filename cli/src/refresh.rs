@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use adapters::SystemClock;
 use adapters::config::{NotifyConfig, RefreshConfig, Source};
-use adapters::signals::{Access, AwsSignals};
+use adapters::signals::AwsSignals;
 use adapters::store::{Database, Lookup, PgStore};
 use adapters::twitch::TwitchClient;
 use anyhow::{Result, bail};
@@ -99,7 +99,7 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
     let store = PgStore::new(database.clone(), config.cipher, clock.clone());
     let in_flight = config.twitch.in_flight();
     let twitch = TwitchClient::new(config.twitch, clock.clone())?;
-    let signals = AwsSignals::new(config.signals, Access::Found, clock.clone());
+    let signals = AwsSignals::new(config.signals, config.secrets.sdk(), clock.clone());
     let service = RefreshService::new(store, twitch, signals, clock, config.policy, in_flight);
 
     let bar = progress_bar(expected);

@@ -7,6 +7,7 @@ pub mod histories;
 pub mod marks;
 pub mod people;
 pub mod requests;
+pub mod roles;
 pub mod session;
 
 use std::collections::HashMap;

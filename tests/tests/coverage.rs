@@ -12,12 +12,13 @@ use local::twitch::{Fault, Settings};
 use local::world::{NewStreamer, World};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use sqlx::postgres::PgConnectOptions;
 
 /// The present of the invented histories, in minutes after their beginning.
 const NOW: i64 = 1_000;
 
 async fn database(world: &World) -> Result<Database> {
-    Ok(Database::open(world.database_url().parse()?).await?)
+    Ok(Database::open(world.database_url().parse::<PgConnectOptions>()?).await?)
 }
 
 fn refreshed(at: i64, before: impl Into<Option<i64>>, after: impl Into<Option<i64>>) -> Refresh {

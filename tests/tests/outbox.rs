@@ -16,6 +16,7 @@ use end_to_end::people::{
 };
 use end_to_end::{Ran, Still};
 use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
 
 fn told<'a>(ran: &'a Ran, login: &str) -> &'a [Told] {
     match ran.outcome(login) {
@@ -314,7 +315,10 @@ async fn a_crash_between_push_and_result_delivers_again() -> Result<()> {
 async fn the_result_of_an_older_attempt_is_not_written() -> Result<()> {
     let still = one_device().await?;
     let world = &still.world;
-    let outbox = PgOutbox::new(Database::open(world.database_url().parse()?).await?, world.clock.clone());
+    let outbox = PgOutbox::new(
+        Database::open(world.database_url().parse::<PgConnectOptions>()?).await?,
+        world.clock.clone(),
+    );
     let minute = TimeDelta::minutes(1);
     let claim = async || outbox.claim(still.now(), still.now() + minute, 10).await;
     let first = claim().await?.notifications.remove(0);
@@ -454,7 +458,7 @@ async fn a_new_deactivation_replaces_what_still_waits_of_the_old() -> Result<()>
 #[tokio::test]
 async fn what_is_over_thirty_days_old_is_forgotten() -> Result<()> {
     let still = one_device().await?;
-    let database = Database::open(still.world.database_url().parse()?).await?;
+    let database = Database::open(still.world.database_url().parse::<PgConnectOptions>()?).await?;
     still.turn(30 * 24 * 60);
     database.forget_old_history(still.now()).await?;
     assert_eq!(outbox(&still.world).await?.len(), 1);
@@ -472,7 +476,10 @@ async fn a_missing_key_is_for_the_sender_to_refuse() -> Result<()> {
     sqlx::raw_sql("ALTER TABLE push_subscriptions ALTER p256dh DROP NOT NULL; UPDATE push_subscriptions SET p256dh = NULL")
         .execute(&world.pool)
         .await?;
-    let outbox = PgOutbox::new(Database::open(world.database_url().parse()?).await?, world.clock.clone());
+    let outbox = PgOutbox::new(
+        Database::open(world.database_url().parse::<PgConnectOptions>()?).await?,
+        world.clock.clone(),
+    );
     let claimed = outbox.claim(still.now(), still.now() + TimeDelta::minutes(1), 10).await?;
     assert_eq!(claimed.notifications[0].subscription.p256dh, "");
     assert_eq!(json!(claimed.obsolete), 0);

@@ -13,6 +13,7 @@ use domain::StreamerId;
 use end_to_end::marks::Marks;
 use end_to_end::people::{campaign, refused_before, subscribe, user};
 use end_to_end::requests::{authorization_path, event, membership};
+use end_to_end::roles::{app_with_password, as_app};
 use end_to_end::{binary, changed, tokens};
 use local::aws::{Fault as AwsFault, Service, SimulatedAws};
 use local::lambda::Function;
@@ -22,7 +23,6 @@ use local::twitch::{Endpoint, Fault, RefreshTokens, Settings};
 use local::world::{NewStreamer, World};
 use push::VapidKey;
 use serde_json::{Value, json};
-use sqlx::PgPool;
 
 /// Enough for a function to begin, and for every call to end.
 const TIME_LEFT: Duration = Duration::from_mins(5);
@@ -281,6 +281,12 @@ impl Scene {
             "urn:problem:twitch-token-refresh:unexpected-body",
             "token_invalid",
             "request answered",
+            "can't find the specified secret",
+            "as well: keep one of the two",
+            "is no JSON of the form",
+            "that is not a string",
+            "has a `host` that is none",
+            "Encrypted anew: ",
         ] {
             assert!(everything.contains(sign), "nobody said `{sign}`");
         }
@@ -298,16 +304,60 @@ impl Scene {
 /// A server of its own that asks for the role `app`'s password.
 async fn server_that_asks() -> Result<(Server, String)> {
     let server = Server::start(ServerSettings::default()).await?;
-    let pool = PgPool::connect(&server.url("postgres")).await?;
-    let access_rules: String = sqlx::query_scalar("SHOW hba_file").fetch_one(&pool).await?;
-    sqlx::query("CREATE ROLE app LOGIN PASSWORD 'right'").execute(&pool).await?;
-    let others = read_to_string(&access_rules)?;
-    std::fs::write(&access_rules, format!("local all app scram-sha-256\n{others}"))?;
-    sqlx::query("SELECT pg_reload_conf()").execute(&pool).await?;
-    let url = server.url("postgres").replace("postgres@", "app@");
-    // The server reads its rules again some time after it said so.
-    while PgPool::connect(&url).await.is_ok() {}
-    Ok((server, url.replace("app@", &format!("app:{WRONG_PASSWORD}@"))))
+    app_with_password(&server, "right").await?;
+    let wrong = as_app(&server.url("postgres"), WRONG_PASSWORD);
+    Ok((server, wrong))
+}
+
+/// Which secret holds what.
+const HELD: [(&str, &[&str]); 4] = [
+    ("DATABASE_SECRET_ID", &["DATABASE_URL"]),
+    ("TWITCH_SECRET_ID", &["TWITCH_CLIENT_ID", "TWITCH_CLIENT_SECRET"]),
+    ("TOKEN_KEYS_SECRET_ID", &["APP_KEY", "TOKEN_KEYS", "TOKEN_CIPHER"]),
+    ("VAPID_SECRET_ID", &["VAPID_PUBLIC_KEY", "VAPID_PRIVATE_KEY", "VAPID_SUBJECT"]),
+];
+
+/// The settings are kept by Secrets Manager, well and badly.
+async fn kept_by_secrets_manager(scene: &mut Scene, fine: &str) -> Result<()> {
+    let mut kept = vec![("EVENT_BUS_NAME", "")];
+    for (variable, names) in HELD {
+        let members = scene.environment.iter().filter(|(name, _)| names.contains(&name.as_str()));
+        let members: serde_json::Map<_, _> =
+            members.map(|(name, value)| (name.clone(), json!(value))).collect();
+        scene.aws.put_secret(variable, Value::Object(members).to_string());
+        kept.push((variable, variable));
+        kept.extend(names.iter().map(|name| (*name, "")));
+    }
+    let both = [kept.as_slice(), &[("TWITCH_CLIENT_SECRET", WRONG_SECRET)]].concat();
+    let elsewhere = [kept.as_slice(), &[("DATABASE_SECRET_ID", "elsewhere")]].concat();
+    for changes in [&kept, &both, &elsewhere] {
+        for arguments in [&["refresh", fine, "--force"][..], &["rekey"], &["rekey", "--json", "--dry-run"]] {
+            scene.command(arguments, changes).await?;
+        }
+        scene.function("scheduled-refresh", json!({"trigger": "planned"}), changes).await?;
+        scene.function("notify", json!({"trigger": "timer"}), changes).await?;
+    }
+    scene.aws.fault(Service::Secrets, AwsFault::AccessDenied, usize::MAX);
+    scene.command(&["refresh"], &kept).await?;
+    scene.aws.clear_faults();
+    for text in [
+        BAD_KEY.to_owned(),
+        json!([WRONG_SECRET]).to_string(),
+        json!({ "TWITCH_CLIENT_ID": "id", "TWITCH_CLIENT_SECRET": WRONG_SECRET }).to_string(),
+        json!({ "TWITCH_CLIENT_SECRET": [WRONG_SECRET] }).to_string(),
+        json!({ "APP_KEY": WRONG_APP_KEY, "TOKEN_KEYS": BAD_KEY }).to_string(),
+        json!({ "username": "app", "password": WRONG_PASSWORD, "host": "/ /", "dbname": "polls" })
+            .to_string(),
+        json!({ "username": "app", "password": WRONG_PASSWORD, "host": "db.example.com", "port": PASSWORD })
+            .to_string(),
+    ] {
+        for (variable, _) in HELD {
+            scene.aws.put_secret(variable, text.clone());
+        }
+        scene.command(&["refresh", fine, "--force"], &kept).await?;
+        scene.function("scheduled-refresh", json!({"trigger": "planned"}), &kept).await?;
+    }
+    Ok(())
 }
 
 async fn everything(format: &str) -> Result<()> {
@@ -396,6 +446,8 @@ async fn everything(format: &str) -> Result<()> {
         scene.function(name, planned(), &wrong).await?;
     }
     scene.requests(fine_id, &wrong).await?;
+
+    kept_by_secrets_manager(&mut scene, &fine).await?;
 
     scene.told_and_kept().await?;
     assert!(scene.marks.len() > 200, "{} marks", scene.marks.len());

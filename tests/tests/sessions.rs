@@ -11,6 +11,7 @@ use end_to_end::{Still, binary, tokens, world};
 use local::lambda::Function;
 use local::world::{NewStreamer, World};
 use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
 
 /// Granted when and ending when, of one streamer, in the order of time.
 async fn sessions(world: &World, id: StreamerId) -> Result<Vec<(DateTime<Utc>, DateTime<Utc>)>> {
@@ -29,7 +30,7 @@ async fn change(world: &World, id: StreamerId, sql: &'static str, at: DateTime<U
 async fn a_session_ends_when_its_grant_does() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
-    let database = Database::open(world.database_url().parse()?).await?;
+    let database = Database::open(world.database_url().parse::<PgConnectOptions>()?).await?;
     let mut ids = Vec::new();
     for login in ["kept", "revoked", "ended", "granted_anew", "removed", "pending", "inactive", "extended"] {
         ids.push(world.add(NewStreamer::due(login)).await?);

@@ -12,6 +12,7 @@ use api_gateway::Error;
 async fn main() -> Result<(), Error> {
     let source = Source::environment();
     telemetry::start(LogConfig::read(&source)?);
+    let source = source.with_secrets(&RefreshConfig::SECRETS).await;
     let runner = Runner::open(RefreshConfig::read(&source)?).await?;
     api_gateway::serve(api::grants(Arc::new(runner))).await
 }

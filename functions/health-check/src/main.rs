@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use adapters::config::{HealthCheckConfig, LogConfig, Source};
+use adapters::config::{HealthCheckConfig, LogConfig, RefreshConfig, Source};
 use adapters::runner::Runner;
 use adapters::telemetry;
 use api_gateway::Error;
@@ -12,6 +12,7 @@ use api_gateway::Error;
 async fn main() -> Result<(), Error> {
     let source = Source::environment();
     telemetry::start(LogConfig::read(&source)?);
+    let source = source.with_secrets(&RefreshConfig::SECRETS).await;
     let HealthCheckConfig { refresh, time } = HealthCheckConfig::read(&source)?;
     let runner = Runner::open(refresh).await?;
     api_gateway::serve(api::health(Arc::new(runner), time)).await

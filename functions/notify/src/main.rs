@@ -24,6 +24,7 @@ use crate::handler::Handler;
 async fn main() -> Result<(), Error> {
     let source = Source::environment();
     telemetry::start(LogConfig::read(&source)?);
+    let source = source.with_secrets(&NotifyConfig::SECRETS).await;
     let NotifyConfig { database, vapid, locale } = NotifyConfig::read(&source)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let loopback = if vapid.loopback { Loopback::Allowed } else { Loopback::Refused };

@@ -13,6 +13,7 @@ use serde_json::Value;
 async fn main() -> Result<(), Error> {
     let source = Source::environment();
     telemetry::start(LogConfig::read(&source)?);
+    let source = source.with_secrets(&RefreshConfig::SECRETS).await;
     let runner = Runner::open(RefreshConfig::read(&source)?).await?;
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Value>| handler::handle(&runner, event).await))
         .await

@@ -37,7 +37,7 @@ impl Refusal {
         // JSON 1.1 has 400 for whatever is the client's doing.
         let status = match service {
             Service::Scheduler => StatusCode::TOO_MANY_REQUESTS,
-            Service::Events => StatusCode::BAD_REQUEST,
+            Service::Events | Service::Secrets => StatusCode::BAD_REQUEST,
         };
         Self::new(service, status, "ThrottlingException", "Rate exceeded")
     }
@@ -46,6 +46,7 @@ impl Refusal {
         let code = match service {
             Service::Scheduler => "InternalServerException",
             Service::Events => "InternalException",
+            Service::Secrets => "InternalServiceError",
         };
         Self::new(service, StatusCode::INTERNAL_SERVER_ERROR, code, "Unexpected error")
     }
@@ -54,6 +55,7 @@ impl Refusal {
         let (status, action) = match service {
             Service::Scheduler => (StatusCode::FORBIDDEN, "scheduler:CreateSchedule"),
             Service::Events => (StatusCode::BAD_REQUEST, "events:PutEvents"),
+            Service::Secrets => (StatusCode::BAD_REQUEST, "secretsmanager:GetSecretValue"),
         };
         let message = format!("User is not authorized to perform: {action}");
         Self::new(service, status, "AccessDeniedException", message)
@@ -69,7 +71,9 @@ impl IntoResponse for Refusal {
                 response.headers_mut().insert("x-amzn-errortype", header::HeaderValue::from_static(code));
                 response
             }
-            Service::Events => json_1_1(status, &json!({ "__type": code, "message": message })),
+            Service::Events | Service::Secrets => {
+                json_1_1(status, &json!({ "__type": code, "message": message }))
+            }
         }
     }
 }

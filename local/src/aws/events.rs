@@ -1,11 +1,8 @@
 //! EventBridge's `PutEvents`, in JSON 1.1.
 
-use std::sync::Arc;
-
 use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -34,27 +31,10 @@ struct Entry {
     event_bus_name: Option<String>,
 }
 
-pub(super) async fn handle(
-    State(simulation): State<Arc<Simulation>>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    let admitted = simulation.admit(Service::Events, &headers);
-    admitted.and_then(|fault| put(&simulation, &headers, &body, fault)).unwrap_or_else(Refusal::into_response)
-}
+/// The operation's name.
+pub(super) const TARGET: &str = "AWSEvents.PutEvents";
 
-fn put(
-    simulation: &Simulation,
-    headers: &HeaderMap,
-    body: &Bytes,
-    fault: Option<Fault>,
-) -> Result<Response, Refusal> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    if text("x-amz-target") != Some("AWSEvents.PutEvents")
-        || text("content-type") != Some("application/x-amz-json-1.1")
-    {
-        return Err(Refusal::new(Service::Events, StatusCode::BAD_REQUEST, "UnknownOperationException", ""));
-    }
+pub(super) fn put(simulation: &Simulation, body: &Bytes, fault: Option<Fault>) -> Result<Response, Refusal> {
     let PutEvents { entries } = serde_json::from_slice(body).map_err(|error| {
         Refusal::new(Service::Events, StatusCode::BAD_REQUEST, "SerializationException", error.to_string())
     })?;

@@ -7,6 +7,8 @@ pub enum Service {
     Scheduler,
     /// EventBridge (JSON 1.1).
     Events,
+    /// Secrets Manager (JSON 1.1).
+    Secrets,
 }
 
 /// How a request can fail.

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::faults::{Fault, Faults, Service};
+use super::secrets::Versions;
 
 /// All of it.
 #[derive(Debug, Default)]
@@ -14,9 +15,12 @@ pub struct Held {
     pub events: Vec<Event>,
     /// By group and name.
     pub(super) schedules: BTreeMap<(String, String), Schedule>,
+    /// By name.
+    pub(super) secrets: BTreeMap<String, Versions>,
     pub(super) faults: Faults,
     scheduler_requests: usize,
     events_requests: usize,
+    secrets_requests: usize,
 }
 
 /// A one-shot schedule.
@@ -101,6 +105,7 @@ impl Held {
         match service {
             Service::Scheduler => self.scheduler_requests,
             Service::Events => self.events_requests,
+            Service::Secrets => self.secrets_requests,
         }
     }
 
@@ -109,6 +114,7 @@ impl Held {
         match service {
             Service::Scheduler => self.scheduler_requests += 1,
             Service::Events => self.events_requests += 1,
+            Service::Secrets => self.secrets_requests += 1,
         }
         self.faults.take(service)
     }

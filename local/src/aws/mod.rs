@@ -1,5 +1,5 @@
-//! A simulated AWS: EventBridge Scheduler and EventBridge over real HTTP on loopback, as strict as the real ones, with
-//! faults that can be switched on while it runs.
+//! A simulated AWS: EventBridge Scheduler, EventBridge and Secrets Manager over real HTTP on loopback, as strict as the
+//! real ones, with faults that can be switched on while it runs.
 //!
 //! It keeps what it is given and never calls anybody: [`SimulatedAws::due`] hands out the schedules whose minute has
 //! come, on a clock that can be turned, and whoever asked invokes the function. Whatever isn't documented about the
@@ -10,15 +10,16 @@ mod events;
 mod faults;
 mod held;
 mod schedules;
+mod secrets;
 mod signature;
 #[cfg(test)]
 mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use adapters::signals::Access;
+use adapters::aws::Access;
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
@@ -139,6 +140,13 @@ impl SimulatedAws {
         self.simulation.held.borrow().events.clone()
     }
 
+    /// Makes this the current version of a secret; nobody needs to have made the secret before. Answers its ARN.
+    pub fn put_secret(&self, name: &str, text: impl Into<String>) -> String {
+        let text = text.into();
+        self.simulation.held.send_modify(|held| held.secrets.entry(name.to_owned()).or_default().put(text));
+        secrets::arn(name)
+    }
+
     /// Requests that came to this service, whatever became of them.
     #[must_use]
     pub fn requests(&self, service: Service) -> usize {
@@ -194,7 +202,7 @@ impl Drop for SimulatedAws {
 
 fn router(simulation: Arc<Simulation>) -> Router {
     Router::new()
-        .route("/", post(events::handle))
+        .route("/", post(json_1_1))
         .route("/schedules", get(schedules::list))
         .route("/schedules/{name}", get(schedules::get).post(schedules::create).delete(schedules::delete))
         .fallback(async || {
@@ -202,6 +210,22 @@ fn router(simulation: Arc<Simulation>) -> Router {
         })
         .layer(middleware::from_fn_with_state(simulation.clone(), record))
         .with_state(simulation)
+}
+
+/// The services that speak JSON 1.1 are told apart by the operation.
+async fn json_1_1(State(simulation): State<Arc<Simulation>>, headers: HeaderMap, body: Bytes) -> Response {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let is_json = text("content-type") == Some("application/x-amz-json-1.1");
+    let answer = match text("x-amz-target").filter(|_| is_json) {
+        Some(events::TARGET) => simulation
+            .admit(Service::Events, &headers)
+            .and_then(|fault| events::put(&simulation, &body, fault)),
+        Some(secrets::TARGET) => {
+            simulation.admit(Service::Secrets, &headers).and_then(|_| secrets::get(&simulation, &body))
+        }
+        _ => Err(Refusal::new(Service::Events, StatusCode::BAD_REQUEST, "UnknownOperationException", "")),
+    };
+    answer.unwrap_or_else(Refusal::into_response)
 }
 
 async fn record(State(simulation): State<Arc<Simulation>>, request: Request, next: Next) -> Response {

@@ -26,6 +26,7 @@ pub(super) fn check(service: Service, headers: &HeaderMap) -> Result<(), Refusal
     let name = match service {
         Service::Scheduler => "scheduler",
         Service::Events => "events",
+        Service::Secrets => "secretsmanager",
     };
     let scope = format!("{KEY_ID}/{}/{REGION}/{name}/aws4_request", &date[..8]);
     if credential != scope {

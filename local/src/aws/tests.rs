@@ -46,6 +46,13 @@ impl Stage {
         self.send(method, path, &signed("scheduler"), body).await
     }
 
+    async fn secret(&self, body: &Value) -> (u16, String, Value) {
+        let mut headers = signed("secretsmanager");
+        headers.push(("x-amz-target", "secretsmanager.GetSecretValue".to_owned()));
+        headers.push(("content-type", "application/x-amz-json-1.1".to_owned()));
+        self.send(Method::POST, "/", &headers, body).await
+    }
+
     async fn put(&self, body: &Value) -> (u16, String, Value) {
         let mut headers = signed("events");
         headers.push(("x-amz-target", "AWSEvents.PutEvents".to_owned()));
@@ -241,6 +248,32 @@ async fn a_request_with_too_much_or_nothing_in_it_is_refused() {
     assert_eq!(kind, "SerializationException");
     let (_, kind, _) = stage.send(Method::POST, "/", &signed("events"), &json!({})).await;
     assert_eq!(kind, "UnknownOperationException");
+}
+
+#[tokio::test]
+async fn a_secret_has_a_current_version_and_the_one_before() {
+    let stage = Stage::new().await;
+    let ask = async |more: Value| {
+        let mut body = json!({ "SecretId": "one" });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let (status, kind, body) = stage.secret(&body).await;
+        if status == 200 { body["SecretString"].as_str().unwrap().to_owned() } else { kind }
+    };
+    let missing = "ResourceNotFoundException";
+    assert_eq!(ask(json!({})).await, missing);
+    for text in ["oldest", "older", "newest"] {
+        stage.aws.put_secret("one", text);
+    }
+    assert_eq!(ask(json!({})).await, "newest");
+    assert_eq!(ask(json!({ "VersionStage": "AWSCURRENT" })).await, "newest");
+    assert_eq!(ask(json!({ "VersionStage": "AWSPREVIOUS" })).await, "older");
+    assert_eq!(ask(json!({ "VersionStage": "AWSPENDING" })).await, missing);
+    let arn = stage.aws.put_secret("two", "of the other");
+    let (_, _, two) = stage.secret(&json!({ "SecretId": arn })).await;
+    assert_eq!((&two["SecretString"], &two["Name"]), (&json!("of the other"), &json!("two")));
+    assert_eq!(ask(json!({ "VersionId": two["VersionId"] })).await, missing, "that is the other's");
+    assert_eq!(ask(json!({ "Version": 1 })).await, "SerializationException");
+    assert_eq!(stage.aws.requests(Service::Secrets), 8);
 }
 
 #[tokio::test]

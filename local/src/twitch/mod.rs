@@ -56,7 +56,7 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(14_124);
 pub struct Settings {
     /// The one application that is known.
     pub client_id: String,
-    /// Its secret.
+    /// Its first secret, see [`SimulatedTwitch::change_client_secret`].
     pub client_secret: String,
     /// How long an access token lives.
     pub token_lifetime: Duration,
@@ -263,6 +263,11 @@ impl SimulatedTwitch {
         self.simulation.totals(&self.simulation.lock())
     }
 
+    /// The application gets a new secret. The former one is refused from now on, as at the real one.
+    pub fn change_client_secret(&self, secret: impl Into<String>) {
+        self.simulation.lock().client_secret = secret.into();
+    }
+
     /// Switches a fault on for requests that carry a token of this streamer. It replaces the streamer's former fault
     /// on the same endpoint.
     ///
@@ -343,6 +348,7 @@ struct Simulation {
 }
 
 struct SimulationState {
+    client_secret: String,
     accounts: Accounts,
     faults: Faults,
     /// Of each streamer who was ever paused.
@@ -360,6 +366,7 @@ impl fmt::Debug for Simulation {
 impl Simulation {
     fn new(settings: Settings) -> Self {
         let state = SimulationState {
+            client_secret: settings.client_secret.clone(),
             accounts: Accounts::new(settings.refresh_tokens),
             faults: Faults::default(),
             gates: HashMap::new(),

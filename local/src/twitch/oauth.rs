@@ -75,7 +75,7 @@ fn refresh(simulation: &Simulation, form: &Form) -> Answer {
     }
     match form.get("client_secret") {
         None => return Answer::missing_client_secret(),
-        Some(secret) if secret != settings.client_secret => return Answer::invalid_client_secret(),
+        Some(secret) if secret != simulation.lock().client_secret => return Answer::invalid_client_secret(),
         Some(_) => {}
     }
     match form.get("grant_type") {

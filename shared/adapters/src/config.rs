@@ -4,9 +4,10 @@
 //! and what to do; it never shows a value.
 
 mod notify;
+mod secrets;
 mod signals;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::IsTerminal;
 use std::net::IpAddr;
@@ -20,8 +21,10 @@ use url::{Host, Url};
 use zeroize::Zeroizing;
 
 pub use self::notify::{NotifyConfig, VapidConfig, VapidPrivateKey};
+pub use self::secrets::Secret;
 pub use self::signals::{RetryConfig, SignalsConfig};
 use crate::cipher::{CipherSettings, TokenCipher};
+use crate::secrets::{Live, Secrets};
 
 /// Where the real OAuth 2.0 endpoints are.
 const TWITCH_ID_URL: &str = "https://id.twitch.tv";
@@ -66,15 +69,22 @@ impl fmt::Debug for ClientSecret {
     }
 }
 
+/// As whom we call Twitch.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// `TWITCH_CLIENT_ID`.
+    pub client_id: String,
+    /// `TWITCH_CLIENT_SECRET`.
+    pub client_secret: ClientSecret,
+}
+
 /// How Twitch is reached.
 #[derive(Clone, Debug)]
 pub struct TwitchConfig {
     /// `TWITCH_ID_URL`, without a slash at its end.
     pub id_url: Url,
-    /// `TWITCH_CLIENT_ID`.
-    pub client_id: String,
-    /// `TWITCH_CLIENT_SECRET`.
-    pub client_secret: ClientSecret,
+    /// `TWITCH_CLIENT_ID` and `TWITCH_CLIENT_SECRET`.
+    pub credentials: Live<Credentials>,
     /// `TWITCH_MAX_IN_FLIGHT`: calls under way at once.
     pub max_in_flight: usize,
     /// `TWITCH_MAX_PER_SECOND`: calls begun a second; `None`: no limit.
@@ -97,15 +107,17 @@ impl TwitchConfig {
 /// What a program needs that refreshes tokens. Not `Debug`: sqlx's options would show the database's password.
 pub struct RefreshConfig {
     /// `DATABASE_URL`.
-    pub database: PgConnectOptions,
+    pub database: Live<PgConnectOptions>,
     /// `APP_KEY`, `TOKEN_KEYS`, `TOKEN_CIPHER`.
-    pub cipher: TokenCipher,
+    pub cipher: Live<TokenCipher>,
     /// `TWITCH_*`.
     pub twitch: TwitchConfig,
     /// `RETRY_DELAY`, `DEACTIVATION`.
     pub policy: Policy,
     /// `RETRY_GROUP` and what belongs to it, `EVENT_BUS_NAME`.
     pub signals: SignalsConfig,
+    /// What some of these settings stand in.
+    pub secrets: Secrets,
 }
 
 /// What the function needs that checks campaigns.
@@ -134,18 +146,31 @@ pub struct LogConfig {
     pub format: LogFormat,
 }
 
-/// The variables that the configuration is read from.
-pub struct Source(HashMap<String, String>);
+/// What the configuration is read from: variables, and the secrets that they name.
+#[derive(Default)]
+pub struct Source {
+    /// Those of the secrets are among them.
+    variables: HashMap<String, String>,
+    secrets: Secrets,
+    /// In which secret a setting stands or would stand, in words.
+    places: HashMap<&'static str, String>,
+    /// What is wrong with the secrets.
+    faults: Vec<String>,
+    /// Settings that stand in a secret which can't be read.
+    unknown: HashSet<&'static str>,
+}
 
 impl Source {
     /// The environment, as it is on AWS.
     #[must_use]
     pub fn environment() -> Self {
-        Self(
-            std::env::vars_os()
-                .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
-                .collect(),
-        )
+        std::env::vars_os()
+            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+            .collect()
+    }
+
+    pub(crate) fn of(variables: HashMap<String, String>, secrets: Secrets) -> Self {
+        Self { variables, secrets, ..Self::default() }
     }
 
     /// The environment, and a `.env` file in this directory, if there is one, for what the environment doesn't say.
@@ -167,20 +192,21 @@ impl Source {
             let (name, value) = line.map_err(|_| {
                 fault(&format!("has a line that is not NAME=value: its assignment {}", number + 1))
             })?;
-            source.0.entry(name).or_insert(value);
+            source.variables.entry(name).or_insert(value);
         }
         Ok(source)
     }
 
     /// An empty value counts as none, as in a `.env` file that was copied from a sample.
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.trim().is_empty())
+        self.variables.get(name).map(String::as_str).filter(|value| !value.trim().is_empty())
     }
 }
 
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Source {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
-        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        Self { variables, ..Self::default() }
     }
 }
 
@@ -190,18 +216,23 @@ struct Reader<'a> {
     faults: Vec<String>,
 }
 
+#[expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "a method is one of a reader with this source alone"
+)]
 impl<'a> Reader<'a> {
     fn new(source: &'a Source) -> Self {
-        Self { source, faults: Vec::new() }
+        Self { source, faults: source.faults.clone() }
     }
 
+    /// It begins with the name of the setting.
     fn fault(&mut self, text: impl Into<String>) {
-        self.faults.push(text.into());
+        self.faults.push(self.placed(text.into()));
     }
 
     fn required(&mut self, name: &str, what: &str) -> Option<&'a str> {
         let value = self.source.get(name);
-        if value.is_none() {
+        if !self.source.may_be_set(name) {
             self.fault(format!("{name} is missing: set it to {what}"));
         }
         value
@@ -228,10 +259,25 @@ impl<'a> Reader<'a> {
     }
 
     fn refresh(&mut self) -> Option<RefreshConfig> {
-        let (database, cipher, twitch, policy) =
-            (self.database(), self.cipher(), self.twitch(), self.policy());
-        let signals = self.signals();
-        Some(RefreshConfig { database: database?, cipher: cipher?, twitch: twitch?, policy, signals })
+        let (database, cipher) = (self.live_database(), self.live_cipher());
+        let (twitch, policy, signals) = (self.twitch(), self.policy(), self.signals());
+        let secrets = self.source.secrets.clone();
+        Some(RefreshConfig {
+            database: database?,
+            cipher: cipher?,
+            twitch: twitch?,
+            policy,
+            signals,
+            secrets,
+        })
+    }
+
+    fn live_database(&mut self) -> Option<Live<PgConnectOptions>> {
+        self.live(Secret::Database, |reader| reader.database())
+    }
+
+    fn live_cipher(&mut self) -> Option<Live<TokenCipher>> {
+        self.live(Secret::TokenKeys, |reader| reader.cipher())
     }
 
     fn database(&mut self) -> Option<PgConnectOptions> {
@@ -250,18 +296,32 @@ impl<'a> Reader<'a> {
     }
 
     fn cipher(&mut self) -> Option<TokenCipher> {
+        // They stand in one secret: it can be read, or nothing is known of any.
+        if self.source.unknown.contains("TOKEN_KEYS") {
+            return None;
+        }
         let secret = |name| self.source.get(name).map(|value| Zeroizing::new(value.to_owned()));
         let settings = CipherSettings {
             app_key: secret("APP_KEY"),
             token_keys: secret("TOKEN_KEYS"),
             token_cipher: self.source.get("TOKEN_CIPHER").map(str::to_owned),
         };
-        TokenCipher::new(&settings).map_err(|faults| self.faults.extend(faults)).ok()
+        TokenCipher::new(&settings)
+            .map_err(|faults| faults.into_iter().for_each(|fault| self.fault(fault)))
+            .ok()
+    }
+
+    fn credentials(&mut self) -> Option<Credentials> {
+        let client_id = self.required("TWITCH_CLIENT_ID", "the application's client id");
+        let client_secret = self.required("TWITCH_CLIENT_SECRET", "the application's client secret");
+        Some(Credentials {
+            client_id: client_id?.to_owned(),
+            client_secret: ClientSecret(Zeroizing::new(client_secret?.to_owned())),
+        })
     }
 
     fn twitch(&mut self) -> Option<TwitchConfig> {
-        let client_id = self.required("TWITCH_CLIENT_ID", "the application's client id");
-        let client_secret = self.required("TWITCH_CLIENT_SECRET", "the application's client secret");
+        let credentials = self.live(Secret::Twitch, |reader| reader.credentials());
         let id_url = self.twitch_url();
         let max_in_flight = self.number("TWITCH_MAX_IN_FLIGHT", 1, MOST_IN_FLIGHT).unwrap_or(MAX_IN_FLIGHT);
         let max_per_second = self.number("TWITCH_MAX_PER_SECOND", 1, 100_000);
@@ -271,8 +331,7 @@ impl<'a> Reader<'a> {
         }
         Some(TwitchConfig {
             id_url: id_url?,
-            client_id: client_id?.to_owned(),
-            client_secret: ClientSecret(Zeroizing::new(client_secret?.to_owned())),
+            credentials: credentials?,
             max_in_flight,
             max_per_second,
             ca_file,
@@ -308,6 +367,9 @@ impl<'a> Reader<'a> {
 }
 
 impl RefreshConfig {
+    /// The secrets that it may stand in.
+    pub const SECRETS: [Secret; 3] = [Secret::Database, Secret::Twitch, Secret::TokenKeys];
+
     /// Reads all that a refresh needs.
     ///
     /// # Errors
@@ -341,10 +403,23 @@ impl HealthCheckConfig {
 /// # Errors
 ///
 /// With every fault found.
-pub fn database(source: &Source) -> Result<PgConnectOptions, ConfigError> {
+pub fn database(source: &Source) -> Result<Live<PgConnectOptions>, ConfigError> {
     let mut reader = Reader::new(source);
-    let options = reader.database();
+    let options = reader.live_database();
     reader.finish(options)
+}
+
+/// Reads where the database is and what its tokens are encrypted with, for a program that calls nobody else.
+///
+/// # Errors
+///
+/// With every fault found.
+pub fn database_and_cipher(
+    source: &Source,
+) -> Result<(Live<PgConnectOptions>, Live<TokenCipher>), ConfigError> {
+    let mut reader = Reader::new(source);
+    let (options, cipher) = (reader.live_database(), reader.live_cipher());
+    reader.finish(options.zip(cipher))
 }
 
 /// Reads the rules' settings, for a program that only looks.

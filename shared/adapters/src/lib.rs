@@ -1,11 +1,13 @@
 //! How it is done: PostgreSQL, Twitch, the cipher, the configuration, the clock, the log.
 #![warn(missing_docs)]
 
+pub mod aws;
 pub mod cipher;
 mod clock;
 pub mod config;
 pub mod requests;
 pub mod runner;
+pub mod secrets;
 pub mod signals;
 pub mod store;
 pub mod telemetry;

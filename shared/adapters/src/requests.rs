@@ -55,7 +55,8 @@ impl Runner {
     /// If nothing was granted.
     pub async fn grant(&self, key: MembershipKey, request: &Request) -> Result<Granted, GrantError> {
         let answer_by = request.answer_by(self.now(), GRANT_TIME);
-        let service = self.service_until(answer_by).map_err(|error| GrantError::Ours(error.to_string()))?;
+        let service =
+            self.service_until(answer_by).await.map_err(|error| GrantError::Ours(error.to_string()))?;
         let cycle = request.cycle(Trigger::Grant, answer_by);
         Box::pin(grant(&service, key, cycle, &RefreshLog)).await
     }
@@ -102,16 +103,17 @@ impl Runner {
         time: TimeDelta,
     ) -> Result<Checkup, CheckError> {
         let answer_by = request.answer_by(self.now(), time);
-        let service = self.service_until(answer_by).map_err(|error| StoreError(error.to_string()))?;
+        let service = self.service_until(answer_by).await.map_err(|error| StoreError(error.to_string()))?;
         let cycle = request.cycle(Trigger::HealthCheck, answer_by);
         Box::pin(check(&service, campaign, cycle, &HealthCheckLog)).await
     }
 
     /// A refresh service whose calls to Twitch end in time.
-    fn service_until(
+    async fn service_until(
         &self,
         answer_by: DateTime<Utc>,
     ) -> Result<RefreshService<PgStore, Bounded, AwsSignals>, SetUpError> {
+        self.renew_secrets().await;
         let left = (answer_by - WRITING - self.now()).to_std().unwrap_or_default();
         Ok(self.service(Bounded::new(self.twitch()?, Instant::now() + left)))
     }

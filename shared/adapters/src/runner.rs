@@ -14,7 +14,8 @@ use domain::report::{Report, Stop};
 
 use crate::SystemClock;
 use crate::config::{RefreshConfig, TwitchConfig};
-use crate::signals::{Access, AwsSignals};
+use crate::secrets::Secrets;
+use crate::signals::AwsSignals;
 use crate::store::{Database, PgStore};
 use crate::telemetry::RefreshLog;
 use crate::twitch::{SetUpError, TwitchClient};
@@ -42,6 +43,7 @@ pub struct Runner {
     warm: Mutex<Option<(Arc<TwitchClient>, DateTime<Utc>)>>,
     signals: AwsSignals,
     policy: Policy,
+    secrets: Secrets,
     clock: Arc<dyn Clock>,
 }
 
@@ -61,10 +63,10 @@ impl Runner {
     ///
     /// As [`Runner::open`].
     pub async fn open_at(config: RefreshConfig, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let RefreshConfig { database, cipher, twitch: twitch_config, policy, signals } = config;
+        let RefreshConfig { database, cipher, twitch: twitch_config, policy, signals, secrets } = config;
         let store = PgStore::new(Database::open(database).await?, cipher, clock.clone());
-        let signals = AwsSignals::new(signals, Access::Found, clock.clone());
-        Ok(Self { store, twitch_config, warm: Mutex::default(), signals, policy, clock })
+        let signals = AwsSignals::new(signals, secrets.sdk(), clock.clone());
+        Ok(Self { store, twitch_config, warm: Mutex::default(), signals, policy, secrets, clock })
     }
 
     /// Where the streamers are kept.
@@ -85,12 +87,18 @@ impl Runner {
     ///
     /// If it stopped for what a human has to mend.
     pub async fn run(&self, cycle: &Cycle) -> Result<Report, RunError> {
+        self.renew_secrets().await;
         let service = self.service(self.twitch()?);
         let report = Box::pin(service.run(cycle, &RefreshLog)).await;
         match &report.stopped {
             Some(stop) if stop.is_ours() => Err(RunError::Stopped(stop.clone())),
             _ => Ok(report),
         }
+    }
+
+    /// For the beginning of an event or a request, see [`Secrets::renew`].
+    pub(crate) async fn renew_secrets(&self) {
+        self.secrets.renew().await;
     }
 
     pub(crate) fn service<T: Twitch>(&self, twitch: T) -> RefreshService<PgStore, T, AwsSignals> {

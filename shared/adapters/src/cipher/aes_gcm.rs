@@ -91,6 +91,11 @@ impl KeyRing {
         std::iter::once(&self.writer).chain(&self.readers).find(|key| key.id == id)
     }
 
+    /// Whether this is the id of the key that writes.
+    pub(super) fn writes_as(&self, id: &str) -> bool {
+        self.writer.id == id
+    }
+
     pub(super) fn encrypt(
         &self,
         streamer: Uuid,

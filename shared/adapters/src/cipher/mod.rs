@@ -129,6 +129,14 @@ pub enum Unreadable {
     AuthenticationFailed,
 }
 
+impl Unreadable {
+    /// Whether a key that we don't have might open the text.
+    #[must_use]
+    pub fn needs_another_key(&self) -> bool {
+        matches!(self, Self::UnknownKey { .. } | Self::AuthenticationFailed)
+    }
+}
+
 /// The operating system gave no random bytes, without which nothing can be encrypted safely.
 #[derive(Debug, thiserror::Error)]
 #[error("the operating system gave no random bytes to encrypt a token with")]
@@ -236,6 +244,20 @@ impl TokenCipher {
             return Err(Unreadable::UnknownFormat);
         };
         if plain.is_empty() { Err(Unreadable::UnknownFormat) } else { Ok(plain) }
+    }
+
+    /// Whether what is written now looks like this: our format under the key that writes, or the other one, which has one
+    /// key. Says nothing about whether the text is authentic.
+    #[must_use]
+    pub fn is_as_written_now(&self, stored: &str) -> bool {
+        match &self.writer {
+            Keys::AesGcm(ring) => {
+                aes_gcm::Sealed::parse(stored).is_some_and(|sealed| ring.writes_as(sealed.key_id))
+            }
+            Keys::Adonis(_) => {
+                aes_gcm::Sealed::parse(stored).is_none() && adonis::Sealed::parse(stored).is_some()
+            }
+        }
     }
 
     fn key_ring(&self) -> Option<&KeyRing> {

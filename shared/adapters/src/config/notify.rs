@@ -8,7 +8,11 @@ use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
 use zeroize::Zeroizing;
 
-use super::{ConfigError, Reader, Source, is_near};
+use super::{ConfigError, Reader, Secret, Source, is_near};
+use crate::secrets::Live;
+
+/// Its settings that may stand in a secret.
+pub(super) const VAPID: [&str; 3] = ["VAPID_PUBLIC_KEY", "VAPID_PRIVATE_KEY", "VAPID_SUBJECT"];
 
 /// The private key of VAPID.
 #[derive(Clone)]
@@ -52,7 +56,7 @@ struct VapidKeysFile {
 /// What a program needs that delivers notifications. Not `Debug`: sqlx's options would show the database's password.
 pub struct NotifyConfig {
     /// `DATABASE_URL`.
-    pub database: PgConnectOptions,
+    pub database: Live<PgConnectOptions>,
     /// `VAPID_*`, `PUSH_LOOPBACK`.
     pub vapid: VapidConfig,
     /// `NOTIFICATION_LOCALE`.
@@ -132,6 +136,9 @@ impl Reader<'_> {
 }
 
 impl NotifyConfig {
+    /// The secrets that it may stand in.
+    pub const SECRETS: [Secret; 2] = [Secret::Database, Secret::Vapid];
+
     /// Reads all that a delivery needs.
     ///
     /// # Errors
@@ -139,8 +146,8 @@ impl NotifyConfig {
     /// With every fault found.
     pub fn read(source: &Source) -> Result<Self, ConfigError> {
         let mut reader = Reader::new(source);
-        let database = reader.database();
-        let vapid = reader.vapid(database.as_ref());
+        let database = reader.live_database();
+        let vapid = reader.vapid(database.as_ref().map(Live::current).as_deref());
         let locale = reader.locale();
         let config = database.zip(vapid).map(|(database, vapid)| Self { database, vapid, locale });
         reader.finish(config)
@@ -155,7 +162,7 @@ impl NotifyConfig {
     pub fn read_for_command(source: &Source) -> Result<Option<Self>, ConfigError> {
         let keys = ["VAPID_PUBLIC_KEY", "VAPID_PRIVATE_KEY", "VAPID_KEYS_FILE"];
         let elsewhere = source.get("EVENT_BUS_NAME").is_some();
-        if elsewhere || keys.iter().all(|name| source.get(name).is_none()) {
+        if elsewhere || !keys.iter().any(|name| source.may_be_set(name)) {
             return Ok(None);
         }
         Self::read(source).map(Some)

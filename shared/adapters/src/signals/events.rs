@@ -11,8 +11,7 @@ use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
 use super::Guard;
-use super::failure::Failure;
-use super::sdk::Sdk;
+use crate::aws::{Failure, Sdk};
 use crate::twitch::with_jitter;
 
 /// The events' source.
@@ -31,13 +30,13 @@ const PAUSES: [Duration; 3] =
 /// Publishes on one bus.
 pub(super) struct Events {
     bus: String,
-    sdk: Arc<Sdk>,
+    sdk: Sdk,
     client: OnceCell<Client>,
     guard: Guard,
 }
 
 impl Events {
-    pub(super) fn new(bus: String, sdk: Arc<Sdk>, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(bus: String, sdk: Sdk, clock: Arc<dyn Clock>) -> Self {
         Self { bus, sdk, client: OnceCell::new(), guard: Guard::new(clock) }
     }
 

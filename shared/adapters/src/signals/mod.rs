@@ -5,29 +5,20 @@
 //! out of reach is left alone for a while. Nothing of the SDK is loaded before the first signal.
 
 mod events;
-mod failure;
 mod retries;
-mod sdk;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::Clock;
 use domain::ports::{SignalError, Signals, StreamerDeactivated};
 
 use self::events::Events;
-use self::failure::Failure;
 use self::retries::Retries;
-pub use self::sdk::Access;
-use self::sdk::Sdk;
+use crate::aws::{Failure, LONGEST_OPERATION, Sdk};
 use crate::config::SignalsConfig;
 
-/// The longest that one signal may take, with its retries.
-pub const LONGEST_SIGNAL: Duration =
-    Duration::from_secs(domain::refresh::LONGEST_SIGNAL.num_seconds().cast_unsigned());
-
-/// For how long a service that can't be reached is left alone. A cycle loses [`LONGEST_SIGNAL`] to it at most twice a
+/// For how long a service that can't be reached is left alone. A cycle loses [`LONGEST_OPERATION`] to it at most twice a
 /// minute, however many signals it has to give.
 const LEFT_ALONE: TimeDelta = TimeDelta::seconds(30);
 
@@ -58,8 +49,8 @@ struct Parts {
 impl AwsSignals {
     /// Connects to nothing yet. The clock says which minutes are past.
     #[must_use]
-    pub fn new(config: SignalsConfig, access: Access, clock: Arc<dyn Clock>) -> Self {
-        let sdk = Arc::new(Sdk::new(access));
+    pub fn new(config: SignalsConfig, sdk: impl Into<Sdk>, clock: Arc<dyn Clock>) -> Self {
+        let sdk = sdk.into();
         let retries = config.retries.map(|config| Retries::new(config, sdk.clone(), clock.clone()));
         let events = config.event_bus.map(|bus| Events::new(bus, sdk, clock));
         Self(Arc::new(Parts { retries, events }))
@@ -100,8 +91,8 @@ impl Guard {
         if wait.is_some_and(|wait| wait > TimeDelta::zero() && wait <= LEFT_ALONE) {
             return Err(Failure::lasting("it was out of reach a moment ago and is left alone for a while"));
         }
-        let done = tokio::time::timeout(LONGEST_SIGNAL, call).await.unwrap_or_else(|_| {
-            Err(Failure::lasting(format!("no answer within {} s", LONGEST_SIGNAL.as_secs())))
+        let done = tokio::time::timeout(LONGEST_OPERATION, call).await.unwrap_or_else(|_| {
+            Err(Failure::lasting(format!("no answer within {} s", LONGEST_OPERATION.as_secs())))
         });
         if done.as_ref().is_err_and(|failure| failure.lasts) {
             let until = self.clock.now() + LEFT_ALONE;

@@ -19,8 +19,7 @@ use serde_json::json;
 use tokio::sync::OnceCell;
 
 use super::Guard;
-use super::failure::Failure;
-use super::sdk::Sdk;
+use crate::aws::{Failure, Sdk};
 use crate::config::RetryConfig;
 
 /// A schedule has to be there before its minute begins: as long as making it may take.
@@ -39,7 +38,7 @@ const REMEMBERED: usize = 120;
 /// Makes the schedules, each once.
 pub(super) struct Retries {
     config: RetryConfig,
-    sdk: Arc<Sdk>,
+    sdk: Sdk,
     client: OnceCell<Client>,
     clock: Arc<dyn Clock>,
     guard: Guard,
@@ -47,7 +46,7 @@ pub(super) struct Retries {
 }
 
 impl Retries {
-    pub(super) fn new(config: RetryConfig, sdk: Arc<Sdk>, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(config: RetryConfig, sdk: Sdk, clock: Arc<dyn Clock>) -> Self {
         let guard = Guard::new(clock.clone());
         Self { config, sdk, client: OnceCell::new(), clock, guard, armed: Mutex::default() }
     }

@@ -5,9 +5,10 @@ use domain::ports::{Claim, Lease, Unreadable};
 use domain::{AccessToken, RefreshToken, StreamerId};
 use sqlx::Error;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::{PgStore, StreamerRow};
-use crate::cipher::{self, Column};
+use crate::cipher::{self, Column, TokenCipher};
 
 impl PgStore {
     /// Two statements on purpose: the second sees what the holder before us committed, which the snapshot of a
@@ -19,7 +20,7 @@ impl PgStore {
         until: DateTime<Utc>,
     ) -> Result<Vec<Claim>, Error> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-        let mut connection = self.pool().acquire().await?;
+        let mut connection = self.acquire().await?;
         // In the order of the ids, so that two runs that want the same streamers never wait for each other in a ring.
         let leases = sqlx::query!(
             r#"
@@ -53,13 +54,30 @@ impl PgStore {
         )
         .fetch_all(&mut *connection)
         .await?;
+        drop(connection);
+        let open = |cipher: &TokenCipher| {
+            let pairs = rows.iter().map(|row| {
+                [
+                    (Column::AccessToken, &row.access_token_encrypted),
+                    (Column::RefreshToken, &row.refresh_token_encrypted),
+                ]
+                .map(|(column, stored)| open(cipher, row.id, column, stored.as_deref(), now))
+            });
+            pairs.collect::<Vec<_>>()
+        };
+        let cipher = self.cipher.current();
+        let mut pairs = open(&cipher);
+        // Another process may write with a new key already: ours are read again, once.
+        if pairs.iter().flatten().any(needs_another_key)
+            && let Some(renewed) = self.cipher.reload(&cipher).await
+        {
+            pairs = open(&renewed);
+        }
         Ok(rows
             .into_iter()
-            .map(|row| {
-                let access =
-                    self.read(row.id, Column::AccessToken, row.access_token_encrypted.as_deref(), now);
-                let refresh =
-                    self.read(row.id, Column::RefreshToken, row.refresh_token_encrypted.as_deref(), now);
+            .zip(pairs)
+            .map(|(row, pair)| {
+                let [access, refresh] = pair.map(as_read);
                 let (streamer, token) = StreamerRow {
                     id: row.id,
                     login: row.login,
@@ -91,20 +109,22 @@ impl PgStore {
             })
             .collect())
     }
+}
 
-    fn read(
-        &self,
-        id: Uuid,
-        column: Column,
-        stored: Option<&str>,
-        now: DateTime<Utc>,
-    ) -> Result<String, Unreadable> {
-        let stored = stored.filter(|text| !text.is_empty()).ok_or(Unreadable::Missing)?;
-        self.cipher.decrypt(id, column, stored, now).map(|plain| plain.to_string()).map_err(|error| {
-            match error {
-                cipher::Unreadable::UnknownFormat => Unreadable::UnknownFormat,
-                ours => Unreadable::Keys(ours.to_string()),
-            }
-        })
-    }
+/// A stored token in plain; `None` if none is stored.
+type Opened = Option<Result<Zeroizing<String>, cipher::Unreadable>>;
+
+fn open(cipher: &TokenCipher, id: Uuid, column: Column, stored: Option<&str>, now: DateTime<Utc>) -> Opened {
+    Some(cipher.decrypt(id, column, stored.filter(|text| !text.is_empty())?, now))
+}
+
+fn needs_another_key(opened: &Opened) -> bool {
+    matches!(opened, Some(Err(unreadable)) if unreadable.needs_another_key())
+}
+
+fn as_read(opened: Opened) -> Result<String, Unreadable> {
+    opened.ok_or(Unreadable::Missing)?.map(|plain| plain.to_string()).map_err(|error| match error {
+        cipher::Unreadable::UnknownFormat => Unreadable::UnknownFormat,
+        ours => Unreadable::Keys(ours.to_string()),
+    })
 }

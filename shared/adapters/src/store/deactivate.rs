@@ -6,7 +6,7 @@ use domain::StreamerId;
 use domain::notification::{Recipient, Told};
 use domain::policy::{BUDGET_PERIOD, deactivation_budget};
 use domain::ports::{Attempt, Change, Deactivation};
-use sqlx::{Error, PgConnection};
+use sqlx::{Connection, Error, PgConnection};
 
 use super::PgStore;
 
@@ -20,7 +20,8 @@ impl PgStore {
             return Ok(Deactivation::Superseded);
         };
         let now = attempt.ended_at;
-        let mut transaction = self.pool().begin().await?;
+        let mut connection = self.acquire().await?;
+        let mut transaction = connection.begin().await?;
         sqlx::query!("LOCK TABLE token_refresh.deactivations IN SHARE ROW EXCLUSIVE MODE")
             .execute(&mut *transaction)
             .await?;

@@ -47,7 +47,7 @@ impl Database {
             id.0,
             limit
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(failed("reading the history"))
     }
@@ -60,19 +60,19 @@ impl Database {
     pub async fn forget_old_history(&self, now: DateTime<Utc>) -> Result<(), StoreError> {
         let doing = failed("forgetting old history");
         sqlx::query!("DELETE FROM token_refresh.refreshes WHERE started_at < $1", now - HISTORY_KEPT)
-            .execute(&self.pool)
+            .execute(&mut *self.connection().await?)
             .await
             .map_err(&doing)?;
         sqlx::query!("DELETE FROM token_refresh.deactivations WHERE deactivated_at < $1", now - HISTORY_KEPT)
-            .execute(&self.pool)
+            .execute(&mut *self.connection().await?)
             .await
             .map_err(&doing)?;
         sqlx::query!("DELETE FROM token_refresh.sessions WHERE ends_at < $1", now - HISTORY_KEPT)
-            .execute(&self.pool)
+            .execute(&mut *self.connection().await?)
             .await
             .map_err(&doing)?;
         sqlx::query!("DELETE FROM token_refresh.outbox WHERE created_at < $1", now - HISTORY_KEPT)
-            .execute(&self.pool)
+            .execute(&mut *self.connection().await?)
             .await
             .map_err(&doing)?;
         Ok(())

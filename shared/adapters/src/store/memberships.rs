@@ -116,7 +116,9 @@ impl Database {
             streamer.0,
             campaign.map(|campaign| campaign.0) as Option<Uuid>
         );
-        let rows = in_time("reading memberships", query.fetch_all(&self.pool)).await?;
+        let rows =
+            in_time("reading memberships", async { query.fetch_all(&mut *self.acquire().await?).await })
+                .await?;
         if rows.is_empty() {
             return Ok(Err(Unknown::Streamer));
         }
@@ -187,7 +189,10 @@ impl Database {
             key.streamer.0,
             now
         );
-        let revoked = in_time("revoking an authorization", query.fetch_one(&self.pool)).await?;
+        let revoked = in_time("revoking an authorization", async {
+            query.fetch_one(&mut *self.acquire().await?).await
+        })
+        .await?;
         if revoked > 0 {
             return Ok(Ok(()));
         }
@@ -223,13 +228,18 @@ impl Database {
             "#,
             campaign.0
         );
-        let rows = in_time("reading a campaign's streamers", query.fetch_all(&self.pool)).await?;
+        let rows = in_time("reading a campaign's streamers", async {
+            query.fetch_all(&mut *self.acquire().await?).await
+        })
+        .await?;
         if rows.is_empty() {
             let query = sqlx::query_scalar!(
                 r#"SELECT EXISTS (SELECT FROM campaigns WHERE id = $1) AS "known!""#,
                 campaign.0
             );
-            let known = in_time("reading a campaign", query.fetch_one(&self.pool)).await?;
+            let known =
+                in_time("reading a campaign", async { query.fetch_one(&mut *self.acquire().await?).await })
+                    .await?;
             return Ok(if known { Ok(Vec::new()) } else { Err(Unknown::Campaign) });
         }
         let participants = rows.into_iter().map(|row| {
@@ -268,7 +278,10 @@ impl Memberships for PgStore {
                 &ids,
                 self.clock.now()
             );
-            let leased = in_time("waiting for another run", query.fetch_one(self.pool())).await?;
+            let leased = in_time("waiting for another run", async {
+                query.fetch_one(&mut *self.acquire().await?).await
+            })
+            .await?;
             if !leased {
                 return Ok(true);
             }

@@ -12,6 +12,7 @@ mod outbox;
 mod pages;
 mod reactivate;
 mod record;
+mod rekey;
 mod schema;
 mod sessions;
 
@@ -34,8 +35,10 @@ pub use self::history::{HISTORY_KEPT, HistoryEntry};
 pub use self::outbox::{OutboxCounts, OutboxEntry, PgOutbox};
 pub use self::pages::Lookup;
 pub use self::reactivate::Deactivated;
+pub use self::rekey::{Left, Rekeyed};
 pub use self::schema::migrate;
 use crate::cipher::TokenCipher;
+use crate::secrets::Live;
 
 /// How long a first connection may take before the database counts as away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,6 +65,9 @@ const CONNECTIONS: u32 = 4;
 #[derive(Clone)]
 pub struct Database {
     pool: PgPool,
+    options: Live<PgConnectOptions>,
+    /// What the pool connects with by now.
+    connecting_with: Arc<Mutex<Arc<PgConnectOptions>>>,
 }
 
 impl Database {
@@ -71,9 +77,9 @@ impl Database {
     ///
     /// If the database can't be reached or lets us not in, and if its migrations are missing or newer than this
     /// program; the text says what to do.
-    pub async fn open(options: PgConnectOptions) -> Result<Self, StoreError> {
-        // What is said about statements would say it in every cycle; and their texts are in the code.
-        let options = options.disable_statement_logging();
+    pub async fn open(options: impl Into<Live<PgConnectOptions>>) -> Result<Self, StoreError> {
+        let options = options.into();
+        let current = options.current();
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(CONNECT_TIMEOUT)
@@ -88,10 +94,56 @@ impl Database {
                         .is_ok_and(|answered| answered.is_ok()))
                 })
             })
-            .connect_lazy_with(options.clone());
-        schema::check(&pool, &options).await?;
-        Ok(Self { pool })
+            .connect_lazy_with(quiet(&current));
+        let database = Self { pool, options, connecting_with: Arc::new(Mutex::new(current)) };
+        schema::check(&database).await?;
+        Ok(database)
     }
+
+    /// A connection. If the server refuses our password, its secret is read again, once; so a new password fails nobody,
+    /// and connections that are open stay open.
+    async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        let options = self.connect_with_current();
+        match self.pool.acquire().await {
+            // Boxed: it is rare, and every statement would carry its size.
+            Err(error) if refuses_us(&error) => match Box::pin(self.options.reload(&options)).await {
+                Some(_) => {
+                    self.connect_with_current();
+                    self.pool.acquire().await
+                }
+                None => Err(error),
+            },
+            acquired => acquired,
+        }
+    }
+
+    /// A connection for one statement.
+    async fn connection(&self) -> Result<PoolConnection<Postgres>, StoreError> {
+        self.acquire().await.map_err(failed("connecting"))
+    }
+
+    /// The pool's next connections are made as the settings have it now.
+    fn connect_with_current(&self) -> Arc<PgConnectOptions> {
+        let current = self.options.current();
+        let mut connecting_with = self.connecting_with.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&connecting_with, &current) {
+            self.pool.set_connect_options(quiet(&current));
+            *connecting_with = current.clone();
+        }
+        current
+    }
+}
+
+/// What is said about statements would say it in every cycle; and their texts are in the code.
+fn quiet(options: &PgConnectOptions) -> PgConnectOptions {
+    options.clone().disable_statement_logging()
+}
+
+/// Whether the server doesn't take our name or our password (`invalid_authorization_specification`,
+/// `invalid_password`).
+fn refuses_us(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else { return false };
+    error.code().is_some_and(|code| ["28000", "28P01"].contains(&code.as_ref()))
 }
 
 /// The database, with the cipher that the tokens in it are encrypted with. Each clone writes through a connection of its
@@ -99,7 +151,7 @@ impl Database {
 #[derive(Clone)]
 pub struct PgStore {
     database: Database,
-    cipher: Arc<TokenCipher>,
+    cipher: Live<TokenCipher>,
     clock: Arc<dyn Clock>,
     writing: Kept,
 }
@@ -112,11 +164,11 @@ struct Kept(Mutex<Option<PoolConnection<Postgres>>>);
 impl Kept {
     /// The connection, or a new one. Whoever is through with it without an error hands it to [`Kept::keep`]; dropped, it
     /// goes back to the pool.
-    async fn take(&self, pool: &PgPool) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+    async fn take(&self, database: &Database) -> Result<PoolConnection<Postgres>, sqlx::Error> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         match kept {
             Some(connection) => Ok(connection),
-            None => pool.acquire().await,
+            None => database.acquire().await,
         }
     }
 
@@ -134,8 +186,8 @@ impl Clone for Kept {
 impl PgStore {
     /// The clock says for how long a failing write may be repeated.
     #[must_use]
-    pub fn new(database: Database, cipher: TokenCipher, clock: Arc<dyn Clock>) -> Self {
-        Self { database, cipher: Arc::new(cipher), clock, writing: Kept::default() }
+    pub fn new(database: Database, cipher: impl Into<Live<TokenCipher>>, clock: Arc<dyn Clock>) -> Self {
+        Self { database, cipher: cipher.into(), clock, writing: Kept::default() }
     }
 
     /// What needs no key.
@@ -144,8 +196,8 @@ impl PgStore {
         &self.database
     }
 
-    fn pool(&self) -> &PgPool {
-        &self.database.pool
+    async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        self.database.acquire().await
     }
 }
 

@@ -93,7 +93,7 @@ impl PgOutbox {
             until,
             i64::try_from(limit).unwrap_or(i64::MAX)
         )
-        .fetch_all(&self.database.pool)
+        .fetch_all(&mut *self.database.acquire().await?)
         .await?;
         let mut claimed = Claimed::default();
         for row in rows {
@@ -161,7 +161,7 @@ impl PgOutbox {
             reason,
             notification.subscription.endpoint
         )
-        .execute(&self.database.pool)
+        .execute(&mut *self.database.acquire().await?)
         .await?;
         Ok(())
     }
@@ -227,7 +227,7 @@ impl Database {
             FROM token_refresh.outbox
             "#
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&mut *self.connection().await?)
         .await
         .map_err(failed("counting notifications"))
     }
@@ -248,7 +248,7 @@ impl Database {
             "#,
             limit
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(failed("reading notifications"))
     }

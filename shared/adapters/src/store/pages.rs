@@ -64,7 +64,7 @@ impl Database {
             id,
             PAGE
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(failed("reading the authorized streamers"))?;
         let authorized = |row: StreamerRow| {
@@ -97,7 +97,7 @@ impl Database {
             "#,
             id.0
         )
-        .fetch_optional(&self.pool)
+        .fetch_optional(&mut *self.connection().await?)
         .await
         .map_err(failed("looking up the streamer"))?;
         let Some(row) = row else { return Ok(Lookup::Unknown) };

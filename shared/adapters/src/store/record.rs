@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use domain::StreamerId;
 use domain::ports::{Attempt, Change, Recorded};
-use sqlx::{Error, PgExecutor};
+use sqlx::{Connection, Error, PgExecutor};
 use uuid::Uuid;
 
 use super::PgStore;
@@ -43,7 +43,7 @@ impl PgStore {
         let columns = self.columns(attempts)?;
         self.persistently(give_up_at, async || {
             if attempts.iter().all(|attempt| attempt.grants.is_none()) {
-                let mut connection = self.writing.take(self.pool()).await?;
+                let mut connection = self.writing.take(&self.database).await?;
                 let recorded = write(&mut *connection, &columns).await?;
                 self.writing.keep(connection);
                 return Ok(recorded);
@@ -55,7 +55,8 @@ impl PgStore {
     }
 
     async fn write_and_grant(&self, attempts: &[Attempt], columns: &Columns) -> Result<Vec<Recorded>, Error> {
-        let mut transaction = self.pool().begin().await?;
+        let mut connection = self.acquire().await?;
+        let mut transaction = connection.begin().await?;
         let mut recorded = write(&mut *transaction, columns).await?;
         for (attempt, recorded) in attempts.iter().zip(&mut recorded) {
             if let Recorded::Written { granted } = recorded {

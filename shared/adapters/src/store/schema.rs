@@ -2,8 +2,10 @@
 
 use domain::ports::StoreError;
 use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnectOptions, PgPool};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Error};
+
+use super::Database;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
 
@@ -31,8 +33,9 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<i64, StoreError> {
 }
 
 /// Says what is wrong if the database isn't on this program's schema.
-pub(super) async fn check(pool: &PgPool, options: &PgConnectOptions) -> Result<(), StoreError> {
-    let mut connection = pool.acquire().await.map_err(|error| unreachable(&error, options))?;
+pub(super) async fn check(database: &Database) -> Result<(), StoreError> {
+    let acquired = database.acquire().await;
+    let mut connection = acquired.map_err(|error| unreachable(&error, &database.options.current()))?;
     match applied(&mut connection).await {
         Ok(Some(found)) if found == newest() => Ok(()),
         Ok(Some(found)) if found > newest() => Err(newer(found)),
@@ -82,7 +85,8 @@ fn unreachable(error: &Error, options: &PgConnectOptions) -> StoreError {
         error => error.to_string(),
     };
     StoreError(format!(
-        "the database {} at {place} does not let us in as {}: {error}; check DATABASE_URL",
+        "the database {} at {place} does not let us in as {}: {error}; check DATABASE_URL, or the secret that \
+         DATABASE_SECRET_ID names",
         options.get_database().unwrap_or("(default)"),
         options.get_username()
     ))

@@ -21,7 +21,7 @@ use url::Url;
 use self::answer::{Answer, names};
 use self::connections::Connections;
 use self::pace::Pace;
-use crate::config::TwitchConfig;
+use crate::config::{Credentials, TwitchConfig};
 
 /// From the first byte sent to the last one read. Twitch answers within a second; past ten it won't.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,8 +81,9 @@ impl TwitchClient {
     ///
     /// [`RefreshError::Outage`] and [`RefreshError::Misconfigured`].
     pub async fn revoke(&self, token: &AccessToken) -> Result<(), RefreshError> {
-        let form = [("client_id", self.config.client_id.as_str()), ("token", token.expose())];
-        let answer = self.call(|client| client.post(self.revoke_url.clone()).form(&form)).await?;
+        let credentials = self.config.credentials.current();
+        let form = [("client_id", credentials.client_id.as_str()), ("token", token.expose())];
+        let answer = self.call(latest(), |client| client.post(self.revoke_url.clone()).form(&form)).await?;
         let message = answer.message();
         match answer.status {
             StatusCode::OK => Ok(()),
@@ -94,10 +95,29 @@ impl TwitchClient {
         }
     }
 
-    /// One call with its quick retries, within [`LONGEST_CALL`].
-    async fn call(&self, request: impl Fn(&Client) -> RequestBuilder) -> Result<Answer, Outage> {
-        // From here on a call that began could not end in time.
-        let latest = Instant::now() + LONGEST_CALL.to_std().unwrap_or_default() - CALL_TIMEOUT;
+    /// Asks for a new pair, as whom these credentials say.
+    async fn refresh_as(
+        &self,
+        credentials: &Credentials,
+        token: &RefreshToken,
+        latest: Instant,
+    ) -> Result<Grant, RefreshError> {
+        let form = [
+            ("client_id", credentials.client_id.as_str()),
+            ("client_secret", credentials.client_secret.expose()),
+            ("grant_type", "refresh_token"),
+            ("refresh_token", token.expose()),
+        ];
+        let answer = self.call(latest, |client| client.post(self.token_url.clone()).form(&form)).await?;
+        answer.into_grant(token)
+    }
+
+    /// One call with its quick retries, none of which begins after `latest`.
+    async fn call(
+        &self,
+        latest: Instant,
+        request: impl Fn(&Client) -> RequestBuilder,
+    ) -> Result<Answer, Outage> {
         let mut pauses = QUICK_RETRIES.into_iter();
         loop {
             let slot = self.pace.take(latest).map_err(|slot| {
@@ -153,14 +173,16 @@ impl Twitch for TwitchClient {
     }
 
     async fn refresh(&self, token: &RefreshToken) -> Result<Grant, RefreshError> {
-        let form = [
-            ("client_id", self.config.client_id.as_str()),
-            ("client_secret", self.config.client_secret.expose()),
-            ("grant_type", "refresh_token"),
-            ("refresh_token", token.expose()),
-        ];
-        let answer = self.call(|client| client.post(self.token_url.clone()).form(&form)).await?;
-        answer.into_grant(token)
+        let (latest, credentials) = (latest(), self.config.credentials.current());
+        let answer = self.refresh_as(&credentials, token, latest).await;
+        if !matches!(answer, Err(RefreshError::Misconfigured(_))) {
+            return answer;
+        }
+        // Boxed: it is rare, and every call would carry its size.
+        match timeout_at(latest, Box::pin(self.config.credentials.reload(&credentials))).await {
+            Ok(Some(renewed)) => Box::pin(self.refresh_as(&renewed, token, latest)).await,
+            Ok(None) | Err(_) => answer,
+        }
     }
 
     async fn validate(&self, token: &AccessToken) -> Result<Validity, Outage> {
@@ -171,7 +193,7 @@ impl Twitch for TwitchClient {
         header.set_sensitive(true);
         let request =
             |client: &Client| client.get(self.validate_url.clone()).header(AUTHORIZATION, header.clone());
-        self.call(request).await?.into_validity()
+        self.call(latest(), request).await?.into_validity()
     }
 }
 
@@ -207,6 +229,11 @@ impl Twitch for Bounded {
     async fn validate(&self, token: &AccessToken) -> Result<Validity, Outage> {
         self.in_time(self.client.validate(token)).await
     }
+}
+
+/// From here on a call that began could not end within [`LONGEST_CALL`].
+fn latest() -> Instant {
+    Instant::now() + LONGEST_CALL.to_std().unwrap_or_default() - CALL_TIMEOUT
 }
 
 fn is_busy(status: StatusCode) -> bool {

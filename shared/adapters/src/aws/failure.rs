@@ -6,8 +6,10 @@ use std::error::Error;
 use aws_sdk_scheduler::error::{ProvideErrorMetadata, SdkError};
 
 /// Errors whose message says what to mend, and holds names and ARNs at most.
-const TELLING: [&str; 4] = [
+const TELLING: [&str; 6] = [
     "AccessDeniedException",
+    "DecryptionFailure",
+    "InvalidRequestException",
     "ResourceNotFoundException",
     "ServiceQuotaExceededException",
     "ValidationException",
@@ -18,19 +20,19 @@ const LONGEST_TEXT: usize = 300;
 
 /// A call that failed.
 #[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) reason: String,
+pub(crate) struct Failure {
+    pub(crate) reason: String,
     /// The next call would fail the same way, and take long to do so.
-    pub(super) lasts: bool,
+    pub(crate) lasts: bool,
 }
 
 impl Failure {
-    pub(super) fn lasting(reason: impl Into<String>) -> Self {
+    pub(crate) fn lasting(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), lasts: true }
     }
 
     /// Refused, and at once.
-    pub(super) fn refused(reason: impl Into<String>) -> Self {
+    pub(crate) fn refused(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), lasts: false }
     }
 }

@@ -1,6 +1,7 @@
 //! The AWS SDK, set up lean: rustls on ring, the five roots that AWS's certificates end in, short timeouts. It is
-//! loaded at the first signal, so that a function that has nothing to say never pays for it.
+//! loaded at the first call, so that a function that has nothing to ask and nothing to say never pays for it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
@@ -12,12 +13,15 @@ use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
-use super::LONGEST_SIGNAL;
 use super::failure::Failure;
 
 /// Amazon Root CA 1 to 4 and Starfield Services G2: what every certificate of an AWS endpoint ends in, as
 /// <https://www.amazontrust.com/repository/> lists them. Reading the system's store instead costs a cold start 3 ms.
 const ROOTS: &[u8] = include_bytes!("amazon-roots.pem");
+
+/// The longest that one operation may take, with its retries.
+pub(crate) const LONGEST_OPERATION: Duration =
+    Duration::from_secs(domain::refresh::LONGEST_SIGNAL.num_seconds().cast_unsigned());
 
 /// An answer takes tens of milliseconds, a new connection as much again. What takes longer is better asked anew.
 const ONE_ATTEMPT: Duration = Duration::from_secs(1);
@@ -32,9 +36,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_IDLE: Duration = Duration::from_secs(10);
 
 /// Where AWS is, and who asks.
+#[derive(Default)]
 pub enum Access {
     /// What the SDK finds: in the environment (`AWS_*`, endpoints included), in the profile files, at the container's
     /// or machine's metadata service.
+    #[default]
     Found,
     /// A simulated one.
     At {
@@ -49,26 +55,34 @@ pub enum Access {
     },
 }
 
-/// Loads its configuration once.
-pub(super) struct Sdk {
+/// Its configuration, loaded once. Clones share it, and with it the connections.
+#[derive(Clone, Default)]
+pub struct Sdk(Arc<Parts>);
+
+#[derive(Default)]
+struct Parts {
     access: Access,
     config: OnceCell<SdkConfig>,
 }
 
+impl From<Access> for Sdk {
+    fn from(access: Access) -> Self {
+        Self(Arc::new(Parts { access, config: OnceCell::new() }))
+    }
+}
+
 impl Sdk {
-    pub(super) fn new(access: Access) -> Self {
-        Self { access, config: OnceCell::new() }
+    pub(crate) async fn config(&self) -> Result<&SdkConfig, Failure> {
+        self.0.config.get_or_try_init(|| self.0.load()).await
     }
+}
 
-    pub(super) async fn config(&self) -> Result<&SdkConfig, Failure> {
-        self.config.get_or_try_init(|| self.load()).await
-    }
-
+impl Parts {
     async fn load(&self) -> Result<SdkConfig, Failure> {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(ONE_ATTEMPT)
             .operation_attempt_timeout(ONE_ATTEMPT)
-            .operation_timeout(LONGEST_SIGNAL)
+            .operation_timeout(LONGEST_OPERATION)
             .build();
         let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(FIRST_PAUSE);
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())

@@ -1,0 +1,134 @@
+//! `tokens rekey`: writes anew what an old key or the other format wrote, so that the old key can go.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use adapters::SystemClock;
+use adapters::config::{self, Source};
+use adapters::store::{Database, Left, PgStore};
+use anyhow::Result;
+use domain::{Clock, Streamer};
+use serde::Serialize;
+
+use crate::output::{self, name};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Show what would be written anew; write nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// For machines: one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was done, over all pages.
+#[derive(Default, Serialize)]
+struct Done {
+    dry_run: bool,
+    /// Streamers that were looked at.
+    total: u64,
+    /// Streamers of whom something was, or would be, written anew.
+    rekeyed: u64,
+    /// Streamers who were being refreshed or changed at that moment.
+    busy: u64,
+    /// Texts that can't be read and were left.
+    unreadable: Vec<Unreadable>,
+}
+
+#[derive(Serialize)]
+struct Unreadable {
+    #[serde(flatten)]
+    streamer: Streamer,
+    column: &'static str,
+    reason: String,
+    /// A key that is not configured might open it: that key must not be thrown away.
+    needs_another_key: bool,
+}
+
+impl From<Left> for Unreadable {
+    fn from(Left { streamer, column, reason }: Left) -> Self {
+        let needs_another_key = reason.needs_another_key();
+        Self { streamer, column: column.name(), reason: reason.to_string(), needs_another_key }
+    }
+}
+
+/// Fails if something is left that this could not do: keep the old key until it succeeds.
+pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
+    let (database, cipher) = config::database_and_cipher(source)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let store = PgStore::new(Database::open(database).await?, cipher, clock.clone());
+    let mut done = Done { dry_run: arguments.dry_run, ..Done::default() };
+    let mut after = None;
+    loop {
+        let page = store.rekey(after, arguments.dry_run, clock.now()).await?;
+        done.total += page.total;
+        done.rekeyed += page.rekeyed;
+        done.busy += page.busy;
+        done.unreadable.extend(page.left.into_iter().map(Unreadable::from));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    if arguments.json {
+        output::json(&done)?;
+    } else {
+        output::line(&text(&done))?;
+    }
+    let all = done.busy == 0 && !done.unreadable.iter().any(|one| one.needs_another_key);
+    Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn text(done: &Done) -> String {
+    let Done { dry_run, total, rekeyed, busy, unreadable } = done;
+    let what =
+        if *dry_run { "Dry run, nothing is written. Would be encrypted anew" } else { "Encrypted anew" };
+    let mut text = format!("{what}: {rekeyed} of {total} streamer(s)");
+    if *busy > 0 {
+        let _ = write!(text, "\n{busy} were being refreshed at that moment: run it again for them");
+    }
+    if !unreadable.is_empty() {
+        let _ = write!(text, "\n\nCan't be read, and left as they are:");
+        for one in unreadable {
+            let _ = write!(text, "\n  - {}, {}: {}", name(&one.streamer), one.column, one.reason);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use adapters::cipher::{self, Column};
+    use domain::StreamerId;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_named() {
+        let streamer = Streamer {
+            id: StreamerId(Uuid::nil()),
+            login: "aria".to_owned(),
+            display_name: "Aria\u{1b}".to_owned(),
+        };
+        let left = |column, reason| Unreadable::from(Left { streamer: streamer.clone(), column, reason });
+        let unknown = cipher::Unreadable::UnknownKey { key_id: "2025".to_owned() };
+        let unreadable = vec![
+            left(Column::AccessToken, unknown),
+            left(Column::RefreshToken, cipher::Unreadable::UnknownFormat),
+        ];
+        let done = Done { dry_run: false, total: 4, rekeyed: 2, busy: 1, unreadable };
+        insta::assert_snapshot!(text(&done), @r"
+        Encrypted anew: 2 of 4 streamer(s)
+        1 were being refreshed at that moment: run it again for them
+
+        Can't be read, and left as they are:
+          - Aria (aria), access_token_encrypted: the stored token needs the key `2025`, which is not configured: set APP_KEY, or put the key back into TOKEN_KEYS
+          - Aria (aria), refresh_token_encrypted: the stored text is not a token: the streamer has to connect again
+        ");
+        let dry = Done { dry_run: true, total: 4, rekeyed: 4, ..Done::default() };
+        insta::assert_snapshot!(text(&dry), @"Dry run, nothing is written. Would be encrypted anew: 4 of 4 streamer(s)");
+    }
+}

@@ -1,0 +1,9 @@
+//! The AWS SDK, as everything here uses it: loaded when it is first needed, and lean. Its errors become texts that hold
+//! no secret.
+
+mod failure;
+mod sdk;
+
+pub(crate) use self::failure::Failure;
+pub(crate) use self::sdk::LONGEST_OPERATION;
+pub use self::sdk::{Access, Sdk};
