@@ -253,6 +253,10 @@ async fn each_history_has_its_dead_minutes() -> Result<()> {
     // Not a session at all.
     let reversed = histories.streamer(&[], None).await?;
     histories.session(reversed, 100, 50).await?;
+    // Deactivated all the time; of two events at once the last one counts.
+    let away = [deactivated(0, 10, 0), refreshed(600, 0, 835), deactivated(600, 835, 600)];
+    let away = histories.streamer(&away, None).await?;
+    histories.session(away, 100, 700).await?;
 
     let coverage = database(&still.world).await?.coverage(histories.at(-1_000), still.now()).await?;
 

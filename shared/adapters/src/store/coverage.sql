@@ -49,7 +49,8 @@ span AS (
         ) known
         WINDOW later AS (ORDER BY ended_at, fence)
     ) event
-    WHERE stops_at > counts_from AND begins_at < counts_until
+    -- Two events at the same time leave nothing between them.
+    WHERE stops_at > counts_from AND begins_at < counts_until AND begins_at < stops_at
 ),
 -- The last word on the expiry is that of the next event. Where Twitch called the token invalid, it was so from then on
 -- at the latest; where it called it valid, that is what counts. A deactivated streamer has no polls.
