@@ -276,7 +276,7 @@ pub(crate) struct ProblemBody {
     request_id: String,
 }
 
-/// The body needs the request's id, which [`named`] adds.
+/// The body needs the request's id, which `named` adds.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.case().status.into_response();
