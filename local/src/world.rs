@@ -204,7 +204,7 @@ impl World {
     /// If the database refuses.
     pub async fn add_all(&self, streamers: Vec<NewStreamer>) -> Result<Vec<StreamerId>> {
         let now = self.clock.now();
-        let cipher = self.config(&[])?.cipher;
+        let cipher = self.config(&[])?.cipher.current();
         let ids: Vec<Uuid> = streamers.iter().map(|_| Uuid::new_v4()).collect();
         let (mut access, mut refresh) = (Vec::new(), Vec::new());
         for (streamer, id) in streamers.iter().zip(&ids) {
@@ -327,7 +327,8 @@ impl World {
     /// If there is no such streamer.
     pub async fn has_live_token(&self, id: StreamerId) -> Result<bool> {
         let Some(stored) = self.row(id).await?.access_token_encrypted else { return Ok(false) };
-        let plain = self.config(&[])?.cipher.decrypt(id.0, Column::AccessToken, &stored, self.clock.now());
+        let plain =
+            self.config(&[])?.cipher.current().decrypt(id.0, Column::AccessToken, &stored, self.clock.now());
         Ok(plain.is_ok_and(|plain| self.twitch.access_token_is_live(&AccessToken::new(plain.as_str()))))
     }
 }

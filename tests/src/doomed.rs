@@ -151,7 +151,7 @@ pub async fn half_a_minute_later(world: &World) -> Result<()> {
 
 /// The pair that is stored for this streamer.
 pub fn stored(world: &World, id: StreamerId, row: &StreamerRow) -> Result<TokenPair> {
-    let cipher = world.config(&[])?.cipher;
+    let cipher = world.config(&[])?.cipher.current();
     let read = |column, text: &Option<String>| {
         let text = text.as_deref().context("a token is missing")?;
         cipher.decrypt(id.0, column, text, world.clock.now()).map_err(anyhow::Error::from)

@@ -135,7 +135,7 @@ impl<P: Push> Session<P> {
 
     async fn look(&mut self) -> Result<()> {
         let Stage { world, .. } = &self.stage;
-        let (now, cipher) = (world.clock.now(), world.config(&[])?.cipher);
+        let (now, cipher) = (world.clock.now(), world.config(&[])?.cipher.current());
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT id, twitch_login AS login, is_active, token_expires_at AS expires_at,
                     token_refresh_failed_at AS failed_at, access_token_encrypted AS access_token

@@ -68,7 +68,7 @@ async fn pairs(world: &World, streamers: &[(StreamerId, String)]) -> Result<Hash
 /// The streamer connects again, as the application would have it.
 async fn reconnect(world: &World, id: StreamerId, login: &str) -> Result<()> {
     let pair = world.twitch.add_streamer(&id.to_string(), login);
-    let cipher = world.config(&[])?.cipher;
+    let cipher = world.config(&[])?.cipher.current();
     sqlx::query(
         "UPDATE streamers SET access_token_encrypted = $2, refresh_token_encrypted = $3, is_active = true,
              token_refresh_failed_at = NULL WHERE id = $1",

@@ -35,7 +35,8 @@ async fn rekey(world: &World, arguments: &[&str]) -> Result<(i32, Value)> {
 /// Both texts, as they are stored and in plain.
 async fn texts(world: &World, id: StreamerId) -> Result<[(String, String); 2]> {
     let keys = keys();
-    let cipher = world.config(&keys.each_ref().map(|(name, value)| (*name, value.as_str())))?.cipher;
+    let cipher =
+        world.config(&keys.each_ref().map(|(name, value)| (*name, value.as_str())))?.cipher.current();
     let row = world.row(id).await?;
     let open = |column, stored: Option<String>| {
         let stored = stored.context("there is one")?;
@@ -65,7 +66,8 @@ async fn everything_is_written_anew_once_and_nothing_else_changes() -> Result<()
     let keys = keys();
     for (id, from) in [(ids[1], 1), (ids[2], 0)] {
         let ring: Vec<_> = keys[0].1.split(',').collect();
-        let cipher = world.config(&[("TOKEN_KEYS", ring[from]), ("TOKEN_CIPHER", "aes-gcm")])?.cipher;
+        let cipher =
+            world.config(&[("TOKEN_KEYS", ring[from]), ("TOKEN_CIPHER", "aes-gcm")])?.cipher.current();
         let [(_, access), (_, refresh)] = texts(&world, id).await?;
         sqlx::query(
             "UPDATE streamers SET access_token_encrypted = $2, refresh_token_encrypted = $3 WHERE id = $1",
@@ -177,7 +179,7 @@ async fn what_somebody_else_writes_meanwhile_stands() -> Result<()> {
     let aria = world.add(NewStreamer::fresh("aria")).await?;
     let keys = keys();
     let config = world.config(&keys.each_ref().map(|(name, value)| (*name, value.as_str())))?;
-    let theirs = config.cipher.encrypt(aria.0, Column::RefreshToken, "theirs")?;
+    let theirs = config.cipher.current().encrypt(aria.0, Column::RefreshToken, "theirs")?;
     let store = PgStore::new(Database::open(config.database).await?, config.cipher, clock.clone());
 
     let mut backend = world.pool.acquire().await?;

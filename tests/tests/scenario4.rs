@@ -160,7 +160,7 @@ impl Scene {
     /// The streamer reconnects: the application stores what Twitch gives.
     async fn reconnect(&self) -> Result<()> {
         let pair = self.world.twitch.add_streamer(&self.aria.to_string(), "aria");
-        let cipher = self.world.config(&[])?.cipher;
+        let cipher = self.world.config(&[])?.cipher.current();
         let encrypt = |column, token| cipher.encrypt(self.aria.0, column, token);
         let now = self.world.clock.now();
         sqlx::query(

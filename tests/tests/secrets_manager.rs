@@ -122,7 +122,7 @@ impl Kept {
         let keys = [("TOKEN_KEYS", ring(&["2026", "2025"])), ("TOKEN_CIPHER", "aes-gcm".to_owned())];
         let keys = keys.each_ref().map(|(name, value)| (*name, value.as_str()));
         let stored = self.world.row(id).await?.access_token_encrypted.context("there is a token")?;
-        let cipher = self.world.config(&keys)?.cipher;
+        let cipher = self.world.config(&keys)?.cipher.current();
         let plain = cipher.decrypt(id.0, Column::AccessToken, &stored, self.world.clock.now())?;
         Ok(self.world.twitch.access_token_is_live(&AccessToken::new(plain.as_str())))
     }

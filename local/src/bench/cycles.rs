@@ -98,7 +98,7 @@ async fn cycle(
 async fn sequential(postgres: &Postgres) -> Result<f64> {
     let world = world(postgres, SEQUENTIAL).await?;
     let config = world.config(&[])?;
-    let twitch = TwitchClient::new(config.twitch, world.clock.clone())?;
+    let (twitch, cipher) = (TwitchClient::new(config.twitch, world.clock.clone())?, config.cipher.current());
     let ids: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM streamers").fetch_all(&world.pool).await?;
     let started = Instant::now();
     for id in &ids {
@@ -108,14 +108,14 @@ async fn sequential(postgres: &Postgres) -> Result<f64> {
                 .fetch_one(&world.pool)
                 .await?;
         let now = world.clock.now();
-        let refresh = config.cipher.decrypt(*id, Column::RefreshToken, &stored, now)?;
+        let refresh = cipher.decrypt(*id, Column::RefreshToken, &stored, now)?;
         let grant = twitch.refresh(&RefreshToken::new(refresh.as_str())).await?;
         sqlx::query(
             "UPDATE streamers SET access_token_encrypted = $2, refresh_token_encrypted = $3 WHERE id = $1",
         )
         .bind(id)
-        .bind(config.cipher.encrypt(*id, Column::AccessToken, grant.pair.access.expose())?)
-        .bind(config.cipher.encrypt(*id, Column::RefreshToken, grant.pair.refresh.expose())?)
+        .bind(cipher.encrypt(*id, Column::AccessToken, grant.pair.access.expose())?)
+        .bind(cipher.encrypt(*id, Column::RefreshToken, grant.pair.refresh.expose())?)
         .execute(&world.pool)
         .await?;
         sqlx::query(

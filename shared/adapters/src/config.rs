@@ -6,12 +6,13 @@
 mod notify;
 mod secrets;
 mod signals;
+mod twitch;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::IsTerminal;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
 use chrono::TimeDelta;
@@ -23,17 +24,9 @@ use zeroize::Zeroizing;
 pub use self::notify::{NotifyConfig, VapidConfig, VapidPrivateKey};
 pub use self::secrets::Secret;
 pub use self::signals::{RetryConfig, SignalsConfig};
+pub use self::twitch::{ClientSecret, Credentials, TwitchConfig};
 use crate::cipher::{CipherSettings, TokenCipher};
 use crate::secrets::{Live, Secrets};
-
-/// Where the real OAuth 2.0 endpoints are.
-const TWITCH_ID_URL: &str = "https://id.twitch.tv";
-
-/// Calls to Twitch under way at once, unless configured.
-const MAX_IN_FLIGHT: usize = 64;
-
-/// More would only queue on our side.
-const MOST_IN_FLIGHT: usize = 1_024;
 
 /// How long a health check may take, unless configured.
 const HEALTH_CHECK_TIMEOUT: TimeDelta = TimeDelta::seconds(10);
@@ -50,59 +43,6 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
-
-/// Our application's secret at Twitch.
-#[derive(Clone)]
-pub struct ClientSecret(Zeroizing<String>);
-
-impl ClientSecret {
-    /// The plain text, for the body of a request to Twitch.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for ClientSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ClientSecret(redacted)")
-    }
-}
-
-/// As whom we call Twitch.
-#[derive(Clone, Debug)]
-pub struct Credentials {
-    /// `TWITCH_CLIENT_ID`.
-    pub client_id: String,
-    /// `TWITCH_CLIENT_SECRET`.
-    pub client_secret: ClientSecret,
-}
-
-/// How Twitch is reached.
-#[derive(Clone, Debug)]
-pub struct TwitchConfig {
-    /// `TWITCH_ID_URL`, without a slash at its end.
-    pub id_url: Url,
-    /// `TWITCH_CLIENT_ID` and `TWITCH_CLIENT_SECRET`.
-    pub credentials: Live<Credentials>,
-    /// `TWITCH_MAX_IN_FLIGHT`: calls under way at once.
-    pub max_in_flight: usize,
-    /// `TWITCH_MAX_PER_SECOND`: calls begun a second; `None`: no limit.
-    pub max_per_second: Option<u32>,
-    /// `TWITCH_CA_FILE`: the authority (PEM) that signed a simulated Twitch's certificate. Loopback only.
-    pub ca_file: Option<PathBuf>,
-}
-
-impl TwitchConfig {
-    /// Calls that a cycle should have under way at once: more than a few seconds' worth of `TWITCH_MAX_PER_SECOND`
-    /// would only hold leases while they wait for their turn.
-    #[must_use]
-    pub fn in_flight(&self) -> usize {
-        const SECONDS_IN_FLIGHT: u32 = 3;
-        let paced = self.max_per_second.map(|rate| (rate * SECONDS_IN_FLIGHT) as usize);
-        paced.map_or(self.max_in_flight, |paced| paced.min(self.max_in_flight))
-    }
-}
 
 /// What a program needs that refreshes tokens. Not `Debug`: sqlx's options would show the database's password.
 pub struct RefreshConfig {
@@ -309,45 +249,6 @@ impl<'a> Reader<'a> {
         TokenCipher::new(&settings)
             .map_err(|faults| faults.into_iter().for_each(|fault| self.fault(fault)))
             .ok()
-    }
-
-    fn credentials(&mut self) -> Option<Credentials> {
-        let client_id = self.required("TWITCH_CLIENT_ID", "the application's client id");
-        let client_secret = self.required("TWITCH_CLIENT_SECRET", "the application's client secret");
-        Some(Credentials {
-            client_id: client_id?.to_owned(),
-            client_secret: ClientSecret(Zeroizing::new(client_secret?.to_owned())),
-        })
-    }
-
-    fn twitch(&mut self) -> Option<TwitchConfig> {
-        let credentials = self.live(Secret::Twitch, |reader| reader.credentials());
-        let id_url = self.twitch_url();
-        let max_in_flight = self.number("TWITCH_MAX_IN_FLIGHT", 1, MOST_IN_FLIGHT).unwrap_or(MAX_IN_FLIGHT);
-        let max_per_second = self.number("TWITCH_MAX_PER_SECOND", 1, 100_000);
-        let ca_file = self.source.get("TWITCH_CA_FILE").map(PathBuf::from);
-        if ca_file.is_some() && !id_url.as_ref().is_some_and(has_loopback_host) {
-            self.fault("TWITCH_CA_FILE is for a simulated Twitch: it is taken only where TWITCH_ID_URL is on loopback");
-        }
-        Some(TwitchConfig {
-            id_url: id_url?,
-            credentials: credentials?,
-            max_in_flight,
-            max_per_second,
-            ca_file,
-        })
-    }
-
-    fn twitch_url(&mut self) -> Option<Url> {
-        let text = self.source.get("TWITCH_ID_URL").unwrap_or(TWITCH_ID_URL);
-        let url = Url::parse(text.trim_end_matches('/')).ok().filter(|url| {
-            let safe = url.scheme() == "https" || (url.scheme() == "http" && has_loopback_host(url));
-            safe && url.username().is_empty() && url.password().is_none() && url.query().is_none()
-        });
-        if url.is_none() {
-            self.fault("TWITCH_ID_URL is neither an https URL nor an http URL on loopback (without credentials and query)");
-        }
-        url
     }
 
     fn policy(&mut self) -> Policy {

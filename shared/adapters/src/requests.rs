@@ -5,7 +5,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::authorization::{Membership, Unknown};
-use domain::grant::{GrantError, Granted, grant};
+use domain::grant::{GrantError, grant};
 use domain::health::{CheckError, Checkup, check};
 use domain::ports::StoreError;
 use domain::refresh::{Cycle, LAST_WORDS, Limits, RefreshService};
@@ -53,7 +53,7 @@ impl Runner {
     /// # Errors
     ///
     /// If nothing was granted.
-    pub async fn grant(&self, key: MembershipKey, request: &Request) -> Result<Granted, GrantError> {
+    pub async fn grant(&self, key: MembershipKey, request: &Request) -> Result<Membership, GrantError> {
         let answer_by = request.answer_by(self.now(), GRANT_TIME);
         let service =
             self.service_until(answer_by).await.map_err(|error| GrantError::Ours(error.to_string()))?;
@@ -103,7 +103,8 @@ impl Runner {
         time: TimeDelta,
     ) -> Result<Checkup, CheckError> {
         let answer_by = request.answer_by(self.now(), time);
-        let service = self.service_until(answer_by).await.map_err(|error| StoreError(error.to_string()))?;
+        let service =
+            self.service_until(answer_by).await.map_err(|error| CheckError::Ours(error.to_string()))?;
         let cycle = request.cycle(Trigger::HealthCheck, answer_by);
         Box::pin(check(&service, campaign, cycle, &HealthCheckLog)).await
     }

@@ -320,6 +320,7 @@ impl From<CheckError> for Problem {
         match error {
             CheckError::Unknown(unknown) => unknown.into(),
             CheckError::Store(error) => error.into(),
+            CheckError::Ours(reason) => Self::ours(&reason),
         }
     }
 }
@@ -335,10 +336,13 @@ impl Problem {
             GrantError::Outage(_) => Self::TwitchUnavailable,
             GrantError::Busy => Self::RefreshInProgress,
             GrantError::Store(error) => error.into(),
-            GrantError::Ours(reason) => {
-                tracing::error!(reason, "nothing can be granted by a fault of ours");
-                Self::Misconfigured
-            }
+            GrantError::Ours(reason) => Self::ours(&reason),
         }
+    }
+
+    /// A fault of ours, which only the log names.
+    fn ours(reason: &str) -> Self {
+        tracing::error!(reason, "nothing can be done by a fault of ours");
+        Self::Misconfigured
     }
 }

@@ -54,7 +54,7 @@ async fn grant(
     Ids(key): Ids<MembershipKey>,
 ) -> Result<Json<Authorization>, Problem> {
     match runner.grant(key, &context.into()).await {
-        Ok(granted) => Ok(Json(Authorization::of(granted.membership, runner.now()))),
+        Ok(membership) => Ok(Json(Authorization::of(membership, runner.now()))),
         Err(error) => Err(Problem::of_grant(error)),
     }
 }

@@ -3,20 +3,11 @@
 //! It is a cycle over one streamer. The authorization is written in the transaction that stores the new pair; without
 //! a fresh pair nothing is granted.
 
-use crate::authorization::{Authorization, Membership, MembershipKey, MembershipStatus, Unknown};
+use crate::authorization::{Membership, MembershipKey, MembershipStatus, Unknown};
 use crate::policy::FailureKind;
 use crate::ports::{Memberships, Signals, Store, StoreError, Twitch};
 use crate::refresh::{Cycle, RefreshService, Whom};
 use crate::report::{Observer, Outcome, Skip, Stop};
-
-/// What was granted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Granted {
-    /// The membership, as it was when it was granted, with the new authorization.
-    pub membership: Membership,
-    /// The hours.
-    pub authorization: Authorization,
-}
 
 /// Why nothing was granted. The texts hold no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,7 +38,7 @@ pub enum GrantError {
     Store(#[from] StoreError),
 }
 
-/// Grants an authorization. `cycle` says who asks and how long it may take ([`Cycle::new`] with
+/// Grants an authorization, and answers with the membership as it stands with it. `cycle` says who asks and how long it may take ([`Cycle::new`] with
 /// [`Trigger::Grant`](crate::schedule::Trigger::Grant)).
 ///
 /// # Errors
@@ -58,7 +49,7 @@ pub async fn grant<S: Store + Memberships, T: Twitch, G: Signals>(
     key: MembershipKey,
     cycle: Cycle,
     observer: &dyn Observer,
-) -> Result<Granted, GrantError> {
+) -> Result<Membership, GrantError> {
     let began = service.now();
     loop {
         let mut membership = service.store().membership(key).await??;
@@ -79,7 +70,7 @@ pub async fn grant<S: Store + Memberships, T: Twitch, G: Signals>(
             Some(Outcome::Granted { authorization, token_expires_at, .. }) => {
                 membership.authorization = Some(authorization);
                 membership.token.expires_at = token_expires_at;
-                return Ok(Granted { membership, authorization });
+                return Ok(membership);
             }
             Some(Outcome::Failed { kind: FailureKind::Refusal, reason, .. }) => {
                 return Err(GrantError::Refused(reason));

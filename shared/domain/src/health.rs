@@ -123,6 +123,9 @@ pub enum CheckError {
     /// There is no such campaign.
     #[error(transparent)]
     Unknown(#[from] Unknown),
+    /// Something of ours has to be mended first.
+    #[error("{0}")]
+    Ours(String),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -3,12 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chrono::{DateTime, Utc};
-use uuid::Uuid;
-use zeroize::Zeroizing;
-
 use super::Secrets;
-use crate::cipher::{Column, NoRandomness, TokenCipher, Unreadable};
 use crate::config::{ConfigError, Secret, Source};
 
 /// A value that settings give, as of now. If they stand in a secret, it follows the secret; otherwise it never changes.
@@ -90,31 +85,5 @@ impl<T> Live<T> {
             }
         }
         current.clone()
-    }
-}
-
-impl Live<TokenCipher> {
-    /// [`TokenCipher::encrypt`], with the keys as of now.
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn encrypt(&self, streamer: Uuid, column: Column, plain: &str) -> Result<String, NoRandomness> {
-        self.current().encrypt(streamer, column, plain)
-    }
-
-    /// [`TokenCipher::decrypt`], with the keys as of now.
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn decrypt(
-        &self,
-        streamer: Uuid,
-        column: Column,
-        stored: &str,
-        now: DateTime<Utc>,
-    ) -> Result<Zeroizing<String>, Unreadable> {
-        self.current().decrypt(streamer, column, stored, now)
     }
 }

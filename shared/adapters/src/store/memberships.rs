@@ -21,30 +21,6 @@ const FIRST_LOOK: Duration = Duration::from_millis(20);
 /// A lease that was given back is noticed within this long.
 const LONGEST_LOOK: Duration = Duration::from_millis(160);
 
-/// A membership with its streamer as it is stored.
-struct MembershipRow {
-    streamer: StreamerRow,
-    campaign_id: Uuid,
-    campaign_name: String,
-    status: Option<String>,
-    granted_at: Option<DateTime<Utc>>,
-}
-
-impl MembershipRow {
-    fn into_membership(self) -> Membership {
-        let Self { streamer, campaign_id, campaign_name, status, granted_at } = self;
-        let authorization = authorization(granted_at, streamer.until);
-        let streamer_is_active = streamer.is_active;
-        let status = match status.as_deref() {
-            Some("ACTIVE") => MembershipStatus::Active,
-            _ => MembershipStatus::Pending,
-        };
-        let (streamer, token) = streamer.into_parts();
-        let campaign = CampaignId(campaign_id);
-        Membership { campaign, campaign_name, streamer, streamer_is_active, status, authorization, token }
-    }
-}
-
 /// Should nobody have written when it was granted: it holds for twelve hours.
 fn authorization(
     granted_at: Option<DateTime<Utc>>,
@@ -134,10 +110,22 @@ impl Database {
             if row.membership_id.is_none() {
                 return Ok(Err(Unknown::Membership));
             }
-            let (status, granted_at) = (row.status.clone(), row.granted_at);
-            let streamer = streamer_row!(row);
-            let row = MembershipRow { streamer, campaign_id, campaign_name, status, granted_at };
-            memberships.push(row.into_membership());
+            let status = match row.status.as_deref() {
+                Some("ACTIVE") => MembershipStatus::Active,
+                _ => MembershipStatus::Pending,
+            };
+            let authorization = authorization(row.granted_at, row.expires_at);
+            let (campaign, streamer_is_active) = (CampaignId(campaign_id), row.is_active);
+            let (streamer, token) = streamer_row!(row).into_parts();
+            memberships.push(Membership {
+                campaign,
+                campaign_name,
+                streamer,
+                streamer_is_active,
+                status,
+                authorization,
+                token,
+            });
         }
         Ok(Ok(memberships))
     }

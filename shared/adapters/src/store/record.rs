@@ -68,11 +68,11 @@ impl PgStore {
     }
 
     fn columns(&self, attempts: &[Attempt]) -> Result<Columns, Error> {
-        let mut columns = Columns::default();
+        let (mut columns, cipher) = (Columns::default(), self.cipher.current());
         for attempt in attempts {
             let id = attempt.lease.id.0;
             let encrypt = |column, plain: &str| {
-                self.cipher.encrypt(id, column, plain).map_err(|error| Error::Encode(error.into()))
+                cipher.encrypt(id, column, plain).map_err(|error| Error::Encode(error.into()))
             };
             let (mut pair, mut failure, mut reason) = (None, None, None);
             let (change, expires_at) = match &attempt.change {
