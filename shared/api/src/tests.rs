@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::routing::get;
 use domain::authorization::Unknown;
 use domain::grant::GrantError;
+use domain::health::CheckError;
 use domain::health::Issue as Found;
 use domain::ports::StoreError;
 use domain::{Caller, MembershipKey};
@@ -225,6 +226,18 @@ fn each_case_has_a_name_of_its_own() {
     let mut names = ALL.map(|problem| problem.case().name);
     names.sort_unstable();
     assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+}
+
+#[test]
+fn why_nothing_was_checked() {
+    let secret = || "key `2025` at db.internal".to_owned();
+    for (error, expected) in [
+        (CheckError::Unknown(Unknown::Campaign), Problem::Unknown(Unknown::Campaign)),
+        (CheckError::Ours(secret()), Problem::Misconfigured),
+        (CheckError::Store(StoreError(secret())), Problem::DatabaseUnavailable),
+    ] {
+        assert_eq!(Problem::from(error), expected);
+    }
 }
 
 #[test]
