@@ -156,8 +156,8 @@ pub struct PgStore {
     writing: Kept,
 }
 
-/// A connection that is kept between statements. To give it back to the pool each time would cost as much again as the
-/// statement: the pool asks it whether it is well.
+/// A connection that is kept between statements. The pool asks each that is given back whether it is well, which is a
+/// round trip more for each statement.
 #[derive(Default)]
 struct Kept(Mutex<Option<PoolConnection<Postgres>>>);
 
