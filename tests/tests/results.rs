@@ -1,0 +1,197 @@
+//! How results get into the database: only the lease's holder writes, and no pair is lost.
+
+use anyhow::Result;
+use chrono::TimeDelta;
+use domain::report::{Outcome, Skip};
+use end_to_end::cycles::{forced, planned, sweep};
+use end_to_end::{Still, run, with_change_at};
+use local::twitch::{Endpoint, Fault, RefreshTokens, Settings};
+use local::world::NewStreamer;
+
+#[tokio::test]
+async fn the_writer_who_came_first_is_right() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let service = world.service(&[]).await?;
+    for login in ["reconnected", "refused", "refused_again"] {
+        let id = world.add(NewStreamer::due(login)).await?;
+        if login == "refused_again" {
+            sqlx::query("UPDATE streamers SET token_refresh_failed_at = $1 WHERE id = $2")
+                .bind(still.now() - TimeDelta::minutes(20))
+                .bind(id.0)
+                .execute(&world.pool)
+                .await?;
+        }
+        let gate = world.twitch.pause(login)?;
+        let theirs = async {
+            sqlx::query(
+                "UPDATE streamers SET access_token_encrypted = 'theirs', refresh_token_encrypted = 'theirs',
+                     token_refresh_failed_at = NULL
+                 WHERE id = $1",
+            )
+            .bind(id.0)
+            .execute(&world.pool)
+            .await?;
+            if login != "reconnected" {
+                world.twitch.disconnect(login)?;
+            }
+            Ok(())
+        };
+        let ran = with_change_at(gate, run(&service, &planned()), theirs).await?;
+        assert_eq!(ran.outcome(login), &Outcome::Skipped(Skip::Superseded));
+        let row = world.row(id).await?;
+        assert_eq!(row.refresh_token_encrypted.as_deref(), Some("theirs"));
+        assert_eq!((row.token_refresh_failed_at, row.is_active), (None, true));
+        // Out of the way of the next.
+        sqlx::query("UPDATE streamers SET is_active = false WHERE id = $1")
+            .bind(id.0)
+            .execute(&world.pool)
+            .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_result_under_a_lost_lease_is_not_written() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let id = world.add(NewStreamer::due("slow")).await?;
+    let before = world.row(id).await?;
+    let service = world.service(&[]).await?;
+    let gate = world.twitch.pause("slow")?;
+    let takeover = async {
+        assert_eq!(run(&service, &sweep()).await.outcome("slow"), &Outcome::Skipped(Skip::Leased));
+        // As if the lease had run out and another run had taken it.
+        sqlx::query("UPDATE token_refresh.streamers SET fence = fence + 1").execute(&world.pool).await?;
+        Ok(())
+    };
+    let ran = with_change_at(gate, run(&service, &planned()), takeover).await?;
+    assert_eq!(ran.outcome("slow"), &Outcome::Skipped(Skip::Superseded));
+    assert_eq!(world.row(id).await?, before);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lease_that_was_left_behind_runs_out() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    world.add(NewStreamer::due("left")).await?;
+    let service = world.service(&[]).await?;
+    let gate = world.twitch.pause("left")?;
+    {
+        let cycle = planned();
+        tokio::select! {
+            biased;
+            () = gate.arrived() => {}
+            _ = run(&service, &cycle) => panic!("the gate is closed"),
+        }
+        // Here the run is dropped in the middle of its call, as when a function is killed.
+    }
+    gate.release();
+    assert_eq!(run(&service, &planned()).await.outcome("left"), &Outcome::Skipped(Skip::Leased));
+    still.turn(4);
+    assert_eq!(run(&service, &planned()).await.report.success, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn both_formats_are_read_and_the_configured_one_is_written() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let id = world.add(NewStreamer::due("moving")).await?;
+    let key = "2026:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let to_own = [("TOKEN_KEYS", key), ("TOKEN_CIPHER", "aes-gcm")];
+    assert_eq!(run(&world.service(&to_own).await?, &planned()).await.report.success, 1);
+    assert!(world.row(id).await?.refresh_token_encrypted.unwrap().starts_with("v1.2026."));
+    let back = [("TOKEN_KEYS", key), ("TOKEN_CIPHER", "adonis")];
+    assert_eq!(run(&world.service(&back).await?, &forced()).await.report.success, 1);
+    assert!(world.has_live_token(id).await?, "the existing backend can read it");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pair_without_a_lifetime_is_stored_and_then_asked_about() -> Result<()> {
+    let still =
+        Still::with(Settings { refresh_tokens: RefreshTokens::OneTime, ..Settings::default() }).await?;
+    let world = &still.world;
+    let told = world.add(NewStreamer::due("told")).await?;
+    let untold = world.add(NewStreamer::due("untold")).await?;
+    world.twitch.fault("told", Fault::NoExpiresIn.on(Endpoint::Token))?;
+    world.twitch.fault("untold", Fault::NoExpiresIn.on(Endpoint::Token))?;
+    world.twitch.fault("untold", Fault::ServerError.on(Endpoint::Validate))?;
+    let service = world.service(&[]).await?;
+
+    let ran = run(&service, &planned()).await;
+
+    assert_eq!(ran.report.success, 2);
+    assert_eq!(world.row(told).await?.token_expires_at, Some(still.now() + TimeDelta::seconds(14_124)));
+    assert_eq!(world.row(untold).await?.token_expires_at, None);
+    assert!(world.has_live_token(told).await? && world.has_live_token(untold).await?);
+    world.twitch.clear_faults("untold")?;
+    let ran = run(&service, &sweep()).await;
+    assert!(matches!(ran.outcome("untold"), Outcome::Refreshed { expires_at: Some(_) }), "unknown is due");
+    Ok(())
+}
+
+/// Somebody locks the table for longer than a call to Twitch may take.
+#[tokio::test]
+async fn a_slow_database_loses_no_pair() -> Result<()> {
+    let still =
+        Still::with(Settings { refresh_tokens: RefreshTokens::OneTime, ..Settings::default() }).await?;
+    let world = &still.world;
+    world.add_all((0..1_000).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
+    let service = world.service(&[]).await?;
+    let mut lock = world.pool.begin().await?;
+    sqlx::query("LOCK TABLE streamers IN SHARE MODE").execute(&mut *lock).await?;
+    let until_later = async {
+        sqlx::query("SELECT pg_sleep(12)").execute(&mut *lock).await?;
+        lock.commit().await
+    };
+    let cycle = planned();
+    let (ran, held) = tokio::join!(run(&service, &cycle), until_later);
+    held?;
+    assert_eq!((ran.report.success, ran.report.failed, ran.report.stopped), (1_000, 0, None));
+    assert_eq!(world.twitch.totals().reuses, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_that_hangs_up_loses_no_pair() -> Result<()> {
+    let still =
+        Still::with(Settings { refresh_tokens: RefreshTokens::OneTime, ..Settings::default() }).await?;
+    let world = &still.world;
+    let id = world.add(NewStreamer::due("someone")).await?;
+    let gate = world.twitch.pause("someone")?;
+    let hang_up = async {
+        sqlx::query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        .execute(&world.pool)
+        .await?;
+        Ok(())
+    };
+    let service = world.service(&[]).await?;
+    let ran = with_change_at(gate, run(&service, &planned()), hang_up).await?;
+    assert_eq!(ran.report.success, 1);
+    assert!(world.has_live_token(id).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_streamer_deleted_meanwhile_does_no_harm() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let id = world.add(NewStreamer::due("leaving")).await?;
+    world.add(NewStreamer::due("staying")).await?;
+    let service = world.service(&[]).await?;
+    let gate = world.twitch.pause("leaving")?;
+    let leave = async {
+        sqlx::query("DELETE FROM streamers WHERE id = $1").bind(id.0).execute(&world.pool).await?;
+        Ok(())
+    };
+    let ran = with_change_at(gate, run(&service, &planned()), leave).await?;
+    assert_eq!(ran.outcome("leaving"), &Outcome::Skipped(Skip::Superseded));
+    assert!(matches!(ran.outcome("staying"), Outcome::Refreshed { .. }));
+    Ok(())
+}
