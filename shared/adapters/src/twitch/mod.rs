@@ -126,7 +126,10 @@ impl TwitchClient {
                     (slot - Instant::now()).as_secs()
                 ))
             })?;
-            sleep_until(slot).await;
+            // Timers count in milliseconds: a sleep until now would be one of up to that, and a wake-up, for each call.
+            if slot > Instant::now() {
+                sleep_until(slot).await;
+            }
             let (failed, wait) = match self.send(&request).await {
                 Ok(answer) if is_busy(answer.status) => {
                     if let Some(wait) = answer.wait {
