@@ -211,6 +211,14 @@ impl<'a> Reader<'a> {
             self.fault("DATABASE_URL is not of the form postgres://user:password@host/database");
             return None;
         };
+        let options = match self.source.get("DATABASE_HOST").map(str::trim) {
+            Some(host) if Host::parse(host).is_ok() => options.host(host),
+            Some(_) => {
+                self.fault("DATABASE_HOST is not the name of a host: leave out scheme and port");
+                options
+            }
+            None => options,
+        };
         if !is_near(&options) && !matches!(options.get_ssl_mode(), PgSslMode::VerifyFull) {
             self.fault(
                 "DATABASE_URL leaves this machine without proving who answers: add ?sslmode=verify-full \
@@ -389,6 +397,7 @@ mod tests {
             ("DATABASE_URL", "nonsense"),
             ("DATABASE_URL", "postgres://app@db.example.com/twitch_polls"),
             ("DATABASE_URL", "postgres://app@db.example.com/twitch_polls?sslmode=require"),
+            ("DATABASE_HOST", "proxy.example.com:5432"),
             ("TWITCH_ID_URL", "http://id.twitch.tv"),
             ("TWITCH_ID_URL", "https://user:pass@id.twitch.tv"),
             ("TWITCH_ID_URL", "twitch"),
@@ -432,6 +441,17 @@ mod tests {
         ] {
             assert!(with(&[("DATABASE_URL", near)]).is_ok(), "{near}");
         }
+    }
+
+    #[test]
+    fn the_database_may_be_reached_at_another_host() {
+        let url = ("DATABASE_URL", "postgres://app@db.example.com:5433/polls?sslmode=verify-full");
+        let config = with(&[url, ("DATABASE_HOST", " proxy.example.com ")]).unwrap();
+        let options = config.database.current();
+        assert_eq!((options.get_host(), options.get_port()), ("proxy.example.com", 5433));
+        // It is the host that is called which decides whether it has to prove itself.
+        let faults = faults(&[("DATABASE_HOST", "proxy.example.com")]);
+        assert!(faults[0].contains("add ?sslmode=verify-full"), "{faults:?}");
     }
 
     #[test]
