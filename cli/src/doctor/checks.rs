@@ -64,7 +64,7 @@ impl State {
 }
 
 /// One line: what was looked at, how it is, what that means and what to do.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Check {
     pub name: &'static str,
     pub state: State,
@@ -362,5 +362,112 @@ pub fn schedules(found: Option<(&RetryConfig, RetryGroup)>) -> Check {
                      the way out. The sweep retries meanwhile"
             ),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use adapters::cipher::Unreadable;
+    use chrono::TimeZone;
+    use domain::ports::Outage;
+    use domain::{Streamer, StreamerId, TokenState};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn now() -> DateTime<Utc> {
+        Utc.with_ymd_and_hms(2026, 11, 23, 20, 0, 0).unwrap()
+    }
+
+    #[test]
+    fn clocks_may_be_a_little_apart() {
+        let apart =
+            |seconds| clock(now() + TimeDelta::seconds(seconds), now(), now() + TimeDelta::seconds(2));
+        for (seconds, state) in [
+            (0, State::Ok),
+            (2, State::Ok),
+            (7, State::Ok),
+            (-5, State::Ok),
+            (8, State::Warning),
+            (-6, State::Warning),
+            (62, State::Warning),
+            (63, State::Fault),
+            (-61, State::Fault),
+        ] {
+            assert_eq!(apart(seconds).state, state, "{seconds}");
+        }
+        assert!(apart(-3600).text.contains("are 3600 s apart"), "{:?}", apart(-3600));
+    }
+
+    #[test]
+    fn what_has_no_line_is_told() {
+        let checks =
+            [configuration(&["a fault".to_owned(), "another".to_owned()]), vec![vapid(None)]].concat();
+        let missing = not_among(&checks);
+        assert_eq!(missing.len(), NAMES.len() - 2);
+        assert!(!missing.contains(&"vapid") && missing.contains(&"twitch"));
+    }
+
+    #[test]
+    fn a_token_that_is_not_taken_back_is_a_warning() {
+        let check = twitch(Ok(Err(Outage("Twitch answered 500".to_owned()).into())));
+        assert_eq!(check.state, State::Warning);
+        assert!(check.text.contains("Twitch answered 500"), "{check:?}");
+    }
+
+    #[test]
+    fn our_fault_comes_before_the_streamers() {
+        let kind = |key, reason: &[Unreadable]| StoredTexts {
+            key,
+            texts: 30,
+            tried: 20,
+            unreadable: reason.to_vec(),
+        };
+        let theirs = kind(None, &[Unreadable::UnknownFormat]);
+        let ours = kind(Some(StoredUnder::TokenKey("2025".to_owned())), &[Unreadable::AuthenticationFailed]);
+        let state = |kinds: &[&StoredTexts]| tokens(Ok(kinds.iter().copied().cloned().collect())).state;
+        assert_eq!(state(&[]), State::Ok);
+        assert_eq!(state(&[&kind(Some(StoredUnder::AppKey), &[])]), State::Ok);
+        assert_eq!(state(&[&theirs]), State::Warning);
+        assert_eq!(state(&[&theirs, &ours]), State::Fault);
+        let text = tokens(Ok(vec![theirs, ours])).text;
+        assert!(text.contains("of those under the key `2025` of TOKEN_KEYS, 20 were tried: "), "{text}");
+    }
+
+    #[test]
+    fn a_sweep_that_is_a_little_late_leaves_nobody_overdue() {
+        let cycle = |logins: &[&str], token: TokenState| {
+            let one = |login: &&str| Authorized {
+                streamer: Streamer {
+                    id: StreamerId(Uuid::nil()),
+                    login: (*login).to_owned(),
+                    display_name: login.to_uppercase(),
+                },
+                until: now() + TimeDelta::hours(2),
+                token,
+            };
+            let runs = LastRuns { planned: None, sweep: Some(now() - TimeDelta::minutes(90)) };
+            cycles(Ok(logins.iter().map(one).collect()), Ok(runs), Policy::default(), now())
+        };
+        let expiring = |minutes| TokenState {
+            expires_at: Some(now() + TimeDelta::minutes(minutes)),
+            refreshed_at: Some(now()),
+            ..TokenState::default()
+        };
+        assert_eq!(cycle(&["aria"], expiring(40)).state, State::Ok);
+        assert_eq!(cycle(&["aria"], expiring(39)).state, State::Fault);
+        let proven = |minutes| TokenState {
+            validated_at: Some(now() - TimeDelta::minutes(minutes)),
+            refreshed_at: Some(now() - TimeDelta::hours(2)),
+            ..expiring(120)
+        };
+        assert_eq!(cycle(&["aria"], proven(60)).state, State::Ok);
+        assert_eq!(cycle(&["aria"], proven(61)).state, State::Fault);
+        let many = cycle(&["a", "b", "c", "d", "e"], expiring(-60)).text;
+        assert!(
+            many.contains("of a sweep: 1 h 30 ago")
+                && many.contains("overdue: A (a), B (b), C (c) and 2 more"),
+            "{many}"
+        );
     }
 }
