@@ -444,7 +444,7 @@ mod tests {
                     display_name: login.to_uppercase(),
                 },
                 until: now() + TimeDelta::hours(2),
-                token,
+                token: token.clone(),
             };
             let runs = LastRuns { planned: None, sweep: Some(now() - TimeDelta::minutes(90)) };
             cycles(Ok(logins.iter().map(one).collect()), Ok(runs), Policy::default(), now())

@@ -257,7 +257,8 @@ impl Database {
 }
 
 impl PgStore {
-    /// The stored texts by what they were encrypted with; a sample of each is opened.
+    /// The stored texts by what they were encrypted with; a sample of each is opened. Reads the whole table, which takes
+    /// seconds for a million streamers.
     ///
     /// # Errors
     ///
