@@ -49,7 +49,7 @@ fn the_sample_has_every_setting_in_the_readmes_words() -> Result<()> {
     let settings = settings()?;
     let paragraphs = settings.iter().map(|Setting { names, meaning, default }| {
         let default = if default.is_empty() { String::new() } else { format!("; by default {default}") };
-        let lines: String = names.iter().map(|name| format!("{name}=\n")).collect();
+        let lines: String = names.iter().flat_map(|name| [name.as_str(), "=\n"]).collect();
         format!("# {meaning}{default}\n{lines}")
     });
     let expected: Vec<_> = paragraphs.collect();
