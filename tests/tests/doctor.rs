@@ -216,7 +216,7 @@ async fn all_faults_of_the_configuration_come_at_once_and_the_rest_is_looked_at(
         assert_eq!(faults.iter().filter(|fault| **fault == name).count(), 1, "{name}: {faults:?}");
     }
     assert_eq!((said.code, faults.len()), (1, 9), "{faults:?}");
-    assert_eq!(said.not_checked, ["twitch"]);
+    assert_eq!(said.not_checked, ["twitch", "vapid", "schedules"]);
     said.says("cycles", "ok", "2 authorized");
 
     let elsewhere = [("DATABASE_URL", "postgres://app:hunter2@db.example.com/polls")];

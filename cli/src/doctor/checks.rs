@@ -1,5 +1,6 @@
 //! What is well and what is not: facts in, a line out. Asks nobody.
 
+use adapters::cipher::Unreadable;
 use adapters::config::RetryConfig;
 use adapters::signals::RetryGroup;
 use adapters::store::{LastRuns, NotifyRole, Server, StoredTexts, StoredUnder, Waiting};
@@ -170,19 +171,19 @@ pub fn tokens(found: Result<Vec<StoredTexts>, StoreError>) -> Check {
     };
     let counts: Vec<_> = kinds.iter().map(|kind| format!("{} {}", kind.texts, under(kind))).collect();
     let counts = format!("stored texts: {}", counts.join(", "));
-    let reasons = |of_the_streamer: bool| {
+    let first = |is_ours: bool| {
         kinds.iter().find_map(|kind| {
-            let is_streamers = kind.key.is_none();
-            let reason = kind.unreadable.first().filter(|_| is_streamers == of_the_streamer)?;
+            let mut reasons = kind.unreadable.iter();
+            let reason = reasons.find(|reason| (**reason != Unreadable::UnknownFormat) == is_ours)?;
             Some(format!("of those {}, {} were tried: {reason}", under(kind), kind.tried))
         })
     };
-    if let Some(reason) = reasons(false) {
-        return fault("tokens", format!("{counts}; {reason}. Nobody is deactivated for it, nor refreshed"));
-    }
-    match reasons(true) {
-        Some(reason) => warning("tokens", format!("{counts}; {reason}")),
-        None => ok("tokens", format!("{counts}; a sample of each could be opened")),
+    match (first(true), first(false)) {
+        (Some(ours), _) => {
+            fault("tokens", format!("{counts}; {ours}. Nobody is deactivated for it, nor refreshed"))
+        }
+        (None, Some(theirs)) => warning("tokens", format!("{counts}; {theirs}")),
+        (None, None) => ok("tokens", format!("{counts}; a sample of each could be opened")),
     }
 }
 
@@ -291,8 +292,8 @@ pub fn outbox(waiting: Result<Waiting, StoreError>, now: DateTime<Utc>) -> Check
     ok("outbox", format!("{pending} notifications wait, none of them for long"))
 }
 
-pub fn no_client(fault_: &str) -> Check {
-    fault("twitch", fault_)
+pub fn no_client(reason: &str) -> Check {
+    fault("twitch", reason)
 }
 
 /// Whether our application was given a token, and whether it could give it back.
@@ -313,7 +314,7 @@ pub fn twitch(asked: Result<Result<(), RefreshError>, RefreshError>) -> Check {
             "twitch",
             format!(
                 "{outage}: is Twitch down (https://status.twitch.com), or this machine's way out? Nobody is \
-                     deactivated for it"
+                 deactivated for it"
             ),
         ),
     }
@@ -338,28 +339,28 @@ pub fn schedules(found: Option<(&RetryConfig, RetryGroup)>) -> Check {
             "schedules",
             format!(
                 "the group `{group}` is there; whether its target is, says aws lambda get-function \
-                     --function-name {target_arn}"
+                 --function-name {target_arn}"
             ),
         ),
         RetryGroup::Missing => fault(
             "schedules",
             format!(
                 "there is no schedule group `{group}` in this region and account, so no retry can be armed, and the \
-                     sweep retries: check RETRY_GROUP and AWS_REGION"
+                 sweep retries: check RETRY_GROUP and AWS_REGION"
             ),
         ),
         RetryGroup::Hidden(reason) => warning(
             "schedules",
             format!(
                 "the group `{group}` could not be looked up: {reason}. That needs scheduler:GetScheduleGroup on it, \
-                     which the functions don't"
+                 which the functions don't"
             ),
         ),
         RetryGroup::OutOfReach(reason) => fault(
             "schedules",
             format!(
                 "EventBridge Scheduler can't be asked for the group `{group}`: {reason}; check region, credentials and \
-                     the way out. The sweep retries meanwhile"
+                 the way out. The sweep retries meanwhile"
             ),
         ),
     }
@@ -367,7 +368,6 @@ pub fn schedules(found: Option<(&RetryConfig, RetryGroup)>) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use adapters::cipher::Unreadable;
     use chrono::TimeZone;
     use domain::ports::Outage;
     use domain::{Streamer, StreamerId, TokenState};
@@ -429,6 +429,10 @@ mod tests {
         assert_eq!(state(&[]), State::Ok);
         assert_eq!(state(&[&kind(Some(StoredUnder::AppKey), &[])]), State::Ok);
         assert_eq!(state(&[&theirs]), State::Warning);
+        assert_eq!(
+            state(&[&kind(None, &[Unreadable::UnknownFormat, Unreadable::Unsupported])]),
+            State::Fault
+        );
         assert_eq!(state(&[&theirs, &ours]), State::Fault);
         let text = tokens(Ok(vec![theirs, ours])).text;
         assert!(text.contains("of those under the key `2025` of TOKEN_KEYS, 20 were tried: "), "{text}");

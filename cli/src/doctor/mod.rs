@@ -48,6 +48,7 @@ pub async fn run(source: &Source, json: bool) -> Result<ExitCode> {
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// What can't be looked at because of a fault is left out.
 async fn look(config: Whole) -> Vec<Check> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let mut found = checks::configuration(&config.faults);
@@ -55,20 +56,26 @@ async fn look(config: Whole) -> Vec<Check> {
     if let Some(twitch) = config.twitch {
         found.push(credentials(twitch, clock).await);
     }
-    let vapid = config.vapid.as_ref();
-    let keys = vapid.map(|vapid| Vapid::new(&vapid.public_key, vapid.private_key.expose(), &vapid.subject));
-    found.push(checks::vapid(keys.map(|keys| keys.map(drop).map_err(|faults| faults.0))));
-    let retries = config.signals.retries.as_ref();
-    found.push(match retries {
-        Some(retries) => {
-            checks::schedules(Some((retries, RetryGroup::look_up(retries, &config.secrets.sdk()).await)))
+    match config.vapid {
+        Some(vapid) => {
+            let keys = Vapid::new(&vapid.public_key, vapid.private_key.expose(), &vapid.subject);
+            found.push(checks::vapid(Some(keys.map(drop).map_err(|faults| faults.0))));
         }
-        None => checks::schedules(None),
-    });
+        None if !config.delivers => found.push(checks::vapid(None)),
+        None => {}
+    }
+    match config.signals.map(|signals| signals.retries) {
+        Some(Some(retries)) => {
+            let group = RetryGroup::look_up(&retries, &config.secrets.sdk()).await;
+            found.push(checks::schedules(Some((&retries, group))));
+        }
+        Some(None) => found.push(checks::schedules(None)),
+        None => {}
+    }
     found
 }
 
-/// All that the database tells. What can't be looked at because of a fault is left out.
+/// All that the database tells.
 async fn database(config: &Whole, clock: &Arc<dyn Clock>) -> Vec<Check> {
     let Some(options) = &config.database else { return Vec::new() };
     let asked_at = clock.now();

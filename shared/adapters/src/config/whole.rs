@@ -19,9 +19,11 @@ pub struct Whole {
     /// `RETRY_DELAY`, `DEACTIVATION`.
     pub policy: Policy,
     /// `RETRY_GROUP` and what belongs to it, `EVENT_BUS_NAME`.
-    pub signals: SignalsConfig,
-    /// `VAPID_*`; none if no key is configured.
+    pub signals: Option<SignalsConfig>,
+    /// `VAPID_*`.
     pub vapid: Option<VapidConfig>,
+    /// Whether a VAPID key is configured, or should be.
+    pub delivers: bool,
     /// What some of these settings stand in.
     pub secrets: Secrets,
     /// What is wrong.
@@ -37,13 +39,14 @@ impl Whole {
     pub fn read(source: &Source) -> Self {
         let mut reader = Reader::new(source);
         let (database, cipher, twitch) = (reader.live_database(), reader.live_cipher(), reader.twitch());
-        let (policy, signals) = (reader.policy(), reader.signals());
+        let policy = reader.policy();
+        let faults = reader.faults.len();
+        let signals = Some(reader.signals()).filter(|_| reader.faults.len() == faults);
+        let delivers = reader.is_given_vapid() || source.get(Secret::Vapid.variable()).is_some();
         let near = database.as_ref().map(Live::current);
-        let vapid = (reader.is_given_vapid() || source.get(Secret::Vapid.variable()).is_some())
-            .then(|| reader.vapid(near.as_deref()))
-            .flatten();
+        let vapid = delivers.then(|| reader.vapid(near.as_deref())).flatten();
         let _ = (reader.locale(), reader.health_check_time(), reader.log());
         let secrets = source.secrets.clone();
-        Self { database, cipher, twitch, policy, signals, vapid, secrets, faults: reader.faults }
+        Self { database, cipher, twitch, policy, signals, vapid, delivers, secrets, faults: reader.faults }
     }
 }
