@@ -2,6 +2,7 @@
 
 mod coverage;
 mod deliver;
+mod doctor;
 mod history;
 mod notifications;
 mod output;
@@ -15,7 +16,7 @@ mod vapid;
 use std::path::Path;
 use std::process::ExitCode;
 
-use adapters::config::{self, LogConfig, Secret, SignalsConfig, Source};
+use adapters::config::{self, LogConfig, Secret, SignalsConfig, Source, Whole};
 use adapters::store::{Database, migrate};
 use adapters::{SystemClock, telemetry};
 use anyhow::Result;
@@ -66,6 +67,14 @@ enum Command {
     },
     /// Make streamers active again who were deactivated.
     Reactivate(reactivate::Arguments),
+    /// Check everything that has to be right: configuration, database, Twitch's credentials, keys, schedules, cycles.
+    ///
+    /// Ends with 1 if something is at fault. Nobody is refreshed and nothing is written.
+    Doctor {
+        /// For machines: one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
     /// Encrypt anew what an old key or the other format wrote, while everything runs. Safe to run twice.
     Rekey(rekey::Arguments),
     /// Bring the database to this program's schema. Safe to run twice.
@@ -81,6 +90,7 @@ impl Command {
         match self {
             Self::Refresh(_) => &[Secret::Database, Secret::Twitch, Secret::TokenKeys, Secret::Vapid],
             Self::Rekey(_) => &[Secret::Database, Secret::TokenKeys],
+            Self::Doctor { .. } => &Whole::SECRETS,
             Self::Vapid(_) => &[],
             _ => &[Secret::Database],
         }
@@ -102,7 +112,10 @@ async fn main() -> ExitCode {
 /// Succeeds if nothing failed; wrong usage has ended the program before.
 async fn run(command: Command) -> Result<ExitCode> {
     let source = Source::environment_and_file(Path::new("."))?;
-    telemetry::start(LogConfig::read(&source)?);
+    // The doctor tells by itself of all that others would stop at, or log.
+    if !matches!(command, Command::Doctor { .. }) {
+        telemetry::start(LogConfig::read(&source)?);
+    }
     let source = source.with_secrets(command.secrets()).await;
     match command {
         Command::Refresh(arguments) => return refresh::run(&source, arguments).await,
@@ -134,6 +147,7 @@ async fn run(command: Command) -> Result<ExitCode> {
             output::line(&format!("The database is at version {version}."))?;
         }
         Command::Vapid(command) => vapid::run(command)?,
+        Command::Doctor { json } => return doctor::run(&source, json).await,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -203,6 +203,7 @@ impl Drop for SimulatedAws {
 fn router(simulation: Arc<Simulation>) -> Router {
     Router::new()
         .route("/", post(json_1_1))
+        .route("/schedule-groups/{name}", get(schedules::get_group))
         .route("/schedules", get(schedules::list))
         .route("/schedules/{name}", get(schedules::get).post(schedules::create).delete(schedules::delete))
         .fallback(async || {

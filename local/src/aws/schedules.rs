@@ -142,6 +142,18 @@ pub(super) async fn list(
     })
 }
 
+pub(super) async fn get_group(
+    State(simulation): State<Arc<Simulation>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    admitted(&simulation, &headers, || {
+        known_group(&name)?;
+        let arn = format!("arn:aws:scheduler:{REGION}:{ACCOUNT}:schedule-group/{name}");
+        Ok(rest(StatusCode::OK, &json!({ "Arn": arn, "Name": name, "State": "ACTIVE" })))
+    })
+}
+
 fn admitted(
     simulation: &Simulation,
     headers: &HeaderMap,

@@ -66,7 +66,8 @@ pub(super) async fn introduction(
     Ok(format!(
         "# Query plans
 
-What PostgreSQL does for each statement that a cycle, a request or the command runs. The statements are those of the adapters' \
+What PostgreSQL does for each statement that a cycle, a request or the command runs, but for those of `tokens doctor`, \
+         which walk over whole tables on purpose. The statements are those of the adapters' \
          checked queries, word for word. This whole page is the output of
 
 ```sh

@@ -89,6 +89,8 @@ pub(super) struct Accounts {
     by_access_token: HashMap<Arc<str>, Issued>,
     /// Used and dead refresh tokens stay in, so that a reuse is noticed and a request finds its streamer.
     by_refresh_token: HashMap<Arc<str>, GrantId>,
+    /// What the application itself was given: access tokens of no streamer, with the time at which they expire.
+    of_application: HashMap<Arc<str>, DateTime<Utc>>,
 }
 
 impl Accounts {
@@ -100,6 +102,7 @@ impl Accounts {
             by_login: HashMap::new(),
             by_access_token: HashMap::new(),
             by_refresh_token: HashMap::new(),
+            of_application: HashMap::new(),
         }
     }
 
@@ -178,8 +181,29 @@ impl Accounts {
         })
     }
 
+    /// An access token of the application's own, without a refresh token and without a streamer.
+    pub(super) fn issue_to_application(&mut self, lifetime: Duration, now: DateTime<Utc>) -> AccessToken {
+        let token: Arc<str> = random_text(ALPHANUMERICS, ACCESS_TOKEN_LENGTH).into();
+        self.of_application.insert(Arc::clone(&token), later(now, lifetime));
+        AccessToken::new(&*token)
+    }
+
+    /// How long such a token still lives, in seconds; `None`: it doesn't.
+    pub(super) fn validate_of_application(&self, access_token: &str, now: DateTime<Utc>) -> Option<i64> {
+        let expires_at = self.of_application.get(access_token).filter(|expires_at| **expires_at > now)?;
+        Some((*expires_at - now).num_seconds())
+    }
+
+    /// The application's own tokens that are alive.
+    pub(super) fn live_of_application(&self, now: DateTime<Utc>) -> usize {
+        self.of_application.values().filter(|expires_at| **expires_at > now).count()
+    }
+
     /// Ends one access token; its refresh token lives on. False if the token wasn't alive.
     pub(super) fn revoke(&mut self, access_token: &str, now: DateTime<Utc>) -> bool {
+        if self.validate_of_application(access_token, now).is_some() {
+            return self.of_application.remove(access_token).is_some();
+        }
         let Some(grant) = self.live(access_token, now).map(|issued| issued.grant) else {
             return false;
         };
@@ -201,7 +225,8 @@ impl Accounts {
 
     /// Every token that was issued, but for access tokens that are long over.
     pub(super) fn issued(&self) -> impl Iterator<Item = &str> {
-        self.by_access_token.keys().chain(self.by_refresh_token.keys()).map(|token| &**token)
+        let streamers = self.by_access_token.keys().chain(self.by_refresh_token.keys());
+        streamers.chain(self.of_application.keys()).map(|token| &**token)
     }
 
     pub(super) fn is_connected(&self, account: AccountId) -> bool {

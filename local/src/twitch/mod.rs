@@ -248,6 +248,12 @@ impl SimulatedTwitch {
         self.simulation.lock().accounts.access_token_is_live(token.expose(), now)
     }
 
+    /// How many access tokens of the application's own are alive, which no streamer granted.
+    #[must_use]
+    pub fn live_application_tokens(&self) -> usize {
+        self.simulation.lock().accounts.live_of_application(self.simulation.settings.clock.now())
+    }
+
     /// What this streamer's tokens were used for.
     ///
     /// # Errors

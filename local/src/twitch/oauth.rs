@@ -1,6 +1,6 @@
 //! The endpoints that the real identity service has.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -17,6 +17,9 @@ use super::{Endpoint, Simulation, accounts::Refused, answer::Answer, form::Form}
 
 /// What the streamers of this simulation granted: to run polls in their channel.
 const SCOPES: [&str; 2] = ["channel:manage:polls", "channel:read:polls"];
+
+/// What Twitch gives its applications: about 60 days.
+const APPLICATION_TOKEN_LIFETIME: Duration = Duration::from_hours(60 * 24);
 
 /// Far above any form that a client of these endpoints can mean.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -52,10 +55,10 @@ async fn token(State(simulation): State<Arc<Simulation>>, request: Request) -> R
         here = Instant::now();
     }
     let response = match fault {
-        None => refresh(&simulation, &form).into_response(),
+        None => grant(&simulation, &form).into_response(),
         Some(fault) => match fault.before_processing(Endpoint::Token, &form.secrets()).await {
             Some(response) => response,
-            None => fault.after_processing(refresh(&simulation, &form)),
+            None => fault.after_processing(grant(&simulation, &form)),
         },
     };
     if let Some(passage) = gates.after {
@@ -66,7 +69,7 @@ async fn token(State(simulation): State<Arc<Simulation>>, request: Request) -> R
     response
 }
 
-fn refresh(simulation: &Simulation, form: &Form) -> Answer {
+fn grant(simulation: &Simulation, form: &Form) -> Answer {
     let settings = &simulation.settings;
     match form.get("client_id") {
         None => return Answer::bad_request("missing client id"),
@@ -79,10 +82,26 @@ fn refresh(simulation: &Simulation, form: &Form) -> Answer {
         Some(_) => {}
     }
     match form.get("grant_type") {
-        None => return Answer::bad_request("missing grant type"),
-        Some("refresh_token") => {}
-        Some(_) => return Answer::bad_request("invalid grant type"),
+        None => Answer::bad_request("missing grant type"),
+        Some("refresh_token") => refresh(simulation, form),
+        Some("client_credentials") => application_token(simulation),
+        Some(_) => Answer::bad_request("invalid grant type"),
     }
+}
+
+/// For the application itself: it tells only that id and secret are right, and touches no streamer.
+fn application_token(simulation: &Simulation) -> Answer {
+    let now = simulation.settings.clock.now();
+    let token = simulation.lock().accounts.issue_to_application(APPLICATION_TOKEN_LIFETIME, now);
+    Answer::ok(json!({
+        "access_token": token.expose(),
+        "expires_in": APPLICATION_TOKEN_LIFETIME.as_secs(),
+        "token_type": "bearer",
+    }))
+}
+
+fn refresh(simulation: &Simulation, form: &Form) -> Answer {
+    let settings = &simulation.settings;
     let Some(refresh_token) = form.get("refresh_token") else {
         return Answer::bad_request("missing refresh token");
     };
@@ -142,6 +161,10 @@ fn validation(simulation: &Simulation, access_token: Option<&str>) -> Answer {
     };
     let now = simulation.settings.clock.now();
     let state = simulation.lock();
+    if let Some(expires_in) = state.accounts.validate_of_application(access_token, now) {
+        let client_id = &simulation.settings.client_id;
+        return Answer::ok(json!({ "client_id": client_id, "scopes": null, "expires_in": expires_in }));
+    }
     state.accounts.validate(access_token, now).map_or_else(Answer::invalid_access_token, |valid| {
         Answer::ok(json!({
             "client_id": simulation.settings.client_id,

@@ -359,6 +359,34 @@ async fn a_revoked_access_token_is_dead_and_its_refresh_token_is_not() {
 }
 
 #[tokio::test]
+async fn the_application_gets_a_token_of_its_own_for_its_secret() {
+    let scene = Scene::new().await;
+    let Settings { client_id, client_secret, .. } = &scene.settings;
+    let ask = async |id: &str, secret: &str| {
+        let form = [("client_id", id), ("client_secret", secret), ("grant_type", "client_credentials")];
+        see(scene.request(Method::POST, "/oauth2/token").form(&form)).await
+    };
+    ask("somebody-else", client_secret).await.assert_error(400, "invalid client");
+    ask(client_id, "not-the-secret").await.assert_error(403, "invalid client secret");
+    ask(client_id, "").await.assert_error(400, "missing client secret");
+    assert_eq!(scene.twitch.live_application_tokens(), 0);
+
+    let given = ask(client_id, client_secret).await;
+    assert_eq!((given.status, given.body.get("refresh_token")), (200, None));
+    let token = given.body["access_token"].as_str().unwrap();
+    let valid = scene.validate(token).await;
+    assert_eq!((valid.status, valid.body.get("login")), (200, None), "it is nobody's");
+    assert_eq!(scene.twitch.live_application_tokens(), 1);
+    assert!(scene.twitch.issued_tokens().iter().any(|issued| issued == token));
+
+    assert_eq!(scene.revoke(client_id, token).await.status, 200);
+    assert_eq!(scene.twitch.live_application_tokens(), 0);
+    scene.validate(token).await.assert_error(401, "invalid access token");
+    scene.revoke(client_id, token).await.assert_error(400, "Invalid token");
+    assert_eq!(scene.twitch.totals().refreshes, 0);
+}
+
+#[tokio::test]
 async fn unknown_paths_and_wrong_methods_are_refused() {
     let scene = Scene::new().await;
     see(scene.request(Method::GET, "/oauth2/authorise")).await.assert_error(404, "not found");

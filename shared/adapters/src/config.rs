@@ -3,14 +3,15 @@
 //! All faults are found before anything starts and are listed at once. A fault names its variable, what is wrong
 //! and what to do; it never shows a value.
 
+mod log;
 mod notify;
 mod secrets;
 mod signals;
 mod twitch;
+mod whole;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::io::IsTerminal;
 use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
@@ -21,10 +22,12 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
+pub use self::log::{LogConfig, LogFormat};
 pub use self::notify::{NotifyConfig, VapidConfig, VapidPrivateKey};
 pub use self::secrets::Secret;
 pub use self::signals::{RetryConfig, SignalsConfig};
 pub use self::twitch::{ClientSecret, Credentials, TwitchConfig};
+pub use self::whole::Whole;
 use crate::cipher::{CipherSettings, TokenCipher};
 use crate::secrets::{Live, Secrets};
 
@@ -66,24 +69,6 @@ pub struct HealthCheckConfig {
     pub refresh: RefreshConfig,
     /// `HEALTH_CHECK_TIMEOUT`: within this long it is answered.
     pub time: TimeDelta,
-}
-
-/// How the log is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object a line, for machines.
-    Json,
-    /// For people.
-    Text,
-}
-
-/// `LOG_LEVEL` and `LOG_FORMAT`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogConfig {
-    /// The least level that is written.
-    pub level: tracing::level_filters::LevelFilter,
-    /// How.
-    pub format: LogFormat,
 }
 
 /// What the configuration is read from: variables, and the secrets that they name.
@@ -226,6 +211,14 @@ impl<'a> Reader<'a> {
             self.fault("DATABASE_URL is not of the form postgres://user:password@host/database");
             return None;
         };
+        let options = match self.source.get("DATABASE_HOST").map(str::trim) {
+            Some(host) if Host::parse(host).is_ok() => options.host(host),
+            Some(_) => {
+                self.fault("DATABASE_HOST is not the name of a host: leave out scheme and port");
+                options
+            }
+            None => options,
+        };
         if !is_near(&options) && !matches!(options.get_ssl_mode(), PgSslMode::VerifyFull) {
             self.fault(
                 "DATABASE_URL leaves this machine without proving who answers: add ?sslmode=verify-full \
@@ -265,6 +258,11 @@ impl<'a> Reader<'a> {
         };
         Policy { retry_delay, deactivation }
     }
+
+    fn health_check_time(&mut self) -> TimeDelta {
+        // Under five seconds there is no time to ask Twitch; API Gateway waits for 30 at most.
+        self.number("HEALTH_CHECK_TIMEOUT", 5, 25).map_or(HEALTH_CHECK_TIMEOUT, TimeDelta::seconds)
+    }
 }
 
 impl RefreshConfig {
@@ -292,9 +290,7 @@ impl HealthCheckConfig {
     pub fn read(source: &Source) -> Result<Self, ConfigError> {
         let mut reader = Reader::new(source);
         let refresh = reader.refresh();
-        // Under five seconds there is no time to ask Twitch; API Gateway waits for 30 at most.
-        let time =
-            reader.number("HEALTH_CHECK_TIMEOUT", 5, 25).map_or(HEALTH_CHECK_TIMEOUT, TimeDelta::seconds);
+        let time = reader.health_check_time();
         reader.finish(refresh.map(|refresh| Self { refresh, time }))
     }
 }
@@ -332,31 +328,6 @@ pub fn policy(source: &Source) -> Result<Policy, ConfigError> {
     let mut reader = Reader::new(source);
     let policy = reader.policy();
     reader.finish(Some(policy))
-}
-
-impl LogConfig {
-    /// Reads how to log: by default from `info` on, as text on a terminal and as JSON elsewhere.
-    ///
-    /// # Errors
-    ///
-    /// With every fault found.
-    pub fn read(source: &Source) -> Result<Self, ConfigError> {
-        let mut reader = Reader::new(source);
-        let level = source.get("LOG_LEVEL").unwrap_or("info").parse().unwrap_or_else(|_| {
-            reader.fault("LOG_LEVEL is none of off, error, warn, info, debug, trace");
-            tracing::level_filters::LevelFilter::INFO
-        });
-        let format = match source.get("LOG_FORMAT") {
-            Some("text") => LogFormat::Text,
-            None if std::io::stderr().is_terminal() => LogFormat::Text,
-            Some("json") | None => LogFormat::Json,
-            Some(_) => {
-                reader.fault("LOG_FORMAT is neither `json` nor `text`");
-                LogFormat::Json
-            }
-        };
-        reader.finish(Some(Self { level, format }))
-    }
 }
 
 /// Whether this database is on this machine.
@@ -426,6 +397,7 @@ mod tests {
             ("DATABASE_URL", "nonsense"),
             ("DATABASE_URL", "postgres://app@db.example.com/twitch_polls"),
             ("DATABASE_URL", "postgres://app@db.example.com/twitch_polls?sslmode=require"),
+            ("DATABASE_HOST", "proxy.example.com:5432"),
             ("TWITCH_ID_URL", "http://id.twitch.tv"),
             ("TWITCH_ID_URL", "https://user:pass@id.twitch.tv"),
             ("TWITCH_ID_URL", "twitch"),
@@ -469,6 +441,17 @@ mod tests {
         ] {
             assert!(with(&[("DATABASE_URL", near)]).is_ok(), "{near}");
         }
+    }
+
+    #[test]
+    fn the_database_may_be_reached_at_another_host() {
+        let url = ("DATABASE_URL", "postgres://app@db.example.com:5433/polls?sslmode=verify-full");
+        let config = with(&[url, ("DATABASE_HOST", " proxy.example.com ")]).unwrap();
+        let options = config.database.current();
+        assert_eq!((options.get_host(), options.get_port()), ("proxy.example.com", 5433));
+        // It is the host that is called which decides whether it has to prove itself.
+        let faults = faults(&[("DATABASE_HOST", "proxy.example.com")]);
+        assert!(faults[0].contains("add ?sslmode=verify-full"), "{faults:?}");
     }
 
     #[test]

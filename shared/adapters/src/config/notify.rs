@@ -64,7 +64,14 @@ pub struct NotifyConfig {
 }
 
 impl Reader<'_> {
-    fn vapid(&mut self, database: Option<&PgConnectOptions>) -> Option<VapidConfig> {
+    /// Whether a key is there, or should be.
+    pub(super) fn is_given_vapid(&self) -> bool {
+        ["VAPID_PUBLIC_KEY", "VAPID_PRIVATE_KEY", "VAPID_KEYS_FILE"]
+            .iter()
+            .any(|name| self.source.may_be_set(name))
+    }
+
+    pub(super) fn vapid(&mut self, database: Option<&PgConnectOptions>) -> Option<VapidConfig> {
         let keys = match self.source.get("VAPID_KEYS_FILE") {
             Some(path) => self.vapid_file(Path::new(path)),
             None => self.vapid_variables(),
@@ -123,7 +130,7 @@ impl Reader<'_> {
         Some((public_key, private_key))
     }
 
-    fn locale(&mut self) -> Locale {
+    pub(super) fn locale(&mut self) -> Locale {
         match self.source.get("NOTIFICATION_LOCALE").map(str::parse) {
             None => Locale::default(),
             Some(Ok(locale)) => locale,
@@ -160,9 +167,8 @@ impl NotifyConfig {
     ///
     /// As [`NotifyConfig::read`].
     pub fn read_for_command(source: &Source) -> Result<Option<Self>, ConfigError> {
-        let keys = ["VAPID_PUBLIC_KEY", "VAPID_PRIVATE_KEY", "VAPID_KEYS_FILE"];
         let elsewhere = source.get("EVENT_BUS_NAME").is_some();
-        if elsewhere || !keys.iter().any(|name| source.may_be_set(name)) {
+        if elsewhere || !Reader::new(source).is_given_vapid() {
             return Ok(None);
         }
         Self::read(source).map(Some)

@@ -15,6 +15,7 @@ use domain::ports::{SignalError, Signals, StreamerDeactivated};
 
 use self::events::Events;
 use self::retries::Retries;
+pub use self::retries::RetryGroup;
 use crate::aws::{Failure, LONGEST_OPERATION, Sdk};
 use crate::config::SignalsConfig;
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_sdk_scheduler::Client;
 use aws_sdk_scheduler::operation::create_schedule::CreateScheduleError;
+use aws_sdk_scheduler::operation::get_schedule_group::GetScheduleGroupError;
 use aws_sdk_scheduler::types::{
     ActionAfterCompletion, DeadLetterConfig, FlexibleTimeWindow, FlexibleTimeWindowMode, RetryPolicy, Target,
 };
@@ -34,6 +35,43 @@ const DELIVERIES: i32 = 10;
 
 /// Minutes that are remembered as armed. A retry lies less than half an hour ahead.
 const REMEMBERED: usize = 120;
+
+/// Whether the schedule group is there that retries are made in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RetryGroup {
+    /// It is.
+    There,
+    /// It is not.
+    Missing,
+    /// Whoever asked may not look, for this reason.
+    Hidden(String),
+    /// EventBridge Scheduler can't be asked, for this reason.
+    OutOfReach(String),
+}
+
+impl RetryGroup {
+    /// Looks it up. Needs the right `scheduler:GetScheduleGroup`, which no function has.
+    pub async fn look_up(config: &RetryConfig, sdk: &Sdk) -> Self {
+        let sdk = match sdk.config().await {
+            Ok(config) => config,
+            Err(failure) => return Self::OutOfReach(failure.reason),
+        };
+        match Client::new(sdk).get_schedule_group().name(&config.group).send().await {
+            Ok(_) => Self::There,
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(GetScheduleGroupError::is_resource_not_found_exception) =>
+            {
+                Self::Missing
+            }
+            Err(error) => match Failure::from(error) {
+                Failure { reason, lasts: true } => Self::OutOfReach(reason),
+                Failure { reason, .. } => Self::Hidden(reason),
+            },
+        }
+    }
+}
 
 /// Makes the schedules, each once.
 pub(super) struct Retries {

@@ -4,6 +4,7 @@
 //! is asked, and none spans two round trips (but for a deactivation and a grant). Time always comes in as a parameter.
 
 mod claim;
+mod condition;
 mod coverage;
 mod deactivate;
 mod history;
@@ -30,6 +31,7 @@ use sqlx::{ConnectOptions, Connection, Postgres};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
+pub use self::condition::{LastRuns, NotifyRole, Server, StoredTexts, StoredUnder, Waiting};
 pub use self::coverage::{BrokenSession, Coverage, Gap};
 pub use self::history::{HISTORY_KEPT, HistoryEntry};
 pub use self::outbox::{OutboxCounts, OutboxEntry, PgOutbox};
@@ -78,7 +80,13 @@ impl Database {
     /// If the database can't be reached or lets us not in, and if its migrations are missing or newer than this
     /// program; the text says what to do.
     pub async fn open(options: impl Into<Live<PgConnectOptions>>) -> Result<Self, StoreError> {
-        let options = options.into();
+        let database = Self::prepare(options.into());
+        schema::check(&database).await?;
+        Ok(database)
+    }
+
+    /// Connects to nothing yet.
+    fn prepare(options: Live<PgConnectOptions>) -> Self {
         let current = options.current();
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
@@ -95,9 +103,7 @@ impl Database {
                 })
             })
             .connect_lazy_with(quiet(&current));
-        let database = Self { pool, options, connecting_with: Arc::new(Mutex::new(current)) };
-        schema::check(&database).await?;
-        Ok(database)
+        Self { pool, options, connecting_with: Arc::new(Mutex::new(current)) }
     }
 
     /// A connection. If the server refuses our password, its secret is read again, once; so a new password fails nobody,

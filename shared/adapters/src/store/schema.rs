@@ -32,12 +32,12 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<i64, StoreError> {
     done.map(|()| newest)
 }
 
-/// Says what is wrong if the database isn't on this program's schema.
-pub(super) async fn check(database: &Database) -> Result<(), StoreError> {
+/// Says what is wrong if the database isn't on this program's schema; otherwise answers its version.
+pub(super) async fn check(database: &Database) -> Result<i64, StoreError> {
     let acquired = database.acquire().await;
     let mut connection = acquired.map_err(|error| unreachable(&error, &database.options.current()))?;
     match applied(&mut connection).await {
-        Ok(Some(found)) if found == newest() => Ok(()),
+        Ok(Some(found)) if found == newest() => Ok(found),
         Ok(Some(found)) if found > newest() => Err(newer(found)),
         Ok(found) => Err(StoreError(format!(
             "the database's schema is at version {} and this program needs {}: run `tokens migrate`",
@@ -75,11 +75,8 @@ fn newer(found: i64) -> StoreError {
 }
 
 /// Where, but never with which password.
-fn unreachable(error: &Error, options: &PgConnectOptions) -> StoreError {
-    let place = match options.get_socket() {
-        Some(socket) => format!("the socket directory {}", socket.display()),
-        None => format!("{}:{}", options.get_host(), options.get_port()),
-    };
+pub(super) fn unreachable(error: &Error, options: &PgConnectOptions) -> StoreError {
+    let place = place(options);
     let error = match error {
         Error::PoolTimedOut => "no answer in time".to_owned(),
         error => error.to_string(),
@@ -90,4 +87,11 @@ fn unreachable(error: &Error, options: &PgConnectOptions) -> StoreError {
         options.get_database().unwrap_or("(default)"),
         options.get_username()
     ))
+}
+
+pub(super) fn place(options: &PgConnectOptions) -> String {
+    match options.get_socket() {
+        Some(socket) => format!("the socket directory {}", socket.display()),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    }
 }

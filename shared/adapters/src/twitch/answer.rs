@@ -46,10 +46,7 @@ impl Answer {
         let message = message.as_deref();
         match self.status {
             StatusCode::OK => {
-                let answer: TokenAnswer = serde_json::from_slice(&self.body)
-                    .ok()
-                    .filter(|answer: &TokenAnswer| !answer.access_token.is_empty())
-                    .ok_or_else(|| self.outage())?;
+                let answer = self.tokens()?;
                 let refresh = answer.refresh_token.filter(|token| !token.is_empty());
                 Ok(Grant {
                     pair: TokenPair {
@@ -59,9 +56,7 @@ impl Answer {
                     expires_in: answer.expires_in.and_then(|value| lifetime(value.as_i64()?)),
                 })
             }
-            StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN if names(message, &["client"]) => {
-                Err(RefreshError::Misconfigured(self.refused_credentials()))
-            }
+            _ if self.refuses_credentials() => Err(RefreshError::Misconfigured(self.refused_credentials())),
             StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED if names(message, &["invalid", "token"]) => {
                 Err(RefreshError::Refused(self.told()))
             }
@@ -70,6 +65,25 @@ impl Answer {
             }
             _ => Err(self.outage().into()),
         }
+    }
+
+    pub(super) fn into_application_token(self) -> Result<AccessToken, RefreshError> {
+        match self.status {
+            StatusCode::OK => Ok(AccessToken::new(self.tokens()?.access_token)),
+            _ if self.refuses_credentials() => Err(RefreshError::Misconfigured(self.refused_credentials())),
+            _ => Err(self.outage().into()),
+        }
+    }
+
+    fn tokens(&self) -> Result<TokenAnswer, Outage> {
+        let answer = serde_json::from_slice(&self.body).ok();
+        answer.filter(|answer: &TokenAnswer| !answer.access_token.is_empty()).ok_or_else(|| self.outage())
+    }
+
+    /// Whether it is our application that the token endpoint doesn't take.
+    fn refuses_credentials(&self) -> bool {
+        matches!(self.status, StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN)
+            && names(self.message().as_deref(), &["client"])
     }
 
     pub(super) fn into_validity(self) -> Result<Validity, Outage> {

@@ -75,6 +75,23 @@ impl TwitchClient {
         Ok(Self { config, token_url, validate_url, revoke_url, connections, pace, clock })
     }
 
+    /// Asks for an access token of our application's own, which proves its id and its secret and touches no streamer's.
+    /// Whoever asked takes it back ([`revoke`](Self::revoke)).
+    ///
+    /// # Errors
+    ///
+    /// [`RefreshError::Outage`] and [`RefreshError::Misconfigured`].
+    pub async fn application_token(&self) -> Result<AccessToken, RefreshError> {
+        let credentials = self.config.credentials.current();
+        let form = [
+            ("client_id", credentials.client_id.as_str()),
+            ("client_secret", credentials.client_secret.expose()),
+            ("grant_type", "client_credentials"),
+        ];
+        let answer = self.call(latest(), |client| client.post(self.token_url.clone()).form(&form)).await?;
+        answer.into_application_token()
+    }
+
     /// Takes an access token back, as when a streamer revokes its authorization. One that is dead already is fine.
     ///
     /// # Errors

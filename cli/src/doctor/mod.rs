@@ -1,0 +1,158 @@
+//! `tokens doctor`: looks at everything that has to be right, and says of each what to do if it is not. It refreshes
+//! nothing and writes nothing; what it finds out is judged in `checks`.
+
+mod checks;
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use adapters::SystemClock;
+use adapters::config::{Source, TwitchConfig, Whole};
+use adapters::signals::RetryGroup;
+use adapters::store::{Database, PgStore};
+use adapters::twitch::TwitchClient;
+use anyhow::Result;
+use chrono::TimeDelta;
+use domain::Clock;
+use push::Vapid;
+use serde::Serialize;
+
+use self::checks::{Check, State};
+use crate::output::{self, plain, table};
+use crate::refresh::everybody;
+
+/// For how long back the rules' runs are looked for.
+const LOOKED_BACK: TimeDelta = TimeDelta::days(1);
+
+/// For machines.
+#[derive(Serialize)]
+struct Document<'a> {
+    /// Whether nothing is at fault. There may be warnings.
+    well: bool,
+    checks: &'a [Check],
+    /// What could not be looked at because of a fault above.
+    not_checked: &'a [&'static str],
+}
+
+/// Fails if something is at fault.
+pub async fn run(source: &Source, json: bool) -> Result<ExitCode> {
+    let checks = look(Whole::read(source)).await;
+    let not_checked = checks::not_among(&checks);
+    let well = checks.iter().all(|check| check.state != State::Fault);
+    if json {
+        output::json(&Document { well, checks: &checks, not_checked: &not_checked })?;
+    } else {
+        output::line(&text(&checks, &not_checked))?;
+    }
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What can't be looked at because of a fault is left out.
+async fn look(config: Whole) -> Vec<Check> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let mut found = checks::configuration(&config.faults);
+    found.extend(database(&config, &clock).await);
+    if let Some(twitch) = config.twitch {
+        found.push(credentials(twitch, clock).await);
+    }
+    match config.vapid {
+        Some(vapid) => {
+            let keys = Vapid::new(&vapid.public_key, vapid.private_key.expose(), &vapid.subject);
+            found.push(checks::vapid(Some(keys.map(drop).map_err(|faults| faults.0))));
+        }
+        None if !config.delivers => found.push(checks::vapid(None)),
+        None => {}
+    }
+    match config.signals.map(|signals| signals.retries) {
+        Some(Some(retries)) => {
+            let group = RetryGroup::look_up(&retries, &config.secrets.sdk()).await;
+            found.push(checks::schedules(Some((&retries, group))));
+        }
+        Some(None) => found.push(checks::schedules(None)),
+        None => {}
+    }
+    found
+}
+
+/// All that the database tells.
+async fn database(config: &Whole, clock: &Arc<dyn Clock>) -> Vec<Check> {
+    let Some(options) = &config.database else { return Vec::new() };
+    let asked_at = clock.now();
+    let (database, server) = match Database::reach(options.clone()).await {
+        Ok(reached) => reached,
+        Err(error) => return vec![checks::out_of_reach(&error)],
+    };
+    let mut found = vec![checks::database(&server), checks::clock(server.now, asked_at, clock.now())];
+    let schema = checks::schema(database.schema().await);
+    let is_ours = schema.state == State::Ok;
+    found.push(schema);
+    if !is_ours {
+        return found;
+    }
+    let now = clock.now();
+    found.push(checks::rights(&server.role, database.missing_rights().await));
+    found.push(checks::notify_role(database.notify_role().await));
+    if let Some(cipher) = &config.cipher {
+        let store = PgStore::new(database.clone(), cipher.clone(), clock.clone());
+        found.push(checks::tokens(store.stored_texts(now).await));
+    }
+    let runs = database.last_runs(now - LOOKED_BACK).await;
+    let authorized = everybody(&database, now).await;
+    found.push(checks::cycles(authorized, runs, config.policy, now));
+    found.push(checks::outbox(database.waiting(now).await, now));
+    found
+}
+
+/// By a token of our application's own, which is taken back at once.
+async fn credentials(config: TwitchConfig, clock: Arc<dyn Clock>) -> Check {
+    let client = match TwitchClient::new(config, clock) {
+        Ok(client) => client,
+        Err(error) => return checks::no_client(&error.to_string()),
+    };
+    match client.application_token().await {
+        Ok(token) => checks::twitch(Ok(client.revoke(&token).await)),
+        Err(error) => checks::twitch(Err(error)),
+    }
+}
+
+fn text(checks: &[Check], not_checked: &[&str]) -> String {
+    let row =
+        |check: &Check| vec![check.state.as_str().to_owned(), check.name.to_owned(), plain(&check.text)];
+    let count = |state| checks.iter().filter(|check| check.state == state).count();
+    let mut summary = match (count(State::Fault), count(State::Warning)) {
+        (0, 0) => "All is well.".to_owned(),
+        (faults, warnings) => format!("Faults: {faults}. Warnings: {warnings}."),
+    };
+    if !not_checked.is_empty() {
+        let _ = write!(summary, " Not looked at because of a fault: {}.", not_checked.join(", "));
+    }
+    format!("{}\n\n{summary}", table(checks.iter().map(row).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_check_has_a_line_and_the_end_sums_up() {
+        let check = |name, state, text: &str| Check { name, state, text: text.to_owned() };
+        let checks = [
+            check("configuration", State::Ok, "complete"),
+            check("database", State::Fault, "no\u{1b}[2J answer"),
+            check("twitch", State::Warning, "slow"),
+        ];
+        insta::assert_snapshot!(text(&checks, &["schema", "rights"]), @r"
+        ok       configuration  complete
+        fault    database       no[2J answer
+        warning  twitch         slow
+
+        Faults: 1. Warnings: 1. Not looked at because of a fault: schema, rights.
+        ");
+        insta::assert_snapshot!(text(&checks[..1], &[]), @r"
+        ok  configuration  complete
+
+        All is well.
+        ");
+    }
+}

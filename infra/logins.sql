@@ -1,0 +1,39 @@
+-- The logins whose passwords infra/database.yaml has put into secrets, with all the rights that they need: run once, after
+-- `tokens migrate`, as the tables' owner. psql 15 takes the passwords from the environment.
+\set ON_ERROR_STOP on
+\getenv app_password APP_PASSWORD
+\getenv notify_password NOTIFY_PASSWORD
+
+-- All functions but notify, and the command. `tokens doctor` says what is missing, should this list be behind.
+CREATE ROLE token_app LOGIN PASSWORD :'app_password';
+GRANT USAGE ON SCHEMA token_refresh TO token_app;
+GRANT SELECT ON token_refresh._sqlx_migrations TO token_app;
+GRANT SELECT ON streamers TO token_app;
+GRANT SELECT ON campaign_memberships TO token_app;
+GRANT SELECT ON campaigns TO token_app;
+GRANT SELECT ON notification_preferences TO token_app;
+GRANT SELECT ON push_subscriptions TO token_app;
+GRANT SELECT ON token_refresh.streamers TO token_app;
+GRANT INSERT ON token_refresh.streamers TO token_app;
+GRANT UPDATE ON token_refresh.streamers TO token_app;
+GRANT SELECT ON token_refresh.refreshes TO token_app;
+GRANT INSERT ON token_refresh.refreshes TO token_app;
+GRANT DELETE ON token_refresh.refreshes TO token_app;
+GRANT SELECT ON token_refresh.deactivations TO token_app;
+GRANT INSERT ON token_refresh.deactivations TO token_app;
+GRANT DELETE ON token_refresh.deactivations TO token_app;
+GRANT SELECT ON token_refresh.sessions TO token_app;
+GRANT INSERT ON token_refresh.sessions TO token_app;
+GRANT UPDATE ON token_refresh.sessions TO token_app;
+GRANT DELETE ON token_refresh.sessions TO token_app;
+GRANT SELECT ON token_refresh.outbox TO token_app;
+GRANT INSERT ON token_refresh.outbox TO token_app;
+GRANT UPDATE ON token_refresh.outbox TO token_app;
+GRANT DELETE ON token_refresh.outbox TO token_app;
+GRANT SELECT (id, display_name) ON users TO token_app;
+GRANT UPDATE (access_token_encrypted, refresh_token_encrypted, token_expires_at, last_token_refresh_at, token_refresh_failed_at, is_active, updated_at) ON streamers TO token_app;
+GRANT UPDATE (poll_authorization_granted_at, poll_authorization_expires_at, updated_at) ON campaign_memberships TO token_app;
+
+-- notify, which can read no token.
+CREATE ROLE token_notify LOGIN PASSWORD :'notify_password';
+GRANT token_refresh_notify TO token_notify;

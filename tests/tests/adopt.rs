@@ -1,0 +1,81 @@
+//! docs/adopt.md, as far as it goes on one machine: the database of an existing backend is taken over step by step, and given
+//! back without a trace by the document's own statements.
+
+use std::fs::read_to_string;
+
+use anyhow::{Context as _, Result};
+use end_to_end::people::refused_before;
+use end_to_end::{Printed, binary, changed, tokens};
+use local::binaries::workspace;
+use local::postgres::{Postgres, Settings as ServerSettings};
+use local::twitch::Settings;
+use local::world::{NewStreamer, World};
+use sqlx::AssertSqlSafe;
+
+/// What the document has run to be rid of us.
+fn without_a_trace() -> Result<String> {
+    let document = read_to_string(workspace().join("docs/adopt.md"))?;
+    let block = document.split_once("```sql\n").and_then(|(_, rest)| rest.split_once("```"));
+    Ok(block.context("the statements")?.0.to_owned())
+}
+
+async fn sql(world: &World, statements: &str) -> Result<()> {
+    sqlx::raw_sql(AssertSqlSafe(statements)).execute(&world.pool).await?;
+    Ok(())
+}
+
+/// What is left of us, by name.
+async fn ours(world: &World) -> Result<Vec<String>> {
+    let names = "SELECT nspname::text FROM pg_namespace WHERE nspname = 'token_refresh'
+                 UNION ALL SELECT indexname::text FROM pg_indexes WHERE indexname LIKE 'token\\_refresh\\_%'
+                 UNION ALL SELECT relname || ' ' || attname FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+                           WHERE attacl::text LIKE '%token_refresh_notify%'
+                 UNION ALL SELECT relname::text FROM pg_class WHERE relacl::text LIKE '%token_refresh_notify%'";
+    Ok(sqlx::query_scalar(names).fetch_all(&world.pool).await?)
+}
+
+#[track_caller]
+fn says(printed: &Printed, code: i32, text: &str) {
+    assert_eq!(printed.code, code, "{printed:?}");
+    assert!(printed.stdout.contains(text), "`{text}` is not in {}", printed.stdout);
+}
+
+#[tokio::test]
+async fn a_backends_database_is_taken_over_and_given_back() -> Result<()> {
+    binary("tokens").await?;
+    // A server of its own, because the role of notify belongs to the whole server.
+    let postgres = Postgres::own(ServerSettings::default()).await?;
+    let world = World::start(&postgres, Settings::default()).await?;
+    let bastien = world.add(NewStreamer::due("bastien")).await?;
+    let refused = world.add(NewStreamer::due("refused")).await?;
+    // As the backend has it: without us, and without expiries.
+    sql(&world, &without_a_trace()?).await?;
+    sql(&world, "UPDATE streamers SET token_expires_at = NULL").await?;
+    assert_eq!(ours(&world).await?, [""; 0]);
+    let environment = changed(world.environment(), &[("DEACTIVATION", "off")]);
+    let run = async |arguments: &[&str]| tokens(&environment, arguments).await;
+
+    says(&run(&["doctor"]).await?, 1, "at version 0 and this program needs");
+    says(&run(&["migrate"]).await?, 0, "The database is at version ");
+    let looked = run(&["doctor"]).await?;
+    says(&looked, 0, "stored texts: 4 under APP_KEY; a sample of each could be opened");
+    says(&looked, 0, "not seen by a sweep yet: ");
+    says(&run(&["refresh", "--dry-run"]).await?, 0, "Would refresh: 2");
+    assert_eq!(world.twitch.totals().refreshes, 0);
+
+    let id = bastien.to_string();
+    says(&run(&["refresh", &id, "--force"]).await?, 0, "Success: 1");
+    says(&run(&["history", &id]).await?, 0, "refreshed");
+    world.twitch.disconnect("refused")?;
+    refused_before(&world, refused).await?;
+    says(&run(&["refresh"]).await?, 1, "Failed: 1");
+    assert!(world.row(refused).await?.is_active, "nobody is deactivated on the first day");
+
+    let before = world.row(bastien).await?;
+    sql(&world, &without_a_trace()?).await?;
+    assert_eq!(ours(&world).await?, [""; 0]);
+    assert_eq!(world.row(bastien).await?, before);
+    assert!(world.has_live_token(bastien).await?, "the backend's key opens what we have written");
+    says(&run(&["migrate"]).await?, 0, "The database is at version ");
+    Ok(())
+}

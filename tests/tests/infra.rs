@@ -1,0 +1,102 @@
+//! What surrounds the template beside the code: the sample of an environment and the README's table have the settings that
+//! the code reads, and the database's stack gives what the template takes.
+
+use std::collections::BTreeSet;
+use std::fs::{read_dir, read_to_string};
+
+use anyhow::{Context as _, Result};
+use local::binaries::workspace;
+use yaml_serde::Value;
+
+/// A row of the README's table of settings: names, meaning, default.
+struct Setting {
+    names: Vec<String>,
+    meaning: String,
+    default: String,
+}
+
+fn settings() -> Result<Vec<Setting>> {
+    let readme = read_to_string(workspace().join("README.md"))?;
+    let table = readme.split_once("## Configuration").context("no table")?.1;
+    let rows = table.lines().filter_map(|row| row.strip_prefix("| `")?.strip_suffix(" |"));
+    let setting = |row: &str| {
+        let [names, meaning, default] = row.splitn(3, " |").collect::<Vec<_>>()[..] else { return None };
+        let names = names.split(['`', ',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        Some(Setting { names, meaning: without_links(meaning.trim()), default: default.trim().to_owned() })
+    };
+    let rows: Vec<_> = rows.map(|row| setting(row).with_context(|| row.to_owned())).collect::<Result<_>>()?;
+    Ok(rows)
+}
+
+/// `[text](where)` as `text`.
+fn without_links(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some((before, link)) = rest.split_once('[') {
+        let (shown, after) = link
+            .split_once("](")
+            .and_then(|(shown, to)| Some((shown, to.split_once(')')?.1)))
+            .expect("a link");
+        plain.extend([before, shown]);
+        rest = after;
+    }
+    plain + rest
+}
+
+#[test]
+fn the_sample_has_every_setting_in_the_readmes_words() -> Result<()> {
+    let sample = read_to_string(workspace().join("infra/env.sample"))?;
+    let settings = settings()?;
+    let paragraphs = settings.iter().map(|Setting { names, meaning, default }| {
+        let default = if default.is_empty() { String::new() } else { format!("; by default {default}") };
+        let lines: String = names.iter().flat_map(|name| [name.as_str(), "=\n"]).collect();
+        format!("# {meaning}{default}\n{lines}")
+    });
+    let expected: Vec<_> = paragraphs.collect();
+    let found: Vec<_> =
+        sample.split("\n\n").skip(1).map(|paragraph| format!("{}\n", paragraph.trim_end())).collect();
+    assert_eq!(found, expected);
+    Ok(())
+}
+
+#[test]
+fn the_settings_that_the_code_reads_are_those_of_the_readme() -> Result<()> {
+    let adapters = workspace().join("shared/adapters/src");
+    let mut files = vec![adapters.join("config.rs")];
+    for file in read_dir(adapters.join("config"))? {
+        files.push(file?.path());
+    }
+    let mut read = BTreeSet::new();
+    for file in files {
+        let text = read_to_string(&file)?;
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        // What stands between quotation marks and is written like a variable.
+        let is_name = |text: &&str| {
+            text.len() > 5 && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+        };
+        read.extend(code.split('"').filter(is_name).map(str::to_owned));
+    }
+    let told: BTreeSet<_> = settings()?.into_iter().flat_map(|setting| setting.names).collect();
+    assert_eq!(read, told);
+    Ok(())
+}
+
+#[test]
+fn the_databases_stack_gives_what_the_template_takes() -> Result<()> {
+    let names = |file: &str, section: &str| {
+        let template: Value = yaml_serde::from_str(&read_to_string(workspace().join(file))?)?;
+        let section = template.get(section).and_then(Value::as_mapping).context("a section")?;
+        let names = section.keys().filter_map(Value::as_str).map(str::to_owned);
+        anyhow::Ok(names.collect::<BTreeSet<_>>())
+    };
+    let (given, taken) = (names("infra/database.yaml", "Outputs")?, names("template.yaml", "Parameters")?);
+    let used: Vec<_> = given.intersection(&taken).map(String::as_str).collect();
+    assert_eq!(
+        used,
+        ["DatabaseHost", "DatabaseSecretArn", "NotifyDatabaseSecretArn", "SecurityGroupIds", "SubnetIds"]
+    );
+    // What else it gives is for people.
+    let rest: Vec<_> = given.difference(&taken).map(String::as_str).collect();
+    assert_eq!(rest, ["BastionId", "ClusterEndpoint", "OwnerSecretArn"]);
+    Ok(())
+}
