@@ -148,7 +148,7 @@ async fn refused_for_six_hours(count: i32) -> Result<()> {
 
     session.stage.world.twitch.fault_for_everybody(Fault::InvalidRefreshToken.on(Endpoint::Token));
     let during = session.play(at(20, 0)).await?;
-    let alarms: u64 = during.iter().map(|cycle| cycle.report.alarms).sum();
+    let alarms: u64 = during.iter().map(|cycle| cycle.report.alarms.total()).sum();
     assert_eq!(alarms > 0, count > 5, "three of five are within the budget, 30 of 50 are not");
     let budget = usize::try_from(deactivation_budget(u64::try_from(count)?))?;
     assert!(session.most_deactivations_in_an_hour().await? <= budget);

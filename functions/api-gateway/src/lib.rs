@@ -8,6 +8,7 @@
 use std::convert::Infallible;
 
 use adapters::runner::deadline;
+use adapters::telemetry::metrics::written_after;
 use api::{Context, Problem};
 use axum::Router;
 use axum::body::Body;
@@ -29,7 +30,7 @@ pub use lambda_http::Error;
 ///
 /// If the Runtime API can't be reached.
 pub async fn serve(routes: Router) -> Result<(), Error> {
-    let answer = async |request| Ok::<_, Infallible>(answer(&routes, request).await);
+    let answer = async |request| Ok::<_, Infallible>(written_after(answer(&routes, request)).await);
     lambda_http::run(service_fn(answer)).await
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use adapters::config::{LogConfig, RefreshConfig, Source};
+use adapters::config::{RefreshConfig, Source};
 use adapters::runner::Runner;
 use adapters::telemetry;
 use api_gateway::Error;
@@ -11,7 +11,7 @@ use api_gateway::Error;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let source = Source::environment();
-    telemetry::start(LogConfig::read(&source)?);
+    telemetry::start_function(&source)?;
     let source = source.with_secrets(&RefreshConfig::SECRETS).await;
     let runner = Runner::open(RefreshConfig::read(&source)?).await?;
     api_gateway::serve(api::grants(Arc::new(runner))).await

@@ -8,9 +8,10 @@ mod handler;
 
 use std::sync::Arc;
 
-use adapters::config::{LogConfig, NotifyConfig, Source};
+use adapters::SystemClock;
+use adapters::config::{NotifyConfig, Source};
 use adapters::store::{Database, PgOutbox};
-use adapters::{SystemClock, telemetry};
+use adapters::telemetry::{self, metrics::written_after};
 use domain::Clock;
 use domain::notify::NotifyService;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
@@ -23,7 +24,7 @@ use crate::handler::Handler;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let source = Source::environment();
-    telemetry::start(LogConfig::read(&source)?);
+    telemetry::start_function(&source)?;
     let source = source.with_secrets(&NotifyConfig::SECRETS).await;
     let NotifyConfig { database, vapid, locale } = NotifyConfig::read(&source)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -32,5 +33,6 @@ async fn main() -> Result<(), Error> {
     let push = WebPush::new(vapid, loopback, clock.clone())?;
     let outbox = PgOutbox::new(Database::open(database).await?, clock.clone());
     let handler = Handler { service: NotifyService::new(outbox, push, clock.clone(), locale), clock };
-    lambda_runtime::run(service_fn(async |event: LambdaEvent<Value>| handler.handle(event).await)).await
+    let answer = async |event: LambdaEvent<Value>| written_after(handler.handle(event)).await;
+    lambda_runtime::run(service_fn(answer)).await
 }

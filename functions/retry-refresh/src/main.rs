@@ -2,9 +2,9 @@
 
 mod handler;
 
-use adapters::config::{LogConfig, RefreshConfig, Source};
+use adapters::config::{RefreshConfig, Source};
 use adapters::runner::Runner;
-use adapters::telemetry;
+use adapters::telemetry::{self, metrics::written_after};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::Value;
 
@@ -12,9 +12,9 @@ use serde_json::Value;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let source = Source::environment();
-    telemetry::start(LogConfig::read(&source)?);
+    telemetry::start_function(&source)?;
     let source = source.with_secrets(&RefreshConfig::SECRETS).await;
     let runner = Runner::open(RefreshConfig::read(&source)?).await?;
-    lambda_runtime::run(service_fn(async |event: LambdaEvent<Value>| handler::handle(&runner, event).await))
-        .await
+    let answer = async |event: LambdaEvent<Value>| written_after(handler::handle(&runner, event)).await;
+    lambda_runtime::run(service_fn(answer)).await
 }

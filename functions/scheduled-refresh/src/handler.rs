@@ -11,12 +11,15 @@ use serde_json::Value;
 /// mend; Twitch being down is none, the next sweep goes on.
 pub async fn handle(runner: &Runner, event: LambdaEvent<Value>) -> Result<Report, Error> {
     let trigger = trigger(&event.payload)?;
-    let cycle =
-        Cycle { limits: Limits::of_function(deadline(event.context.deadline)), ..Cycle::new(trigger) };
+    let deadline = deadline(event.context.deadline);
+    let cycle = Cycle { limits: Limits::of_function(deadline), ..Cycle::new(trigger) };
     let ran = runner.run(&cycle).await;
-    // Before the error is answered: a misconfigured function is when the coverage is needed.
+    // Before the error is answered: a misconfigured function is when the coverage and the ages are needed.
     if let Err(error) = runner.database().remember_sessions(runner.now()).await {
         tracing::warn!(%error, "the sessions were not remembered; the next run makes it good");
+    }
+    if trigger == Trigger::Sweep {
+        runner.measure(deadline).await;
     }
     let report = ran?;
     if trigger == Trigger::Planned

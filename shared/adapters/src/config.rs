@@ -22,7 +22,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
-pub use self::log::{LogConfig, LogFormat};
+pub use self::log::{LogConfig, LogFormat, metrics_stack};
 pub use self::notify::{NotifyConfig, VapidConfig, VapidPrivateKey};
 pub use self::secrets::Secret;
 pub use self::signals::{RetryConfig, SignalsConfig};

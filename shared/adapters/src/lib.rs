@@ -5,6 +5,7 @@ pub mod aws;
 pub mod cipher;
 mod clock;
 pub mod config;
+mod gauges;
 pub mod requests;
 pub mod runner;
 pub mod secrets;

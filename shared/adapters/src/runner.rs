@@ -11,6 +11,7 @@ use domain::policy::Policy;
 use domain::ports::{StoreError, Twitch};
 use domain::refresh::{Cycle, RefreshService};
 use domain::report::{Report, Stop};
+use domain::schedule::Trigger;
 
 use crate::SystemClock;
 use crate::config::{RefreshConfig, TwitchConfig};
@@ -18,6 +19,7 @@ use crate::secrets::Secrets;
 use crate::signals::AwsSignals;
 use crate::store::{Database, PgStore};
 use crate::telemetry::RefreshLog;
+use crate::telemetry::metrics::Metric;
 use crate::twitch::{SetUpError, TwitchClient};
 
 /// Connections to Twitch that were used within this long are taken to be alive; older ones may have slept in a frozen
@@ -81,7 +83,11 @@ impl Runner {
         self.clock.now()
     }
 
-    /// Runs this cycle and logs its report. Twitch being down is no error: the next trigger goes on.
+    pub(crate) fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// Runs this cycle, logs its report and counts it. Twitch being down is no error: the next trigger goes on.
     ///
     /// # Errors
     ///
@@ -90,10 +96,13 @@ impl Runner {
         self.renew_secrets().await;
         let service = self.service(self.twitch()?);
         let report = Box::pin(service.run(cycle, &RefreshLog)).await;
+        Metric::CycleDuration.record(report.duration.as_seconds_f64() * 1_000.0);
         match &report.stopped {
-            Some(stop) if stop.is_ours() => Err(RunError::Stopped(stop.clone())),
-            _ => Ok(report),
+            Some(stop) if stop.is_ours() => return Err(RunError::Stopped(stop.clone())),
+            _ if cycle.trigger == Trigger::Retry => {}
+            _ => Metric::CyclesSucceeded.add(1),
         }
+        Ok(report)
     }
 
     /// For the beginning of an event or a request, see [`Secrets::renew`].

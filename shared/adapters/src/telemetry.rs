@@ -1,4 +1,6 @@
-//! The log: one readable message with fields a line, on standard error.
+//! The log: one readable message with fields a line, on standard error; and the [`metrics`].
+
+pub mod metrics;
 
 use std::io::IsTerminal;
 
@@ -8,10 +10,26 @@ use domain::notify::NotifyReport;
 use domain::report::{Observer, Outcome, Report};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{LogConfig, LogFormat};
+use crate::config::{ConfigError, LogConfig, LogFormat, Source, metrics_stack};
+
+/// Starts the log of a function and, where the log is for machines and the stack is known, its metrics.
+///
+/// # Errors
+///
+/// If the settings of either are wrong.
+pub fn start_function(source: &Source) -> Result<(), ConfigError> {
+    let config = LogConfig::read(source)?;
+    start(config);
+    match metrics_stack(source)? {
+        Some(stack) if config.format == LogFormat::Json => metrics::start(stack),
+        _ => {}
+    }
+    Ok(())
+}
 
 /// Starts the log. What the crates below us have to say is shown only from `warn` on: it is about their
-/// insides, and at lower levels some of them print what they send.
+/// insides, and at lower levels some of them print what they send. But for the span that Lambda's runtime puts around an
+/// event: from it each line has the request's id.
 pub fn start(config: LogConfig) {
     let level = config.level.to_string().to_lowercase();
     let others = if config.level < tracing::level_filters::LevelFilter::WARN { &level } else { "warn" };
@@ -29,7 +47,8 @@ pub fn start(config: LogConfig) {
         "retry_refresh",
         "scheduled_refresh",
     ];
-    let filter = ours.iter().fold(others.to_owned(), |filter, name| format!("{filter},{name}={level}"));
+    let others = format!("{others},lambda_runtime::layers::trace=info");
+    let filter = ours.iter().fold(others, |filter, name| format!("{filter},{name}={level}"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
         .with_writer(std::io::stderr)
@@ -43,17 +62,18 @@ pub fn start(config: LogConfig) {
     };
 }
 
-/// Logs a function's cycle: failures as warnings, what is our own fault as an error, the report at the end.
+/// Logs a function's cycle: failures as warnings, what somebody has to look at as an error, the report at the end, which it
+/// counts as well.
 pub struct RefreshLog;
 
 impl Observer for RefreshLog {
     fn done(&self, streamer: &Streamer, outcome: &Outcome) {
         let (id, login) = (streamer.id, &streamer.login);
         match outcome {
-            Outcome::Failed { reason, standing, alarm: true, .. } => {
-                tracing::error!(streamer = %id, login, reason, %standing, "refresh failed by a fault of ours");
+            Outcome::Failed { reason, standing, alarm: Some(_), .. } => {
+                tracing::error!(streamer = %id, login, reason, %standing, "refresh failed, and somebody has to look");
             }
-            Outcome::Failed { reason, standing, alarm: false, .. } => {
+            Outcome::Failed { reason, standing, alarm: None, .. } => {
                 tracing::warn!(streamer = %id, login, reason, %standing, "refresh failed");
             }
             other => tracing::debug!(streamer = %id, login, outcome = %other, "streamer done"),
@@ -61,7 +81,8 @@ impl Observer for RefreshLog {
     }
 
     fn finished(&self, report: &Report) {
-        let Report { total, success, failed, skipped, validated, deactivated, alarms, .. } = report;
+        metrics::count_report(report);
+        let Report { total, success, failed, skipped, validated, deactivated, .. } = report;
         let duration_ms = report.duration.num_milliseconds();
         let stopped = report.stopped.as_ref().map(tracing::field::display);
         if let Some(reason) = &report.signal_failure {
@@ -78,7 +99,7 @@ impl Observer for RefreshLog {
             skipped,
             validated,
             deactivated,
-            alarms,
+            alarms = report.alarms.total(),
             signals_failed = report.signals_failed,
             duration_ms,
             stopped,
@@ -130,9 +151,10 @@ pub fn log_delivery(notification: &Notification, answer: &PushAnswer, next: Next
     }
 }
 
-/// Logs the report of a function's delivery. That push services don't take our VAPID is an error, for an alarm: until
-/// somebody mends it, nobody is told of anything.
+/// Logs and counts the report of a function's delivery. That push services don't take our VAPID is an error: until somebody
+/// mends it, nobody is told of anything.
 pub fn log_deliveries(report: &NotifyReport) {
+    metrics::count_deliveries(report);
     let NotifyReport { delivered, gone, postponed, given_up, obsolete, unauthorized } = report;
     tracing::info!(delivered, gone, postponed, given_up, obsolete, unauthorized, "outbox delivered");
     if *unauthorized > 0 {

@@ -75,7 +75,7 @@ pub async fn grant<S: Store + Memberships, T: Twitch, G: Signals>(
             Some(Outcome::Failed { kind: FailureKind::Refusal, reason, .. }) => {
                 return Err(GrantError::Refused(reason));
             }
-            Some(Outcome::Failed { reason, alarm: true, .. }) => return Err(GrantError::Ours(reason)),
+            Some(Outcome::Failed { reason, alarm: Some(_), .. }) => return Err(GrantError::Ours(reason)),
             Some(Outcome::Failed { reason, .. }) => return Err(GrantError::Outage(reason)),
             // Others were here: they hold the lease, have changed the tokens, or the membership meanwhile.
             Some(

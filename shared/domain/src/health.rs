@@ -245,7 +245,7 @@ impl Checked {
                 let dead = kind == FailureKind::Refusal || token_expires_at.is_some_and(|at| at <= now);
                 let finding = if dead { Finding::Issue(Issue::TokenInvalid) } else { Finding::Unknown };
                 // What is our own fault is told in the log alone: keys and databases are nobody else's business.
-                let detail = if alarm { OUR_FAULT.to_owned() } else { reason };
+                let detail = if alarm.is_some() { OUR_FAULT.to_owned() } else { reason };
                 (finding, Some(detail), token_expires_at)
             }
             Some(other) => (Finding::Unknown, Some(other.to_string()), before),
@@ -276,7 +276,7 @@ fn heard<'a>(
         Outcome::Refreshed { .. }
         | Outcome::Skipped(Skip::Validated { .. })
         | Outcome::Failed { kind: FailureKind::Refusal, .. } => Some(TwitchHealth::Available),
-        Outcome::Skipped(Skip::NotValidated(_)) | Outcome::Failed { alarm: false, .. } => {
+        Outcome::Skipped(Skip::NotValidated(_)) | Outcome::Failed { alarm: None, .. } => {
             Some(TwitchHealth::Unavailable)
         }
         _ => None,
@@ -290,7 +290,7 @@ fn heard<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Standing;
+    use crate::report::{Alarm, Standing};
     use crate::streamer::{Streamer, TokenState};
 
     #[test]
@@ -318,9 +318,9 @@ mod tests {
             };
             Checked::after(participant(), Some(outcome), None, now).detail.unwrap()
         };
-        assert_eq!(detail("Twitch answered 500", false), "Twitch answered 500");
+        assert_eq!(detail("Twitch answered 500", None), "Twitch answered 500");
         for ours in ["TOKEN_KEYS has no key `2025`", "could not be stored: db.internal:5432 refused"] {
-            assert_eq!(detail(ours, true), OUR_FAULT);
+            assert_eq!(detail(ours, Some(Alarm::NotStored)), OUR_FAULT);
         }
     }
 }

@@ -5,7 +5,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::streamer::TokenState;
+use crate::streamer::{Authorized, TokenState};
 
 /// A token with less than this left is refreshed. One hour, as the brief has it: longer than the two retries that
 /// a failed refresh may need.
@@ -189,6 +189,13 @@ impl Policy {
             Some(failure) => Some(failure.at + self.retry_delay),
             None => token.expires_at.map(|at| at - EXPIRY_MARGIN),
         }
+    }
+
+    /// For how long this streamer has been due; `None`: not due. Before the authorization nobody was waiting.
+    #[must_use]
+    pub fn due_for(&self, streamer: &Authorized, now: DateTime<Utc>) -> Option<TimeDelta> {
+        let since = self.due_at(&streamer.token).max(Some(streamer.since()))?;
+        (since <= now).then(|| now - since)
     }
 
     /// The rule of failure: what a failed refresh of class `kind` does to a streamer with the standing failure

@@ -37,8 +37,8 @@ pub enum Outcome {
         token_expires_at: Option<DateTime<Utc>>,
         /// Where that leaves the streamer.
         standing: Standing,
-        /// The fault is our own (a key, the database, the program): somebody has to look.
-        alarm: bool,
+        /// What somebody has to look at, if anything.
+        alarm: Option<Alarm>,
     },
     /// No refresh was called for.
     Skipped(Skip),
@@ -46,6 +46,18 @@ pub enum Outcome {
     WouldRefresh,
     /// A dry run: Twitch would have been asked whether the token lives.
     WouldValidate,
+}
+
+/// What somebody has to look at after a failed refresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alarm {
+    /// A stored token is under a key that we don't have, or fails authentication.
+    Unreadable,
+    /// What Twitch answered is lost: it could not be stored, or the program panicked.
+    NotStored,
+    /// The streamer was refused for good and not deactivated: the hour's budget is used up, or deactivation is switched
+    /// off.
+    HeldBack,
 }
 
 /// Where a failed refresh leaves the streamer.
@@ -203,6 +215,33 @@ impl<F: Fn(&Streamer, &Outcome) + Send + Sync> Observer for F {
     }
 }
 
+/// How often which [`Alarm`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Alarms {
+    /// See [`Alarm::Unreadable`].
+    pub unreadable: u64,
+    /// See [`Alarm::NotStored`].
+    pub not_stored: u64,
+    /// See [`Alarm::HeldBack`].
+    pub held_back: u64,
+}
+
+impl Alarms {
+    /// All of them.
+    #[must_use]
+    pub fn total(self) -> u64 {
+        self.unreadable + self.not_stored + self.held_back
+    }
+
+    fn count(&mut self, alarm: Alarm) {
+        *match alarm {
+            Alarm::Unreadable => &mut self.unreadable,
+            Alarm::NotStored => &mut self.not_stored,
+            Alarm::HeldBack => &mut self.held_back,
+        } += 1;
+    }
+}
+
 /// The counts of a cycle. `total = success + failed + skipped + would_refresh`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -216,10 +255,14 @@ pub struct Report {
     pub skipped: u64,
     /// Of the skipped, those whose token Twitch has just called valid.
     pub validated: u64,
+    /// Of the failed, those whose grant Twitch called dead.
+    pub refused: u64,
+    /// Of the failed, those that were Twitch's or the network's doing.
+    pub outages: u64,
     /// Of the failed, those deactivated.
     pub deactivated: u64,
-    /// Of the failed, those whose fault is our own: a key, the database, the program.
-    pub alarms: u64,
+    /// Of the failed, those that somebody has to look at.
+    pub alarms: Alarms,
     /// In a dry run, those that were due.
     pub would_refresh: u64,
     /// Retries that could not be armed and domain events that could not be published. The sweep and the timer of the
@@ -244,10 +287,16 @@ impl Report {
         self.total += 1;
         match outcome {
             Outcome::Refreshed { .. } | Outcome::Granted { refreshed: true, .. } => self.success += 1,
-            Outcome::Failed { standing, alarm, .. } => {
+            Outcome::Failed { kind, standing, alarm, .. } => {
                 self.failed += 1;
+                match kind {
+                    FailureKind::Refusal => self.refused += 1,
+                    FailureKind::Outage => self.outages += u64::from(alarm.is_none()),
+                }
                 self.deactivated += u64::from(matches!(standing, Standing::Deactivated { .. }));
-                self.alarms += u64::from(*alarm);
+                if let Some(alarm) = alarm {
+                    self.alarms.count(*alarm);
+                }
             }
             Outcome::Skipped(skip) => {
                 self.skipped += 1;

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::authorization::AUTHORIZATION;
 use crate::policy::Failure;
 
 /// A streamer's primary key.
@@ -62,4 +63,51 @@ pub struct Authorized {
     pub until: DateTime<Utc>,
     /// The state of the streamer's tokens.
     pub token: TokenState,
+}
+
+impl Authorized {
+    /// When that authorization began.
+    #[must_use]
+    pub fn since(&self) -> DateTime<Utc> {
+        self.until - AUTHORIZATION
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+    use crate::policy::{FailureKind, Policy};
+
+    #[test]
+    fn somebody_waits_from_when_the_token_is_due_or_the_authorization_begins() {
+        let now = DateTime::from_timestamp(1_795_813_200, 0).unwrap();
+        let minutes = TimeDelta::minutes;
+        let due_for = |left: Option<i64>, failed_ago: Option<i64>, authorized_for| {
+            let failure = failed_ago.map(|ago| Failure {
+                at: now - minutes(ago),
+                kind: FailureKind::Outage,
+                refusals: 0,
+            });
+            let expires_at = left.map(|left| now + minutes(left));
+            let authorized = Authorized {
+                streamer: Streamer {
+                    id: StreamerId(Uuid::nil()),
+                    login: "aria".to_owned(),
+                    display_name: "Aria".to_owned(),
+                },
+                until: now + AUTHORIZATION - minutes(authorized_for),
+                token: TokenState { expires_at, failure, ..TokenState::default() },
+            };
+            Policy::default().due_for(&authorized, now).map(|waited| waited.num_minutes())
+        };
+        assert_eq!(due_for(Some(61), None, 300), None);
+        assert_eq!(due_for(Some(60), None, 300), Some(0));
+        assert_eq!(due_for(Some(-10), None, 300), Some(70));
+        assert_eq!(due_for(Some(-10), None, 5), Some(5), "it was due before");
+        assert_eq!(due_for(None, None, 20), Some(20), "an unknown expiry");
+        assert_eq!(due_for(Some(-10), Some(14), 300), None, "its retry comes");
+        assert_eq!(due_for(Some(-10), Some(40), 300), Some(25));
+    }
 }

@@ -1,4 +1,4 @@
-//! How a program logs.
+//! How a program logs, and whose metrics a function puts out.
 
 use std::io::IsTerminal;
 
@@ -39,6 +39,15 @@ impl Reader<'_> {
         };
         LogConfig { level, format }
     }
+
+    pub(super) fn metrics_stack(&mut self) -> Option<String> {
+        let stack = self.source.get("METRICS_STACK")?;
+        // CloudFormation's own rule.
+        if stack.len() > 128 || !stack.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+            self.fault("METRICS_STACK is no stack's name: letters, digits and hyphens, 128 at most");
+        }
+        Some(stack.to_owned())
+    }
 }
 
 impl LogConfig {
@@ -51,5 +60,31 @@ impl LogConfig {
         let mut reader = Reader::new(source);
         let log = reader.log();
         reader.finish(Some(log))
+    }
+}
+
+/// Reads `METRICS_STACK`: of which deployment the metrics are. `None`: there are to be none.
+///
+/// # Errors
+///
+/// With every fault found.
+pub fn metrics_stack(source: &Source) -> Result<Option<String>, ConfigError> {
+    let mut reader = Reader::new(source);
+    let stack = reader.metrics_stack();
+    reader.finish(Some(stack))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_of_a_stack_or_there_are_none() {
+        let of = |name: &str| metrics_stack(&[("METRICS_STACK", name)].into_iter().collect());
+        assert_eq!(of("token-refresh-2"), Ok(Some("token-refresh-2".to_owned())));
+        assert_eq!(of(""), Ok(None));
+        for name in ["token refresh", "é", "a/b", &"x".repeat(129)] {
+            assert!(of(name).unwrap_err().0[0].starts_with("METRICS_STACK is no stack's name"), "{name}");
+        }
     }
 }

@@ -97,6 +97,13 @@ impl Coverage {
         self.broken.iter().map(BrokenSession::dead).sum()
     }
 
+    /// Of this, what no dead grant explains: sessions in which the streamer was deactivated are left out.
+    #[must_use]
+    pub fn dead_while_active(&self) -> TimeDelta {
+        let active = self.broken.iter().filter(|session| session.deactivated_at.is_none());
+        active.map(BrokenSession::dead).sum()
+    }
+
     /// For how long nobody knows, over all sessions.
     #[must_use]
     pub fn unknown(&self) -> TimeDelta {

@@ -1,7 +1,7 @@
 //! The outbox: notifications on their way, and what became of them.
 //!
 //! What is here runs under the role of the function notify, which can read no token: no query may name a table or a
-//! column that `token_refresh.grant_notify` doesn't. What only the command asks is in the second half.
+//! column that `token_refresh.grant_notify` doesn't. What only others ask is in the second half.
 
 use std::sync::Arc;
 
@@ -230,6 +230,25 @@ impl Database {
         .fetch_one(&mut *self.connection().await?)
         .await
         .map_err(failed("counting notifications"))
+    }
+
+    /// Since when the oldest notification waits that is neither delivered nor given up, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn oldest_waiting(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
+        // Apart, so that the few that wait are read: PostgreSQL would look for the least in the index of all, which begins
+        // with 30 days of what is settled.
+        sqlx::query_scalar!(
+            r#"
+            WITH waiting AS MATERIALIZED (SELECT created_at FROM token_refresh.outbox WHERE state = 'pending')
+            SELECT min(created_at) FROM waiting
+            "#
+        )
+        .fetch_one(&mut *self.connection().await?)
+        .await
+        .map_err(failed("looking for what waits in the outbox"))
     }
 
     /// The last `limit` notifications, the newest first.

@@ -22,6 +22,7 @@ use self::answer::{Answer, names};
 use self::connections::Connections;
 use self::pace::Pace;
 use crate::config::{Credentials, TwitchConfig};
+use crate::telemetry::metrics::Metric;
 
 /// From the first byte sent to the last one read. Twitch answers within a second; past ten it won't.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -169,10 +170,12 @@ impl TwitchClient {
 
     async fn send(&self, request: impl Fn(&Client) -> RequestBuilder) -> Result<Answer, NoAnswer> {
         let client = self.connections.next().await.map_err(NoAnswer::NotSent)?;
+        let sent = Instant::now();
         let mut response = request(client).send().await.map_err(|error| no_answer(&error))?;
         let status = response.status();
         let wait = self.asked_to_wait(response.headers());
         let body = answer::read(&mut response).await?;
+        Metric::TwitchLatency.record(sent.elapsed().as_secs_f64() * 1_000.0);
         Ok(Answer { status, wait, body })
     }
 

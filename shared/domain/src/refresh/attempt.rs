@@ -11,7 +11,7 @@ use crate::policy::{Decision, Failure, FailureKind, NotDue, Verdict};
 use crate::ports::{
     Attempt, Change, Claim, Outage, RefreshError, Signals, Store, Twitch, Unreadable, Validity,
 };
-use crate::report::{Outcome, Skip, Standing, Stop};
+use crate::report::{Alarm, Outcome, Skip, Standing, Stop};
 use crate::token::AccessToken;
 
 impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
@@ -144,7 +144,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         };
         let answer = match (&claim.access, &claim.refresh) {
             (_, Err(Unreadable::Keys(reason))) => {
-                return failed(FailureKind::Outage, reason.clone(), true, expires_at);
+                return failed(FailureKind::Outage, reason.clone(), Some(Alarm::Unreadable), expires_at);
             }
             (Err(error @ Unreadable::UnknownFormat), _) => {
                 Err(RefreshError::Refused(format!("access token: {error}")))
@@ -164,7 +164,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             }
             Err(RefreshError::Outage(Outage(reason))) => {
                 progress.twitch_failed();
-                failed(FailureKind::Outage, reason, false, expires_at)
+                failed(FailureKind::Outage, reason, None, expires_at)
             }
             Err(RefreshError::Refused(reason)) => {
                 // Twitch once refused everybody for hours while the tokens lived: a refusal counts only if the
@@ -175,7 +175,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                         return failed(
                             FailureKind::Outage,
                             format!("{reason}; and {ours}"),
-                            true,
+                            Some(Alarm::Unreadable),
                             expires_at,
                         );
                     }
@@ -184,10 +184,10 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 match validity {
                     Ok(Validity::Valid { expires_in }) => {
                         let reason = format!("{reason}, but Twitch still calls the access token valid");
-                        failed(FailureKind::Outage, reason, false, Some(now + expires_in))
+                        failed(FailureKind::Outage, reason, None, Some(now + expires_in))
                     }
-                    Ok(Validity::Invalid) => failed(FailureKind::Refusal, reason, false, Some(now)),
-                    Err(_) => failed(FailureKind::Refusal, reason, false, expires_at),
+                    Ok(Validity::Invalid) => failed(FailureKind::Refusal, reason, None, Some(now)),
+                    Err(_) => failed(FailureKind::Refusal, reason, None, expires_at),
                 }
             }
             Err(RefreshError::Misconfigured(reason)) => {
@@ -211,7 +211,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         before: Option<Failure>,
         kind: FailureKind,
         reason: String,
-        alarm: bool,
+        alarm: Option<Alarm>,
         expires_at: Option<DateTime<Utc>>,
         now: DateTime<Utc>,
     ) -> (Change, Outcome) {
@@ -220,7 +220,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let switched_off = kind == FailureKind::Refusal
             && matches!(verdict, Verdict::Recorded(Failure { kind: FailureKind::Outage, .. }));
         let (reason, alarm) = if switched_off {
-            (format!("{reason}, but deactivation is switched off"), true)
+            (format!("{reason}, but deactivation is switched off"), Some(Alarm::HeldBack))
         } else {
             (reason, alarm)
         };

@@ -5,7 +5,7 @@ use super::{Arrived, Cycle, RefreshService, Signaller};
 use crate::notification::Told;
 use crate::policy::FailureKind;
 use crate::ports::{Attempt, Change, Deactivation, Recorded, Signals, Store, StoreError, Twitch};
-use crate::report::{Outcome, Skip, Standing, Stop};
+use crate::report::{Alarm, Outcome, Skip, Standing, Stop};
 
 impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     /// Deactivates those who were refused for good, then tells of it.
@@ -73,8 +73,9 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                     _ => (outcome.to_string(), attempt.expires_before),
                 };
                 let reason = format!("{reason}, but too many were deactivated within the hour");
+                let alarm = Some(Alarm::HeldBack);
                 let (change, mut outcome) =
-                    self.failed(before, FailureKind::Outage, reason, true, expires_at, attempt.started_at);
+                    self.failed(before, FailureKind::Outage, reason, alarm, expires_at, attempt.started_at);
                 if let Outcome::Failed { kind, .. } = &mut outcome {
                     *kind = FailureKind::Refusal;
                 }
@@ -119,8 +120,8 @@ pub(super) fn not_stored(outcome: Outcome, error: &StoreError) -> Outcome {
 }
 
 pub(super) fn not_recorded(kind: FailureKind, reason: String) -> Outcome {
-    let (token_expires_at, standing) = (None, Standing::NotRecorded);
-    Outcome::Failed { kind, reason, token_expires_at, standing, alarm: true }
+    let (token_expires_at, standing, alarm) = (None, Standing::NotRecorded, Some(Alarm::NotStored));
+    Outcome::Failed { kind, reason, token_expires_at, standing, alarm }
 }
 
 /// The outcome, as it is once this was recorded.
