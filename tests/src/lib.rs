@@ -4,12 +4,14 @@
 pub mod api;
 pub mod cycles;
 pub mod doomed;
+pub mod emf;
 pub mod histories;
 pub mod marks;
 pub mod people;
 pub mod requests;
 pub mod roles;
 pub mod session;
+pub mod watched;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
