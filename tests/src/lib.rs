@@ -11,6 +11,7 @@ pub mod people;
 pub mod requests;
 pub mod roles;
 pub mod session;
+pub mod template;
 pub mod watched;
 
 use std::collections::HashMap;

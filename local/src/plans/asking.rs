@@ -1,4 +1,4 @@
-//! What only the command asks, when a human wants to know.
+//! What the command asks when a human wants to know, and a sweep for its metrics.
 
 use std::time::Instant;
 
@@ -29,6 +29,12 @@ pub(super) async fn asking(document: &mut String, pool: &PgPool, everybody: &[Au
         "The last notifications",
         "For `tokens notifications`: an index, read backwards.",
         &explained(pool, explain("FROM token_refresh.outbox ORDER BY")?.bind(SHOWN)).await?,
+    )?;
+    section(
+        document,
+        "The oldest notification that waits",
+        "For a metric, after each sweep: those that wait, through an index that has nothing else.",
+        &explained(pool, explain("WITH waiting AS MATERIALIZED")?).await?,
     )?;
     section(
         document,
@@ -82,7 +88,7 @@ pub(super) async fn measuring(
         document,
         "Dead minutes of a day",
         &format!(
-            "For `tokens coverage`: {sessions} sessions reach into the day, and the history of each is read through the \
+            "For `tokens coverage` and, after each sweep, for a metric: {sessions} sessions reach into the day, and the history of each is read through the \
              index of its streamer. It took {took:.1?}. (Most of the invented sessions had dead time, which is the most \
              work that there can be.)"
         ),

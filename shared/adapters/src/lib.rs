@@ -1,4 +1,4 @@
-//! How it is done: PostgreSQL, Twitch, the cipher, the configuration, the clock, the log.
+//! How it is done: PostgreSQL, Twitch, the cipher, the configuration, the clock, the log, the metrics.
 #![warn(missing_docs)]
 
 pub mod aws;
