@@ -102,6 +102,7 @@ impl Scene {
                 ("LOG_LEVEL", "trace"),
                 ("LOG_FORMAT", format),
                 ("RUST_BACKTRACE", "full"),
+                ("METRICS_STACK", "of-the-test"),
             ],
         );
         for name in ["APP_KEY", "TWITCH_CLIENT_SECRET", "AWS_SECRET_ACCESS_KEY"] {
@@ -290,6 +291,8 @@ impl Scene {
         ] {
             assert!(everything.contains(sign), "nobody said `{sign}`");
         }
+        let in_json = self.environment.contains(&("LOG_FORMAT".to_owned(), "json".to_owned()));
+        assert_eq!(everything.contains("CloudWatchMetrics"), in_json, "metrics are for machines");
         let found: Vec<_> = self
             .said
             .iter()
