@@ -123,6 +123,11 @@ async fn dead_for_half_an_hour(world: &World, login: &str) -> Result<StreamerId>
     let begun = "UPDATE campaign_memberships SET poll_authorization_granted_at = now() - interval '6 hours',
                      poll_authorization_expires_at = now() + interval '6 hours' WHERE streamer_id = $1";
     execute(world, begun, id).await?;
+    // Seen by earlier sweeps: of whom is inactive after this one, it would remember nothing.
+    let seen = "INSERT INTO token_refresh.sessions (membership_id, granted_at, streamer_id, campaign_id, ends_at)
+                SELECT id, poll_authorization_granted_at, streamer_id, campaign_id, poll_authorization_expires_at
+                FROM campaign_memberships WHERE streamer_id = $1";
+    execute(world, seen, id).await?;
     let living = "INSERT INTO token_refresh.refreshes
                       (streamer_id, fence, trigger, started_at, ended_at, outcome, expires_after)
                   SELECT id, 1, 'grant', now() - interval '6 hours', now() - interval '6 hours', 'refreshed',
