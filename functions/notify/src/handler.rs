@@ -25,7 +25,7 @@ impl<O: Outbox, P: Push> Handler<O, P> {
     ///
     /// An error is for what a repetition or a human may mend: the database, a timeout that is too short, a wrong event. A VAPID
     /// that push services refuse is none, because Lambda would only repeat the event at once: it is logged as an
-    /// error, which is what the alarm counts, and every notification stays due by its own schedule.
+    /// error and counted for an alarm, and every notification stays due by its own schedule.
     pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<NotifyReport, Error> {
         check(&event.payload)?;
         let deadline = deadline(event.context.deadline);
