@@ -304,7 +304,8 @@ async fn without_a_stack_or_a_log_for_machines_there_are_no_metrics() -> Result<
 /// What a function logs, well and badly, at this level.
 async fn logged(name: &str, level: &str) -> Result<Vec<Value>> {
     let world = world().await?;
-    let (_service, environment) = notifying(&world, &["takes it"]).await?;
+    let (service, environment) = notifying(&world, &["takes it", "is busy"]).await?;
+    service.fault("is busy", PushFault::status(500))?;
     let fine = world.add(NewStreamer::due("fine")).await?;
     let key = membership(&world, fine).await?;
     let deactivate = Watched::start("scheduled-refresh", environment.clone(), &[]).await?;
@@ -341,6 +342,7 @@ async fn each_line_of_each_function_has_its_requests_id() -> Result<()> {
             for line in &log {
                 assert!(line["timestamp"].is_string() && line["message"].is_string(), "{line}");
                 let id = if http { &line["span"]["request_id"] } else { &line["span"]["requestId"] };
+                assert!(line["notification"].is_null() || line["streamer"].is_string(), "{line}");
                 requests.insert(id.as_str().with_context(|| format!("{name}: no id in {line}"))?);
             }
             if http {

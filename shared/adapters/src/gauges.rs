@@ -31,11 +31,11 @@ impl Runner {
 
     async fn gauges(&self) -> Result<(), StoreError> {
         let now = self.now();
-        Metric::OldestDueAge.record(seconds(self.oldest_due(now).await?));
-        let waiting_since = self.database().oldest_waiting().await?;
-        Metric::OutboxAge.record(waiting_since.map_or(0.0, |at| seconds(now - at)));
-        let coverage = self.database().coverage(now - PERIOD, now).await?;
-        Metric::DeadMinutes.record(seconds(coverage.dead_while_active()) / 60.0);
+        Metric::OldestDueAge.record(self.oldest_due(now).await?.as_seconds_f64());
+        let waiting_since = self.database().oldest_waiting().await?.unwrap_or(now);
+        Metric::OutboxAge.record((now - waiting_since).as_seconds_f64());
+        let dead = self.database().coverage(now - PERIOD, now).await?.dead_while_active();
+        Metric::DeadMinutes.record(dead.as_seconds_f64() / 60.0);
         Ok(())
     }
 
@@ -52,8 +52,4 @@ impl Runner {
             }
         }
     }
-}
-
-fn seconds(time: TimeDelta) -> f64 {
-    time.as_seconds_f64()
 }

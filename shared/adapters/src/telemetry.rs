@@ -139,14 +139,14 @@ pub fn log_delivery(notification: &Notification, answer: &PushAnswer, next: Next
             tracing::debug!(notification = %id, attempt, %subscription, %streamer, "notification delivered");
         }
         Next::Gone => {
-            tracing::info!(notification = %id, attempt, %subscription, reason, "subscription deleted");
+            tracing::info!(notification = %id, attempt, %subscription, %streamer, reason, "subscription deleted");
         }
         Next::RetryAt(at) => {
             let retry_at = at.format("%H:%M:%S");
-            tracing::warn!(notification = %id, attempt, %subscription, reason, %retry_at, "notification postponed");
+            tracing::warn!(notification = %id, attempt, %subscription, %streamer, reason, %retry_at, "notification postponed");
         }
         Next::GivenUp => {
-            tracing::warn!(notification = %id, attempt, %subscription, reason, "notification given up");
+            tracing::warn!(notification = %id, attempt, %subscription, %streamer, reason, "notification given up");
         }
     }
 }
