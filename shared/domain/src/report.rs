@@ -255,7 +255,7 @@ pub struct Report {
     pub skipped: u64,
     /// Of the skipped, those whose token Twitch has just called valid.
     pub validated: u64,
-    /// Of the failed, those whose grant Twitch called dead.
+    /// Of the failed, those whose grant is dead.
     pub refused: u64,
     /// Of the failed, those that were Twitch's or the network's doing.
     pub outages: u64,

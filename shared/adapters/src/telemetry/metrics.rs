@@ -68,7 +68,7 @@ metrics! {
     CycleDuration: Milliseconds,
     /// Tokens refreshed.
     Refreshed: Count,
-    /// Refreshes that failed because Twitch called the grant dead.
+    /// Refreshes that failed because the grant is dead.
     Refused: Count,
     /// Refreshes that failed by Twitch's or the network's doing.
     Outages: Count,
