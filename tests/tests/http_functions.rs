@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use domain::MembershipKey;
 use end_to_end::requests::{CALLER, REQUEST_ID, authorization_path, event, membership};
-use end_to_end::{binary, world};
+use end_to_end::{binary, changed, world};
 use local::lambda::Function;
 use local::world::{NewStreamer, World};
 use serde_json::{Value, json};
@@ -208,5 +208,23 @@ async fn an_event_of_another_kind_is_an_error_and_the_function_goes_on() -> Resu
     }
     let (status, _, seen) = scene.answered(event("GET", &path)).await?;
     assert_eq!((status, &seen["authorized"]), (200, &json!(false)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_function_lacks_its_callers_learn_as_a_problem_and_the_log_says_it() -> Result<()> {
+    let world = world().await?;
+    let log = NamedTempFile::new()?;
+    let environment = changed(world.environment(), &[("APP_KEY", ""), ("TWITCH_CLIENT_SECRET", "")]);
+    let function =
+        Function::start(&binary("grant-refresh").await?, &environment, log.reopen()?.into()).await?;
+    let scene = Scene { world, function, log };
+    let key = scene.add().await?;
+    scene.refused(event("GET", &authorization_path(key)), 503, "misconfigured").await?;
+    let said =
+        scene.log()?.into_iter().find(|line| line["level"] == "ERROR").context("an error")?.to_string();
+    for part in ["APP_KEY and TOKEN_KEYS are missing", "TWITCH_CLIENT_SECRET is missing", REQUEST_ID] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
     Ok(())
 }

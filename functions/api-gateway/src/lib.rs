@@ -21,20 +21,36 @@ use lambda_http::aws_lambda_events::apigw::{
 use lambda_http::request::RequestContext;
 use lambda_http::tower::ServiceExt;
 use lambda_http::{Request, RequestExt, service_fn};
+use tokio::sync::OnceCell;
+use tracing::Instrument;
 
 pub use lambda_http::Error;
 
-/// Serves these routes to API Gateway. Only requests of callers of the function's own account reach them.
+/// What `cargo lambda watch` gives instead of an ARN.
+const WATCHED: &str = "function-arn";
+
+/// No account of AWS.
+const NOBODYS: &str = "000000000000";
+
+/// Serves routes to API Gateway. Only requests of callers of the function's own account reach them. They are opened for the
+/// first of these, and once; while they can't be, each of these is told why.
 ///
 /// # Errors
 ///
 /// If the Runtime API can't be reached.
-pub async fn serve(routes: Router) -> Result<(), Error> {
-    let answer = async |request| Ok::<_, Infallible>(written_after(answer(&routes, request)).await);
+pub async fn serve<F>(open: impl Fn() -> F + Sync) -> Result<(), Error>
+where
+    F: Future<Output = Result<Router, Problem>> + Send,
+{
+    let routes = OnceCell::new();
+    let answer = async |request| {
+        let routes = async { routes.get_or_try_init(&open).await.cloned() };
+        Ok::<_, Infallible>(written_after(answer(routes, request)).await)
+    };
     lambda_http::run(service_fn(answer)).await
 }
 
-async fn answer(routes: &Router, request: Request) -> Response {
+async fn answer(routes: impl Future<Output = Result<Router, Problem>>, request: Request) -> Response {
     let lambda = request.lambda_context();
     let Some(RequestContext::ApiGatewayV2(gateway)) = request.request_context_ref() else {
         return refuse(Problem::CallerUnidentified, &lambda.request_id);
@@ -48,11 +64,15 @@ async fn answer(routes: &Router, request: Request) -> Response {
     let Ok(path) = PathAndQuery::try_from(path) else {
         return Problem::UnknownRoute.answer(&request_id);
     };
+    let routes = match routes.instrument(tracing::error_span!("request", request_id)).await {
+        Ok(routes) => routes,
+        Err(problem) => return refuse(problem, &request_id),
+    };
     let mut request = request.map(Body::new);
     *request.uri_mut() = Uri::from(path);
     request.extensions_mut().insert(Context { caller, request_id, deadline: deadline(lambda.deadline) });
     // A router is always ready and never fails.
-    routes.clone().oneshot(request).await.unwrap_or_else(|never: Infallible| match never {})
+    routes.oneshot(request).await.unwrap_or_else(|never: Infallible| match never {})
 }
 
 /// Who asks, if it is somebody of the account that the function runs in.
@@ -66,11 +86,16 @@ fn caller(gateway: &ApiGatewayV2httpRequestContext, function_arn: &str) -> Resul
     else {
         return Err(Problem::CallerUnidentified);
     };
-    // arn:aws:lambda:REGION:ACCOUNT:function:NAME
-    if function_arn.split(':').nth(4) != Some(account) {
+    if account_of(function_arn) != Some(account) {
         return Err(Problem::CallerForeign);
     }
     Ok(Caller(arn.clone()))
+}
+
+/// The account that a function runs in: `arn:aws:lambda:REGION:ACCOUNT:function:NAME`. Lambda names it always; `cargo lambda
+/// watch` never does, and stands for the account of the local stack and of the events in infra/events, which nobody has.
+fn account_of(function_arn: &str) -> Option<&str> {
+    if function_arn == WATCHED { Some(NOBODYS) } else { function_arn.split(':').nth(4) }
 }
 
 fn refuse(problem: Problem, request_id: &str) -> Response {
@@ -120,7 +145,7 @@ mod tests {
         lambda.deadline = 1_795_813_200_000;
         lambda.invoked_function_arn = arn.to_owned();
         let request = lambda_http::request::from_str(&event.to_string()).unwrap();
-        let response = answer(&routes(), request.with_lambda_context(lambda)).await;
+        let response = answer(async { Ok(routes()) }, request.with_lambda_context(lambda)).await;
         let (parts, body) = response.into_parts();
         (parts.status, String::from_utf8(to_bytes(body, usize::MAX).await.unwrap().to_vec()).unwrap())
     }
@@ -130,6 +155,35 @@ mod tests {
         let (status, said) = answered(&[], ARN).await;
         assert_eq!(status, StatusCode::OK, "{said}");
         assert_eq!(said, "arn:aws:iam::1234567890:user/Admin id 1795813200 /my/path");
+    }
+
+    #[tokio::test]
+    async fn under_cargo_lambda_watch_only_nobodys_account_is() {
+        let account = |account: &str| [("/requestContext/authorizer/iam/accountId", json!(account))];
+        assert_eq!(answered(&account(NOBODYS), WATCHED).await.0, StatusCode::OK);
+        for (account, arn) in
+            [(account("1234567890"), WATCHED), (account(NOBODYS), ARN), (account(""), WATCHED)]
+        {
+            assert_eq!(answered(&account, arn).await.0, StatusCode::FORBIDDEN, "{account:?} at {arn}");
+        }
+    }
+
+    #[tokio::test]
+    async fn routes_are_opened_for_a_caller_who_is_let_in_and_no_other() {
+        let lambda = |arn: &str| {
+            let mut lambda = LambdaContext::default();
+            lambda.invoked_function_arn = arn.to_owned();
+            lambda_http::request::from_str(FIXTURE).unwrap().with_lambda_context(lambda)
+        };
+        let opened = std::cell::Cell::new(0);
+        let open = async || {
+            opened.set(opened.get() + 1);
+            Err(Problem::DatabaseUnavailable)
+        };
+        assert_eq!(answer(open(), lambda("")).await.status(), StatusCode::FORBIDDEN);
+        assert_eq!(opened.get(), 0);
+        assert_eq!(answer(open(), lambda(ARN)).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(opened.get(), 1);
     }
 
     #[tokio::test]

@@ -12,7 +12,10 @@ use api_gateway::Error;
 async fn main() -> Result<(), Error> {
     let source = Source::environment();
     telemetry::start_function(&source)?;
-    let source = source.with_secrets(&RefreshConfig::SECRETS).await;
-    let runner = Runner::open(RefreshConfig::read(&source)?).await?;
-    api_gateway::serve(api::grants(Arc::new(runner))).await
+    let open = || async {
+        let source = source.with_secrets(&RefreshConfig::SECRETS).await;
+        let runner = Runner::open(RefreshConfig::read(&source)?).await?;
+        Ok(api::grants(Arc::new(runner)))
+    };
+    api_gateway::serve(open).await
 }

@@ -12,8 +12,11 @@ use api_gateway::Error;
 async fn main() -> Result<(), Error> {
     let source = Source::environment();
     telemetry::start_function(&source)?;
-    let source = source.with_secrets(&RefreshConfig::SECRETS).await;
-    let HealthCheckConfig { refresh, time } = HealthCheckConfig::read(&source)?;
-    let runner = Runner::open(refresh).await?;
-    api_gateway::serve(api::health(Arc::new(runner), time)).await
+    let open = || async {
+        let source = source.with_secrets(&RefreshConfig::SECRETS).await;
+        let HealthCheckConfig { refresh, time } = HealthCheckConfig::read(&source)?;
+        let runner = Runner::open(refresh).await?;
+        Ok(api::health(Arc::new(runner), time))
+    };
+    api_gateway::serve(open).await
 }

@@ -17,6 +17,7 @@ use domain::notify::NotifyService;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use push::{Loopback, Vapid, WebPush};
 use serde_json::Value;
+use tokio::sync::OnceCell;
 
 use crate::handler::Handler;
 
@@ -25,6 +26,16 @@ use crate::handler::Handler;
 async fn main() -> Result<(), Error> {
     let source = Source::environment();
     telemetry::start_function(&source)?;
+    let handler = OnceCell::new();
+    let handle = async |event: LambdaEvent<Value>| {
+        let handler = handler.get_or_try_init(|| open(&source)).await?;
+        written_after(handler.handle(event)).await
+    };
+    lambda_runtime::run(service_fn(handle)).await
+}
+
+/// For the first event, so that a function is ready at once and begins with nothing that it may not need.
+async fn open(source: &Source) -> Result<Handler<PgOutbox, WebPush>, Error> {
     let source = source.with_secrets(&NotifyConfig::SECRETS).await;
     let NotifyConfig { database, vapid, locale } = NotifyConfig::read(&source)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -32,7 +43,5 @@ async fn main() -> Result<(), Error> {
     let vapid = Vapid::new(&vapid.public_key, vapid.private_key.expose(), &vapid.subject)?;
     let push = WebPush::new(vapid, loopback, clock.clone())?;
     let outbox = PgOutbox::new(Database::open(database).await?, clock.clone());
-    let handler = Handler { service: NotifyService::new(outbox, push, clock.clone(), locale), clock };
-    let answer = async |event: LambdaEvent<Value>| written_after(handler.handle(event)).await;
-    lambda_runtime::run(service_fn(answer)).await
+    Ok(Handler { service: NotifyService::new(outbox, push, clock.clone(), locale), clock })
 }

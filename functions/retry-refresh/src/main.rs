@@ -7,14 +7,23 @@ use adapters::runner::Runner;
 use adapters::telemetry::{self, metrics::written_after};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::Value;
+use tokio::sync::OnceCell;
 
 // A function has a share of one core: a second thread would only wait for the first.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let source = Source::environment();
     telemetry::start_function(&source)?;
+    let runner = OnceCell::new();
+    let handle = async |event: LambdaEvent<Value>| {
+        let runner = runner.get_or_try_init(|| open(&source)).await?;
+        written_after(handler::handle(runner, event)).await
+    };
+    lambda_runtime::run(service_fn(handle)).await
+}
+
+/// For the first event, so that a function is ready at once and begins with nothing that it may not need.
+async fn open(source: &Source) -> Result<Runner, Error> {
     let source = source.with_secrets(&RefreshConfig::SECRETS).await;
-    let runner = Runner::open(RefreshConfig::read(&source)?).await?;
-    let answer = async |event: LambdaEvent<Value>| written_after(handler::handle(&runner, event)).await;
-    lambda_runtime::run(service_fn(answer)).await
+    Ok(Runner::open(RefreshConfig::read(&source)?).await?)
 }

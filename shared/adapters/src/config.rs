@@ -72,7 +72,7 @@ pub struct HealthCheckConfig {
 }
 
 /// What the configuration is read from: variables, and the secrets that they name.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Source {
     /// Those of the secrets are among them.
     variables: HashMap<String, String>,

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use domain::Clock;
 use domain::policy::Policy;
 use domain::ports::{StoreError, Twitch};
@@ -134,8 +134,22 @@ impl Runner {
     }
 }
 
-/// When a function is ended by force, from the milliseconds since 1970 in which Lambda gives it.
+/// When a function is ended by force, from the milliseconds since 1970 in which Lambda gives it. One in 1970 is none: `cargo
+/// lambda watch`, which ends nothing, gives the ten minutes that it would be in.
 #[must_use]
 pub fn deadline(milliseconds: u64) -> Option<DateTime<Utc>> {
-    i64::try_from(milliseconds).ok().and_then(DateTime::from_timestamp_millis)
+    let at = i64::try_from(milliseconds).ok().and_then(DateTime::from_timestamp_millis)?;
+    (at.year() > 1970).then_some(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_in_1970_is_none() {
+        assert_eq!(deadline(600_000), None);
+        assert_eq!(deadline(u64::MAX), None);
+        assert_eq!(deadline(1_795_813_200_000).unwrap().timestamp(), 1_795_813_200);
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! No text here comes from inside: what a fault of ours is about stands in the log, under the request's id.
 
+use adapters::config::ConfigError;
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -305,6 +306,12 @@ pub(crate) fn named(mut response: Response, request_id: &str) -> Response {
 impl From<Unknown> for Problem {
     fn from(unknown: Unknown) -> Self {
         Self::Unknown(unknown)
+    }
+}
+
+impl From<ConfigError> for Problem {
+    fn from(error: ConfigError) -> Self {
+        Self::ours(&error.to_string())
     }
 }
 

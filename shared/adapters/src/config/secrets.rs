@@ -118,14 +118,14 @@ impl Source {
     /// With what stands in those of these secrets that the environment names. They are read at the same time; what is
     /// wrong with one is among the faults of whoever reads the configuration. Where none is named, nobody is asked.
     #[must_use]
-    pub async fn with_secrets(self, needed: &[Secret]) -> Self {
+    pub async fn with_secrets(&self, needed: &[Secret]) -> Self {
         self.with_secrets_at(needed, Access::Found, Arc::new(SystemClock)).await
     }
 
     /// The same, of another AWS and by another clock.
     #[must_use]
     pub async fn with_secrets_at(
-        self,
+        &self,
         needed: &[Secret],
         sdk: impl Into<Sdk>,
         clock: Arc<dyn Clock>,
@@ -133,9 +133,9 @@ impl Source {
         let named = |secret: &Secret| Some((*secret, self.get(secret.variable())?.trim().to_owned()));
         let named: Vec<_> = needed.iter().filter_map(named).collect();
         if named.is_empty() {
-            return self;
+            return self.clone();
         }
-        let secrets = Secrets::new(self.variables, named, sdk.into(), clock);
+        let secrets = Secrets::new(self.variables.clone(), named, sdk.into(), clock);
         secrets.renew().await;
         secrets.source()
     }
