@@ -9,6 +9,7 @@ pub mod aws;
 pub mod bench;
 pub mod binaries;
 pub mod clock;
+pub mod cold;
 pub mod demo;
 pub mod env;
 pub mod gateway;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use local::{bench, demo, plans, simulate};
+use local::{bench, cold, demo, plans, simulate};
 
 /// The whole system on one machine: a PostgreSQL, a simulated Twitch, an invented cast, one cycle.
 #[derive(Parser)]
@@ -22,6 +22,8 @@ enum Command {
     Simulate,
     /// Measure the deployed function beside a sequential loop. Wants `cargo run --release`.
     Bench,
+    /// Measure how the functions start that `.ci/lambda/cold` has built.
+    Cold,
     /// Print the plan of each query of a cycle at a million streamers.
     Plans,
 }
@@ -46,6 +48,7 @@ async fn run(arguments: Arguments) -> Result<()> {
             Ok(())
         }
         Some(Command::Bench) => bench::run().await,
+        Some(Command::Cold) => cold::run().await,
         Some(Command::Plans) => plans::run().await,
     }
 }

@@ -41,6 +41,8 @@ pub struct World {
 /// A streamer to invent.
 #[derive(Clone, Debug)]
 pub struct NewStreamer {
+    /// `None`: any.
+    pub id: Option<Uuid>,
     /// The login, the same at Twitch and in the database.
     pub login: String,
     /// How long the access token has left, at Twitch and in the database; not above zero: it has expired.
@@ -61,6 +63,7 @@ impl NewStreamer {
     pub fn due(login: impl Into<String>) -> Self {
         let login = login.into();
         Self {
+            id: None,
             campaign: format!("Campaign of {login}"),
             game_master: format!("Master of {login}"),
             login,
@@ -205,7 +208,8 @@ impl World {
     pub async fn add_all(&self, streamers: Vec<NewStreamer>) -> Result<Vec<StreamerId>> {
         let now = self.clock.now();
         let cipher = self.config(&[])?.cipher.current();
-        let ids: Vec<Uuid> = streamers.iter().map(|_| Uuid::new_v4()).collect();
+        let ids: Vec<Uuid> =
+            streamers.iter().map(|streamer| streamer.id.unwrap_or_else(Uuid::new_v4)).collect();
         let (mut access, mut refresh) = (Vec::new(), Vec::new());
         for (streamer, id) in streamers.iter().zip(&ids) {
             let left = streamer.token_left.to_std().unwrap_or(Duration::ZERO);

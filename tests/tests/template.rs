@@ -24,7 +24,7 @@ const TIME_LEFT: Duration = Duration::from_mins(5);
 
 /// The ids in the event samples.
 const STREAMER: &str = "6f9619ff-8b86-4011-b42d-00c04fc964ff";
-const CAMPAIGN: &str = "0e37df36-f698-41a6-8f4f-5ef6ab3a6e10";
+const CAMPAIGN: &str = "fa2c96f3-970e-5ba3-da54-d529db08b1b0";
 
 /// What Lambda, X-Ray and Secrets Manager do in a function's name. The code asks for none of it.
 const NOT_OURS: [&str; 11] = [

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use chrono::TimeDelta;
+use uuid::{Uuid, uuid};
 
 use crate::push::SimulatedPush;
 use crate::twitch::Fault;
@@ -15,6 +16,9 @@ pub(super) const CAST: &str = "
   elio     disconnected us on Twitch       jules    deactivated
   kim      in both campaigns, due
 ";
+
+/// `ines` is the streamer of the event samples (`infra/events`), and her campaign theirs.
+const SAMPLE: Uuid = uuid!("6f9619ff-8b86-4011-b42d-00c04fc964ff");
 
 /// Devices that people are signed in on, by the names that the simulated push service knows them by.
 pub(super) const DEVICES: [&str; 4] = ["Corvin's laptop", "Maud's phone", "elio's phone", "fauve's phone"];
@@ -44,7 +48,11 @@ pub(super) async fn invent(world: &World, push: &SimulatedPush) -> Result<()> {
             fer(NewStreamer::fresh("fauve")),
             fer(left("gaspard", 40)),
             fer(left("helene", 10)),
-            fer(NewStreamer { authorized_for: Some(TimeDelta::minutes(-40)), ..NewStreamer::due("ines") }),
+            fer(NewStreamer {
+                id: Some(SAMPLE),
+                authorized_for: Some(TimeDelta::minutes(-40)),
+                ..NewStreamer::due("ines")
+            }),
             fer(NewStreamer { is_active: false, ..NewStreamer::due("jules") }),
             fer(left("kim", 50)),
         ])

@@ -2,6 +2,7 @@
 //! HTTP; a refresh that is refused twice; a session of twelve hours; and what to try next.
 
 mod cast;
+mod env_file;
 mod over_http;
 mod refused;
 mod session;
@@ -17,6 +18,7 @@ use push::{Loopback, Vapid, VapidKey, WebPush};
 use tokio::process::Command;
 
 use self::cast::{CAST, DEVICES, invent};
+use self::env_file::EnvFile;
 use self::over_http::Paths;
 use crate::api::Api;
 use crate::binaries::{Binaries, Profile};
@@ -99,6 +101,7 @@ pub async fn run(keep: bool) -> Result<()> {
     history.run(&["coverage", "--since", "1d"]).await?;
 
     if keep {
+        let _file = EnvFile::write(&command.environment)?;
         println!("\nThe servers stay up until Ctrl-C. In another terminal, from here:\n");
         for (name, value) in &command.environment {
             println!("export {name}='{value}'");
@@ -154,6 +157,7 @@ const NEXT: &str =
 
 fn next_steps(tokens: &Path, api: &Api, paths: &Paths) -> String {
     let (tokens, log, calls) = (tokens.display(), api.log().display(), paths.to_try());
+    let env_file = env_file::PATH;
     format!(
         "{tokens} refresh --force                   # everybody, due or not
 {tokens} refresh --dry-run                 # what would be done
@@ -162,6 +166,7 @@ psql \"$DATABASE_URL\" -c 'SELECT twitch_login, token_expires_at, token_refresh_
 RETRY_DELAY=1 {tokens} refresh --force      # twice: who is refused again is deactivated, and people are told here
 curl -X PUT \"$TWITCH_ID_URL/simulation/faults/aria\" -d html   # Twitch misbehaves; GET /simulation shows how it can
 {calls}
+cargo lambda watch --invoke-address 127.0.0.1 --env-file {env_file}   # the functions themselves: docs/manual-testing.md
 tail -f {log}   # what the functions behind it log"
     )
 }
