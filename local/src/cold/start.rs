@@ -13,7 +13,7 @@ use super::Built;
 use crate::env;
 
 /// A start under callgrind takes a second; what takes this long never asks.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// As the template sets it. Nothing of this is there: whoever looked for it before the first event would fail.
 const ENVIRONMENT: [(&str, &str); 14] = [
@@ -51,8 +51,8 @@ pub(super) async fn time(function: &Built) -> Result<Duration> {
 
 /// How many instructions it takes, without those of the kernel.
 pub(super) async fn instructions(function: &Built) -> Result<u64> {
-    let arguments = [OsStr::new("--tool=callgrind"), OsStr::new("--callgrind-out-file=/dev/null")];
-    let arguments = [arguments[0], arguments[1], function.binary.as_os_str()];
+    let arguments = ["--tool=callgrind", "--callgrind-out-file=/dev/null"].map(OsStr::new);
+    let arguments = [arguments.as_slice(), &[function.binary.as_os_str()]].concat();
     let started = start(OsStr::new("valgrind"), &arguments).await.with_context(|| function.name)?;
     let pid = started.process.id().context("valgrind has ended")?;
     // At this signal it says what it has counted; while the function waits, it counts nothing.

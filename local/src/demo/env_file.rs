@@ -15,9 +15,9 @@ pub(super) struct EnvFile;
 impl EnvFile {
     pub(super) fn write(environment: &[(String, String)]) -> Result<Self> {
         let path = workspace().join(PATH);
-        let lines: String = environment.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
+        let lines: Vec<_> = environment.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect();
         fs::create_dir_all(path.with_file_name(""))?;
-        fs::write(&path, lines).with_context(|| format!("{} can't be written", path.display()))?;
+        fs::write(&path, lines.concat()).with_context(|| format!("{} can't be written", path.display()))?;
         Ok(Self)
     }
 }
