@@ -8,7 +8,10 @@ use domain::Streamer;
 use domain::notification::{Next, Notification, PushAnswer};
 use domain::notify::NotifyReport;
 use domain::report::{Observer, Outcome, Report};
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{ConfigError, LogConfig, LogFormat, Source, metrics_stack};
 
@@ -31,8 +34,6 @@ pub fn start_function(source: &Source) -> Result<(), ConfigError> {
 /// insides, and at lower levels some of them print what they send. But for the span that Lambda's runtime puts around an
 /// event: from it each line has the request's id.
 pub fn start(config: LogConfig) {
-    let level = config.level.to_string().to_lowercase();
-    let others = if config.level < tracing::level_filters::LevelFilter::WARN { &level } else { "warn" };
     let ours = [
         "domain",
         "adapters",
@@ -47,18 +48,21 @@ pub fn start(config: LogConfig) {
         "retry_refresh",
         "scheduled_refresh",
     ];
-    let others = format!("{others},lambda_runtime::layers::trace=info");
-    let filter = ours.iter().fold(others, |filter, name| format!("{filter},{name}={level}"));
+    let filter = Targets::new()
+        .with_default(config.level.min(LevelFilter::WARN))
+        .with_targets(ours.map(|name| (name, config.level)))
+        .with_target("lambda_runtime::layers::trace", LevelFilter::INFO);
     let log = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
+        .with_max_level(LevelFilter::TRACE)
         .with_writer(std::io::stderr)
         .with_target(false);
     // A second start (a test, a warm function) keeps the first.
     let _ = match config.format {
         LogFormat::Json => {
-            log.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+            let log = log.json().flatten_event(true).with_current_span(true).with_span_list(false);
+            log.finish().with(filter).try_init()
         }
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).finish().with(filter).try_init(),
     };
 }
 
