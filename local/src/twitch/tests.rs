@@ -826,9 +826,8 @@ async fn the_control_routes_disconnect_a_streamer() {
 #[tokio::test]
 async fn the_control_routes_change_the_applications_secret() {
     let scene = Scene::new().await;
-    let change = |secret: &'static str| {
-        see(scene.request(Method::PUT, "/simulation/client-secret").body(secret))
-    };
+    let change =
+        |secret: &'static str| see(scene.request(Method::PUT, "/simulation/client-secret").body(secret));
     change(" \n").await.assert_error(400, "the body must be the new secret; it is empty");
     assert_eq!(scene.refresh_alice().await.status, 200, "a refused request changes nothing");
 
