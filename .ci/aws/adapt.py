@@ -19,7 +19,8 @@ def with_built_code(template: dict, zips: Path) -> None:
 
 def with_variables(template: dict, variables: dict[str, str]) -> None:
     """Reason: Twitch and the push services are simulated ones on this machine, and nothing on AWS says where those are."""
-    template["Globals"]["Function"]["Environment"] = {"Variables": variables}
+    environment = template["Globals"]["Function"].setdefault("Environment", {})
+    environment.setdefault("Variables", {}).update(variables)
 
 
 def with_arns_of_secrets(value, secrets: set[str]):
