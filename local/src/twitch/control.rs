@@ -6,6 +6,7 @@
 //! | `PUT /simulation/faults/{login or *}`, body: a [`Fault`] as text; `?endpoint=token` or `validate`, `?times=N` | switches a fault on, for one streamer or for everybody |
 //! | `DELETE /simulation/faults/{login or *}` | switches off what was switched on in this way |
 //! | `POST /simulation/streamers/{login}/disconnect` | the streamer disconnects the application |
+//! | `PUT /simulation/client-secret`, body: the new one | the application gets a new secret, and the former one is refused |
 
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ pub(super) fn routes() -> Router<Arc<Simulation>> {
         .route("/simulation", get(show))
         .route("/simulation/faults/{target}", put(set_fault).delete(clear_faults))
         .route("/simulation/streamers/{login}/disconnect", post(disconnect))
+        .route("/simulation/client-secret", put(change_client_secret))
 }
 
 async fn show(State(simulation): State<Arc<Simulation>>) -> Answer {
@@ -95,6 +97,17 @@ async fn disconnect(
     let id = state.accounts.find(&login)?;
     state.accounts.disconnect(id);
     Ok(Answer::ok(json!({ "login": login, "connected": false })))
+}
+
+async fn change_client_secret(
+    State(simulation): State<Arc<Simulation>>,
+    secret: String,
+) -> Result<Answer, Answer> {
+    if secret.trim().is_empty() {
+        return Err(Answer::bad_request("the body must be the new secret; it is empty"));
+    }
+    secret.trim().clone_into(&mut simulation.lock().client_secret);
+    Ok(Answer::ok(json!({ "changed": true })))
 }
 
 fn find_target(state: &SimulationState, name: &str) -> Result<Target, UnknownStreamer> {

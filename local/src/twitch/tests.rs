@@ -824,6 +824,26 @@ async fn the_control_routes_disconnect_a_streamer() {
 }
 
 #[tokio::test]
+async fn the_control_routes_change_the_applications_secret() {
+    let scene = Scene::new().await;
+    let change =
+        |secret: &'static str| see(scene.request(Method::PUT, "/simulation/client-secret").body(secret));
+    change(" \n").await.assert_error(400, "the body must be the new secret; it is empty");
+    assert_eq!(scene.refresh_alice().await.status, 200, "a refused request changes nothing");
+
+    let answer = change("the-second-secret\n").await;
+    assert_eq!((answer.status, answer.body), (200, json!({ "changed": true })));
+    scene.refresh_alice().await.assert_error(403, "invalid client secret");
+    let form = [
+        ("client_id", scene.settings.client_id.as_str()),
+        ("client_secret", "the-second-secret"),
+        ("grant_type", "refresh_token"),
+        ("refresh_token", scene.alice.refresh.expose()),
+    ];
+    assert_eq!(see(scene.request(Method::POST, "/oauth2/token").form(&form)).await.status, 200);
+}
+
+#[tokio::test]
 async fn nothing_that_can_be_printed_shows_a_secret() {
     let scene = Scene::with(|settings| settings.tls = true).await;
     let printed = format!("{:?} {:?}", scene.twitch, scene.settings);
