@@ -16,7 +16,7 @@ use crate::env;
 const LONGEST: Duration = Duration::from_mins(1);
 
 /// As the template sets it. Nothing of this is there: whoever looked for it before the first event would fail.
-const ENVIRONMENT: [(&str, &str); 14] = [
+const ENVIRONMENT: [(&str, &str); 15] = [
     ("AWS_REGION", "eu-west-3"),
     ("AWS_ENDPOINT_URL", "http://127.0.0.1:9"),
     ("AWS_ACCESS_KEY_ID", "nobody"),
@@ -31,6 +31,7 @@ const ENVIRONMENT: [(&str, &str); 14] = [
     ("RETRY_ROLE_ARN", "arn:aws:iam::000000000000:role/retry"),
     ("EVENT_BUS_NAME", "bus"),
     ("LOG_FORMAT", "json"),
+    ("METRICS_STACK", "token-refresh"),
 ];
 
 /// A process that has asked.
