@@ -3,6 +3,7 @@
 //! All faults are found before anything starts and are listed at once. A fault names its variable, what is wrong
 //! and what to do; it never shows a value.
 
+mod database;
 mod log;
 mod notify;
 mod secrets;
@@ -18,7 +19,7 @@ use std::str::FromStr;
 
 use chrono::TimeDelta;
 use domain::policy::{Policy, RETRY_DELAY, RETRY_WINDOW};
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::postgres::PgConnectOptions;
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
@@ -197,35 +198,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn live_database(&mut self) -> Option<Live<PgConnectOptions>> {
-        self.live(Secret::Database, |reader| reader.database())
-    }
-
     fn live_cipher(&mut self) -> Option<Live<TokenCipher>> {
         self.live(Secret::TokenKeys, |reader| reader.cipher())
-    }
-
-    fn database(&mut self) -> Option<PgConnectOptions> {
-        let url = self.required("DATABASE_URL", "postgres://user:password@host/database")?;
-        let Ok(options) = PgConnectOptions::from_str(url) else {
-            self.fault("DATABASE_URL is not of the form postgres://user:password@host/database");
-            return None;
-        };
-        let options = match self.source.get("DATABASE_HOST").map(str::trim) {
-            Some(host) if Host::parse(host).is_ok() => options.host(host),
-            Some(_) => {
-                self.fault("DATABASE_HOST is not the name of a host: leave out scheme and port");
-                options
-            }
-            None => options,
-        };
-        if !is_near(&options) && !matches!(options.get_ssl_mode(), PgSslMode::VerifyFull) {
-            self.fault(
-                "DATABASE_URL leaves this machine without proving who answers: add ?sslmode=verify-full \
-                 (and sslrootcert=FILE if the certificate's authority is not a public one)",
-            );
-        }
-        Some(options)
     }
 
     fn cipher(&mut self) -> Option<TokenCipher> {
@@ -330,12 +304,6 @@ pub fn policy(source: &Source) -> Result<Policy, ConfigError> {
     reader.finish(Some(policy))
 }
 
-/// Whether this database is on this machine.
-fn is_near(database: &PgConnectOptions) -> bool {
-    let host = database.get_host();
-    database.get_socket().is_some() || host.starts_with('/') || is_loopback(host)
-}
-
 fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
@@ -360,11 +328,11 @@ mod tests {
         ("TWITCH_CLIENT_SECRET", "s3cr3t-of-the-application"),
     ];
 
-    fn with(changes: &[(&str, &str)]) -> Result<RefreshConfig, ConfigError> {
+    pub(super) fn with(changes: &[(&str, &str)]) -> Result<RefreshConfig, ConfigError> {
         RefreshConfig::read(&COMPLETE.iter().chain(changes).copied().collect())
     }
 
-    fn faults(changes: &[(&str, &str)]) -> Vec<String> {
+    pub(super) fn faults(changes: &[(&str, &str)]) -> Vec<String> {
         with(changes).map(|_| ()).unwrap_err().0
     }
 
@@ -428,30 +396,6 @@ mod tests {
         assert_eq!(read(&[("HEALTH_CHECK_TIMEOUT", "25")]), Ok(25));
         assert_eq!(read(&[("HEALTH_CHECK_TIMEOUT", "4")]), Err(1));
         assert_eq!(read(&[("HEALTH_CHECK_TIMEOUT", "26"), ("TWITCH_CLIENT_ID", "")]), Err(2));
-    }
-
-    #[test]
-    fn a_database_elsewhere_is_taken_if_it_is_verified() {
-        let url = "postgres://app@db.example.com/twitch_polls?sslmode=verify-full";
-        assert!(with(&[("DATABASE_URL", url)]).is_ok());
-        for near in [
-            "postgres://app@localhost/x",
-            "postgres://app@[::1]/x",
-            "postgres://app@localhost/x?host=/run/pg",
-        ] {
-            assert!(with(&[("DATABASE_URL", near)]).is_ok(), "{near}");
-        }
-    }
-
-    #[test]
-    fn the_database_may_be_reached_at_another_host() {
-        let url = ("DATABASE_URL", "postgres://app@db.example.com:5433/polls?sslmode=verify-full");
-        let config = with(&[url, ("DATABASE_HOST", " proxy.example.com ")]).unwrap();
-        let options = config.database.current();
-        assert_eq!((options.get_host(), options.get_port()), ("proxy.example.com", 5433));
-        // It is the host that is called which decides whether it has to prove itself.
-        let faults = faults(&[("DATABASE_HOST", "proxy.example.com")]);
-        assert!(faults[0].contains("add ?sslmode=verify-full"), "{faults:?}");
     }
 
     #[test]

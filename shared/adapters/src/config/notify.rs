@@ -8,7 +8,8 @@ use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
 use zeroize::Zeroizing;
 
-use super::{ConfigError, Reader, Secret, Source, is_near};
+use super::database::is_near;
+use super::{ConfigError, Reader, Secret, Source};
 use crate::secrets::Live;
 
 /// Its settings that may stand in a secret.
