@@ -198,6 +198,10 @@ impl<'a> Reader<'a> {
         })
     }
 
+    fn live_database(&mut self) -> Option<Live<PgConnectOptions>> {
+        self.live(Secret::Database, |reader| reader.database())
+    }
+
     fn live_cipher(&mut self) -> Option<Live<TokenCipher>> {
         self.live(Secret::TokenKeys, |reader| reader.cipher())
     }

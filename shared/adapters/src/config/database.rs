@@ -6,8 +6,7 @@ use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::Host;
 
-use super::{Reader, Secret, is_loopback};
-use crate::secrets::Live;
+use super::{Reader, is_loopback};
 
 /// What the certificates of RDS and Aurora end in, which is no public authority. Regions that are younger than the file have
 /// to be named as any other authority is.
@@ -17,11 +16,7 @@ const RDS_ROOTS: &[u8] = include_bytes!("rds-roots.pem");
 const RDS_DOMAIN: &str = ".rds.amazonaws.com";
 
 impl Reader<'_> {
-    pub(super) fn live_database(&mut self) -> Option<Live<PgConnectOptions>> {
-        self.live(Secret::Database, |reader| reader.database())
-    }
-
-    fn database(&mut self) -> Option<PgConnectOptions> {
+    pub(super) fn database(&mut self) -> Option<PgConnectOptions> {
         let url = self.required("DATABASE_URL", "postgres://user:password@host/database")?;
         let Ok(options) = PgConnectOptions::from_str(url) else {
             self.fault("DATABASE_URL is not of the form postgres://user:password@host/database");
