@@ -12,12 +12,24 @@ use domain::notification::{Locale, Next, PushAnswer, Subscription};
 use domain::notify::{NotifyReport, NotifyService};
 use domain::ports::{Push, PushMessage};
 use local::world::{NewStreamer, World};
+use push::VapidKey;
 use sqlx::postgres::PgConnectOptions;
 use uuid::Uuid;
 
 use crate::{Ran, Still, run};
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
+
+/// The settings of a sender of notifications with this key, to push services on this machine.
+pub fn sender(key: &VapidKey) -> Vec<(String, String)> {
+    let settings = [
+        ("VAPID_PUBLIC_KEY", key.public()),
+        ("VAPID_PRIVATE_KEY", key.expose_private().to_string()),
+        ("VAPID_SUBJECT", "mailto:operator@twitch-polls.net".to_owned()),
+        ("PUSH_LOOPBACK", "on".to_owned()),
+    ];
+    settings.map(|(name, value)| (name.to_owned(), value)).to_vec()
+}
 
 /// Invents a user.
 pub async fn user(world: &World, name: &str) -> Result<Uuid> {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use chrono::TimeDelta;
 use domain::{Clock as _, StreamerId};
 use end_to_end::emf::Values;
-use end_to_end::people::{campaign, refused_before, subscribe, user};
+use end_to_end::people::{campaign, refused_before, sender, subscribe, user};
 use end_to_end::requests::{REQUEST_ID, authorization_path, check_path, event, membership};
 use end_to_end::watched::Watched;
 use end_to_end::world;
@@ -262,15 +262,7 @@ async fn notifying(world: &World, devices: &[&str]) -> Result<(SimulatedPush, Ve
     for device in devices {
         subscribe(world, master, &service.subscribe(device)).await?;
     }
-    let key = VapidKey::generate()?;
-    let vapid = [
-        ("VAPID_PUBLIC_KEY", key.public()),
-        ("VAPID_PRIVATE_KEY", key.expose_private().to_string()),
-        ("VAPID_SUBJECT", "mailto:operator@twitch-polls.net".to_owned()),
-        ("PUSH_LOOPBACK", "on".to_owned()),
-    ];
-    let vapid = vapid.into_iter().map(|(name, value)| (name.to_owned(), value));
-    Ok((service, world.environment().into_iter().chain(vapid).collect()))
+    Ok((service, world.environment().into_iter().chain(sender(&VapidKey::generate()?)).collect()))
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Result;
-use end_to_end::people::{campaign, only_row, refused_before, refused_streamer, subscribe, user};
+use end_to_end::people::{campaign, only_row, refused_before, refused_streamer, sender, subscribe, user};
 use end_to_end::{binary, changed, tokens, world};
 use local::lambda::Function;
 use local::push::{Fault, Settings, SimulatedPush};
@@ -35,14 +35,7 @@ impl Scene {
         let corvin = user(&world, "Corvin").await?;
         campaign(&world, streamer, "Brumes", corvin, "ACTIVE").await?;
         subscribe(&world, corvin, &push.subscribe("corvin's phone")).await?;
-        let key = VapidKey::generate()?;
-        let vapid = [
-            ("VAPID_PUBLIC_KEY", key.public()),
-            ("VAPID_PRIVATE_KEY", key.expose_private().to_string()),
-            ("VAPID_SUBJECT", "mailto:operator@twitch-polls.net".to_owned()),
-            ("PUSH_LOOPBACK", "on".to_owned()),
-        ];
-        let vapid = vapid.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let vapid = sender(&VapidKey::generate()?);
         Ok(Self { world, push, vapid, aria })
     }
 

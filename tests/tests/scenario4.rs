@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::StreamerId;
 use domain::schedule::retry_minute;
-use end_to_end::people::{campaign, outbox, subscribe, user};
+use end_to_end::people::{campaign, outbox, sender, subscribe, user};
 use end_to_end::{Printed, binary, changed, tokens, world};
 use local::aws::{Event, SimulatedAws};
 use local::lambda::Function;
@@ -66,13 +66,7 @@ impl Scene {
         for (owner, device) in [own, own, corvin, nadia].into_iter().zip(DEVICES) {
             subscribe(&world, owner, &push.subscribe_to(device, &key.public())).await?;
         }
-        let vapid = [
-            ("VAPID_PUBLIC_KEY", key.public()),
-            ("VAPID_PRIVATE_KEY", key.expose_private().to_string()),
-            ("VAPID_SUBJECT", "mailto:operator@twitch-polls.net".to_owned()),
-            ("PUSH_LOOPBACK", "on".to_owned()),
-        ];
-        let vapid = vapid.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let vapid = sender(&key);
         Ok(Self { world, push, vapid, aria, campaigns: [brumes, tides] })
     }
 
