@@ -3,6 +3,7 @@
 pub mod metrics;
 
 use std::io::IsTerminal;
+use std::panic::PanicHookInfo;
 
 use domain::Streamer;
 use domain::notification::{Next, Notification, PushAnswer};
@@ -23,6 +24,7 @@ use crate::config::{ConfigError, LogConfig, LogFormat, Source, metrics_stack};
 pub fn start_function(source: &Source) -> Result<(), ConfigError> {
     let config = LogConfig::read(source)?;
     start(config);
+    std::panic::set_hook(Box::new(log_panic));
     match metrics_stack(source)? {
         Some(stack) if config.format == LogFormat::Json => metrics::start(stack),
         _ => {}
@@ -64,6 +66,12 @@ pub fn start(config: LogConfig) {
         }
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).finish().with(filter).try_init(),
     };
+}
+
+/// A panic is a line like any other, and so has the request's id.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let location = panic.location().map(tracing::field::display);
+    tracing::error!(location, "panicked: {}", panic.payload_as_str().unwrap_or("without a message"));
 }
 
 /// Logs a function's cycle: failures as warnings, what somebody has to look at as an error, the report at the end, which it
@@ -167,5 +175,38 @@ pub fn log_deliveries(report: &NotifyReport) {
             "push services refuse our VAPID: check VAPID_PUBLIC_KEY, VAPID_PRIVATE_KEY and VAPID_SUBJECT; the \
              subscriptions are kept and tried again for a day"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Where the program is run once more, as a function that panics: hook and log are the whole process's.
+    const IS_FUNCTION: &str = "TEST_IS_FUNCTION";
+
+    #[test]
+    fn a_panic_is_a_line_of_the_log() {
+        if std::env::var_os(IS_FUNCTION).is_some() {
+            start_function(&[("LOG_FORMAT", "json")].into_iter().collect()).unwrap();
+            let _request = tracing::error_span!("request", request_id = "of this one").entered();
+            panic!("as it may {}", "happen");
+        }
+        let function = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "telemetry::tests::a_panic_is_a_line_of_the_log", "--nocapture"])
+            .env(IS_FUNCTION, "1")
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(function.stderr).unwrap();
+        let [line] = printed.lines().collect::<Vec<_>>()[..] else { panic!("{printed}") };
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(
+            (&line["level"], &line["message"]),
+            (&"ERROR".into(), &"panicked: as it may happen".into())
+        );
+        assert_eq!(line["span"]["request_id"], "of this one", "{line}");
+        assert!(line["location"].as_str().unwrap().starts_with(file!()), "{line}");
     }
 }
