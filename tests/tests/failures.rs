@@ -194,6 +194,34 @@ async fn a_refusal_while_the_access_token_lives_is_an_outage() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_refusal_that_nobody_confirms_is_an_outage() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let healthy = world.add(NewStreamer::due("healthy")).await?;
+    let gone = world.add(NewStreamer::due("gone")).await?;
+    world.twitch.disconnect("gone")?;
+    world.twitch.fault_for_everybody(Fault::InvalidRefreshToken.on(Endpoint::Token));
+    world.twitch.fault_for_everybody(Fault::ServerError.on(Endpoint::Validate));
+    let service = world.service(&[]).await?;
+    for _ in 0..3 {
+        let ran = run(&service, &planned()).await;
+        for login in ["healthy", "gone"] {
+            assert_eq!(failed_as(ran.outcome(login)), Some(FailureKind::Outage), "{login}");
+        }
+        still.turn(15);
+    }
+
+    world.twitch.clear_faults_for_everybody();
+    let ran = run(&service, &planned()).await;
+    assert!(matches!(ran.outcome("healthy"), Outcome::Refreshed { .. }));
+    assert_eq!(failed_as(ran.outcome("gone")), Some(FailureKind::Refusal), "the first that counts");
+    still.turn(15);
+    run(&service, &planned()).await;
+    assert_eq!((world.row(healthy).await?.is_active, world.row(gone).await?.is_active), (true, false));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_failure_that_another_writer_recorded_counts_as_a_refusal() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
@@ -283,6 +311,27 @@ async fn a_twitch_that_is_down_is_not_hammered() -> Result<()> {
     world.twitch.clear_faults_for_everybody();
     let ran = run(&world.service(&[]).await?, &planned()).await;
     assert_eq!(ran.report.success, 500 - requests, "what failed waits, the rest was left claimable");
+    Ok(())
+}
+
+#[tokio::test]
+async fn where_only_validation_is_down_who_is_due_is_refreshed() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    world.add_all((0..200).map(|n| NewStreamer::fresh(format!("s{n}"))).collect()).await?;
+    // A cycle goes by the end of the authorization: they are the last.
+    let late = Some(TimeDelta::hours(13));
+    for login in ["due", "gone"] {
+        world.add(NewStreamer { authorized_for: late, ..NewStreamer::due(login) }).await?;
+    }
+    world.twitch.disconnect("gone")?;
+    world.twitch.fault_for_everybody(Fault::ServerError.on(Endpoint::Validate));
+    let ran = run(&world.service(&[("TWITCH_MAX_IN_FLIGHT", "8")]).await?, &sweep()).await;
+    assert_eq!(ran.report.stopped, None);
+    assert!(matches!(ran.outcome("due"), Outcome::Refreshed { .. }));
+    assert_eq!(failed_as(ran.outcome("gone")), Some(FailureKind::Outage), "nobody confirms the refusal");
+    let requests = world.twitch.totals().validate_requests;
+    assert!((20..=28).contains(&requests), "{requests} requests");
     Ok(())
 }
 

@@ -24,7 +24,8 @@ pub const VALIDATION_AGE: TimeDelta = TimeDelta::minutes(40);
 /// So many refusals without a success in between deactivate, however old the last one is.
 pub const REFUSAL_LIMIT: u32 = 3;
 
-/// So many outages in a row, with no success between, end a cycle: Twitch is down and not to be hammered.
+/// So many refreshes in a row that were outages, with no success between, end a cycle: Twitch is down and not to be
+/// hammered. So many validations end the validations.
 pub const OUTAGE_LIMIT: u32 = 20;
 
 /// Deactivations are counted over this long against their budget.

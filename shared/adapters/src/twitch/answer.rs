@@ -80,10 +80,14 @@ impl Answer {
         answer.filter(|answer: &TokenAnswer| !answer.access_token.is_empty()).ok_or_else(|| self.outage())
     }
 
-    /// Whether it is our application that the token endpoint doesn't take.
+    /// Whether it is our application that the token endpoint doesn't take. What is said of a token is that token's affair,
+    /// whatever else it names: it must not end the cycle for everybody.
     fn refuses_credentials(&self) -> bool {
+        let message = self.message();
+        let message = message.as_deref();
         matches!(self.status, StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN)
-            && names(self.message().as_deref(), &["client"])
+            && names(message, &["client"])
+            && !names(message, &["token"])
     }
 
     pub(super) fn into_validity(self) -> Result<Validity, Outage> {
@@ -173,5 +177,24 @@ mod tests {
         );
         assert_eq!(message(r#"{"message":"token 0123456789abcdefghij is invalid"}"#), None);
         assert_eq!(message("<html>"), None);
+    }
+
+    #[test]
+    fn what_is_said_of_a_token_accuses_no_application() {
+        let refresh = |status, message: &str| {
+            let body = serde_json::json!({ "message": message }).to_string().into_bytes();
+            Answer { status, wait: None, body }.into_grant(&RefreshToken::new("sent".to_owned())).unwrap_err()
+        };
+        for (status, message) in [
+            (StatusCode::BAD_REQUEST, "invalid client"),
+            (StatusCode::BAD_REQUEST, "missing client secret"),
+            (StatusCode::FORBIDDEN, "invalid client secret"),
+        ] {
+            assert!(matches!(refresh(status, message), RefreshError::Misconfigured(_)), "{message}");
+        }
+        let foreign = refresh(StatusCode::BAD_REQUEST, "refresh token belongs to another client");
+        assert!(matches!(foreign, RefreshError::Outage(_)), "{foreign:?}");
+        let foreign = refresh(StatusCode::BAD_REQUEST, "Invalid refresh token for this client");
+        assert!(matches!(foreign, RefreshError::Refused(_)), "{foreign:?}");
     }
 }

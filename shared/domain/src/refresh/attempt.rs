@@ -7,7 +7,7 @@ use futures::FutureExt;
 
 use super::write::{not_recorded, not_stored, stored_as};
 use super::{Arrived, Cycle, LEASE, LONGEST_ATTEMPT, Progress, RefreshService};
-use crate::policy::{Decision, Failure, FailureKind, NotDue, Verdict};
+use crate::policy::{Decision, Failure, FailureKind, NotDue, OUTAGE_LIMIT, Verdict};
 use crate::ports::{
     Attempt, Change, Claim, Outage, RefreshError, Signals, Store, Twitch, Unreadable, Validity,
 };
@@ -38,7 +38,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let settled =
             AssertUnwindSafe(self.attempt(cycle, progress, &claim, started_at)).catch_unwind().await;
         let (change, outcome) = settled.unwrap_or_else(|_| {
-            progress.twitch_failed();
+            progress.refresh_failed();
             let reason = "the program failed here; its log has the panic".to_owned();
             (Change::Released, not_recorded(FailureKind::Outage, reason))
         });
@@ -158,17 +158,17 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         };
         match answer {
             Ok(grant) => {
-                progress.twitch_answered();
+                progress.refreshed();
                 let expires_at = grant.expires_in.map(|left| now + left);
                 (Change::Refreshed { pair: grant.pair, expires_at }, Outcome::Refreshed { expires_at })
             }
             Err(RefreshError::Outage(Outage(reason))) => {
-                progress.twitch_failed();
+                progress.refresh_failed();
                 failed(FailureKind::Outage, reason, None, expires_at)
             }
             Err(RefreshError::Refused(reason)) => {
-                // Twitch once refused everybody for hours while the tokens lived: a refusal counts only if the
-                // access token isn't proven alive.
+                // Twitch once refused everybody for hours while the tokens lived: a refusal counts only if Twitch calls
+                // the access token dead as well.
                 let validity = match &claim.access {
                     Ok(access) => self.validate(progress, access).await,
                     Err(Unreadable::Keys(ours)) => {
@@ -182,12 +182,18 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                     Err(Unreadable::Missing | Unreadable::UnknownFormat) => Ok(Validity::Invalid),
                 };
                 match validity {
+                    Ok(Validity::Invalid) => failed(FailureKind::Refusal, reason, None, Some(now)),
                     Ok(Validity::Valid { expires_in }) => {
+                        progress.refresh_failed();
                         let reason = format!("{reason}, but Twitch still calls the access token valid");
                         failed(FailureKind::Outage, reason, None, Some(now + expires_in))
                     }
-                    Ok(Validity::Invalid) => failed(FailureKind::Refusal, reason, None, Some(now)),
-                    Err(_) => failed(FailureKind::Refusal, reason, None, expires_at),
+                    Err(Outage(silence)) => {
+                        progress.refresh_failed();
+                        let reason =
+                            format!("{reason}, but whether the access token is dead is open: {silence}");
+                        failed(FailureKind::Outage, reason, None, expires_at)
+                    }
                 }
             }
             Err(RefreshError::Misconfigured(reason)) => {
@@ -197,12 +203,13 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         }
     }
 
+    /// Asks Twitch whether the token lives, unless it has left too many such questions open.
     async fn validate(&self, progress: &Progress<'_>, access: &AccessToken) -> Result<Validity, Outage> {
-        let answer = self.twitch.validate(access).await;
-        match answer {
-            Ok(_) => progress.twitch_answered(),
-            Err(_) => progress.twitch_failed(),
+        if !progress.validates() {
+            return Err(Outage(format!("{OUTAGE_LIMIT} validations in a row have failed")));
         }
+        let answer = self.twitch.validate(access).await;
+        progress.validated(answer.is_ok());
         answer
     }
 

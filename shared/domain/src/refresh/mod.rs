@@ -210,7 +210,10 @@ struct Progress<'a> {
 #[derive(Default)]
 struct State {
     report: Report,
-    outages_in_a_row: u32,
+    /// Refreshes that were outages, since the last success.
+    refreshes_failed: u32,
+    /// Validations that were outages, since the last answer.
+    validations_failed: u32,
     /// The hour's deactivations are used up: nobody else needs to be asked about.
     over_budget: bool,
     /// The minutes for which a retry was asked.
@@ -236,19 +239,29 @@ impl Progress<'_> {
         self.state().report.stopped.is_some()
     }
 
-    fn twitch_answered(&self) {
-        self.state().outages_in_a_row = 0;
+    fn refreshed(&self) {
+        self.state().refreshes_failed = 0;
     }
 
-    fn twitch_failed(&self) {
+    fn refresh_failed(&self) {
         let outages = {
             let mut state = self.state();
-            state.outages_in_a_row += 1;
-            state.outages_in_a_row
+            state.refreshes_failed += 1;
+            state.refreshes_failed
         };
         if outages >= OUTAGE_LIMIT {
             self.stop(Stop::Outages);
         }
+    }
+
+    /// Where only validations fail, they alone are given up: who is due is refreshed.
+    fn validates(&self) -> bool {
+        self.state().validations_failed < OUTAGE_LIMIT
+    }
+
+    fn validated(&self, answered: bool) {
+        let mut state = self.state();
+        state.validations_failed = if answered { 0 } else { state.validations_failed + 1 };
     }
 }
 
