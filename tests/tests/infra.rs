@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::fs::{read_dir, read_to_string};
 
 use anyhow::{Context as _, Result};
+use end_to_end::template::Template;
 use local::binaries::workspace;
+use serde_json::json;
 use yaml_serde::Value;
 
 /// A row of the README's table of settings: names, meaning, default.
@@ -98,5 +100,15 @@ fn the_databases_stack_gives_what_the_template_takes() -> Result<()> {
     // What else it gives is for people.
     let rest: Vec<_> = given.difference(&taken).map(String::as_str).collect();
     assert_eq!(rest, ["BastionId", "ClusterEndpoint", "OwnerSecretArn"]);
+    Ok(())
+}
+
+/// RDS Proxy sends no global condition keys: under a condition it would never get at the logins.
+#[test]
+fn rds_proxy_may_take_its_role_without_a_condition() -> Result<()> {
+    let stack = Template::of("infra/database.yaml")?;
+    let trust = &stack.0["ProxyRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"];
+    let rds = json!({ "Service": "rds.amazonaws.com" });
+    assert_eq!(*trust, json!([{ "Effect": "Allow", "Action": "sts:AssumeRole", "Principal": rds }]));
     Ok(())
 }
