@@ -1,8 +1,9 @@
 -- The logins whose passwords infra/database.yaml has put into secrets, with all the rights that they need: run once, after
--- `tokens migrate`, as the tables' owner. psql 15 takes the passwords from the environment.
+-- `tokens migrate`, as the tables' owner. psql 15 takes the passwords from the environment. All of it or nothing.
 \set ON_ERROR_STOP on
 \getenv app_password APP_PASSWORD
 \getenv notify_password NOTIFY_PASSWORD
+BEGIN;
 
 -- All functions but notify, and the command. `tokens doctor` says what is missing, should this list be behind.
 CREATE ROLE token_app LOGIN PASSWORD :'app_password';
@@ -37,3 +38,5 @@ GRANT UPDATE (poll_authorization_granted_at, poll_authorization_expires_at, upda
 -- notify, which can read no token.
 CREATE ROLE token_notify LOGIN PASSWORD :'notify_password';
 GRANT token_refresh_notify TO token_notify;
+
+COMMIT;

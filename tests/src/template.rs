@@ -13,7 +13,12 @@ pub struct Template(pub BTreeMap<String, Value>);
 impl Template {
     /// As it is in the workspace.
     pub fn read() -> Result<Self> {
-        let text = read_to_string(workspace().join("template.yaml"))?;
+        Self::of("template.yaml")
+    }
+
+    /// That of another stack, by its file.
+    pub fn of(file: &str) -> Result<Self> {
+        let text = read_to_string(workspace().join(file))?;
         let Value::Object(mut template) = plain(yaml_serde::from_str(&text)?) else {
             anyhow::bail!("the template is no mapping");
         };

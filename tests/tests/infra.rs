@@ -1,11 +1,15 @@
 //! What surrounds the template beside the code: the sample of an environment and the README's table have the settings that
-//! the code reads, and the database's stack gives what the template takes.
+//! the code reads, and the database's stack gives what the template takes and keeps secrets to itself.
 
 use std::collections::BTreeSet;
 use std::fs::{read_dir, read_to_string};
 
 use anyhow::{Context as _, Result};
+use end_to_end::template::Template;
 use local::binaries::workspace;
+use local::postgres::{Postgres, Settings as ServerSettings};
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use yaml_serde::Value;
 
 /// A row of the README's table of settings: names, meaning, default.
@@ -98,5 +102,42 @@ fn the_databases_stack_gives_what_the_template_takes() -> Result<()> {
     // What else it gives is for people.
     let rest: Vec<_> = given.difference(&taken).map(String::as_str).collect();
     assert_eq!(rest, ["BastionId", "ClusterEndpoint", "OwnerSecretArn"]);
+    Ok(())
+}
+
+/// RDS Proxy sends no global condition keys: under a condition it would never get at the logins.
+#[test]
+fn rds_proxy_may_take_its_role_without_a_condition() -> Result<()> {
+    let stack = Template::of("infra/database.yaml")?;
+    let trust = &stack.0["ProxyRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"];
+    let rds = json!({ "Service": "rds.amazonaws.com" });
+    assert_eq!(*trust, json!([{ "Effect": "Allow", "Action": "sts:AssumeRole", "Principal": rds }]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_databases_log_has_no_password_and_nothing_that_was_bound() -> Result<()> {
+    let postgres = Postgres::own(ServerSettings::default()).await?;
+    let database = postgres.create_empty().await?;
+    let mut connection = PgConnection::connect(database.url()).await?;
+    let stack = Template::of("infra/database.yaml")?;
+    let parameters = stack.0["ClusterParameters"]["Properties"]["Parameters"].as_object();
+    // PostgreSQL doesn't know those that are RDS's own.
+    let known = parameters.context("parameters")?.iter().filter(|(name, _)| !name.starts_with("rds."));
+    for (name, value) in known {
+        let value = value.as_str().context("a text")?;
+        connection.execute(AssertSqlSafe(format!("SET {name} = '{value}'"))).await?;
+    }
+
+    let create = "CREATE ROLE somebody LOGIN PASSWORD 's3cret'";
+    connection.execute(create).await?;
+    assert!(connection.execute(create).await.is_err());
+    // As if it were slow.
+    connection.execute("SET log_min_duration_statement = 0").await?;
+    sqlx::query("SELECT $1::text").bind("b0und").execute(&mut connection).await?;
+
+    let log = read_to_string(postgres.server().context("a server")?.log_path())?;
+    assert!(log.contains("already exists") && log.contains("SELECT $1::text"), "{log}");
+    assert!(!log.contains("s3cret") && !log.contains("b0und"), "{log}");
     Ok(())
 }

@@ -79,6 +79,20 @@ fn alarms_ring_on_metrics_that_there_are_and_say_what_to_do() -> Result<()> {
     Ok(())
 }
 
+/// Only the way into an alarm sends a mail. So none is in one unheard, when nothing is to run or with its actions off.
+#[test]
+fn no_alarm_is_on_before_it_may_ring() -> Result<()> {
+    for (name, alarm) in Template::read()?.of_type("AWS::CloudWatch::Alarm") {
+        let without_data = match name {
+            "NoCycleAlarm" => json!({ "!If": ["RulesEnabled", "breaching", "notBreaching"] }),
+            _ => json!("notBreaching"),
+        };
+        assert_eq!(alarm["TreatMissingData"], without_data, "{name}");
+        assert_eq!(alarm.get("ActionsEnabled"), None, "{name}");
+    }
+    Ok(())
+}
+
 #[test]
 fn the_dashboard_shows_each_alarm_and_each_metric() -> Result<()> {
     let template = Template::read()?;
