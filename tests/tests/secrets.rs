@@ -372,6 +372,11 @@ async fn everything(format: &str) -> Result<()> {
 
     // Misconfigured: Twitch refuses our application, keys don't fit, values are malformed.
     let far = format!("postgres://app:{WRONG_PASSWORD}@db.example.com/polls");
+    let misspelt = format!("postgres://app@localhost/polls?pasword={BAD_KEY}");
+    // Which is looked into for that one, as it has no password.
+    let pgpass = tempfile::NamedTempFile::new()?;
+    std::fs::write(&pgpass, BAD_KEY)?;
+    scene.environment.push(("PGPASSFILE".to_owned(), pgpass.path().display().to_string()));
     let bad_keys = format!("new:{}", BASE64_STANDARD.encode(BAD_KEY));
     for fault in [Fault::InvalidClient, Fault::MissingClientSecret, Fault::InvalidClientSecret] {
         scene.world.twitch.fault("fine", fault)?;
@@ -387,6 +392,7 @@ async fn everything(format: &str) -> Result<()> {
         ("TOKEN_CIPHER", BAD_KEY),
         ("VAPID_PRIVATE_KEY", BAD_KEY),
         ("DATABASE_URL", far.as_str()),
+        ("DATABASE_URL", misspelt.as_str()),
         ("DATABASE_URL", BAD_KEY),
         ("TWITCH_ID_URL", BAD_KEY),
     ] {

@@ -34,7 +34,8 @@ pub fn start_function(source: &Source) -> Result<(), ConfigError> {
 
 /// Starts the log. What the crates below us have to say is shown only from `warn` on: it is about their
 /// insides, and at lower levels some of them print what they send. But for the span that Lambda's runtime puts around an
-/// event: from it each line has the request's id.
+/// event: from it each line has the request's id. And but for what sqlx says of a URL or of `.pgpass`, for it repeats what
+/// it can't read, a password among the rest.
 pub fn start(config: LogConfig) {
     let ours = [
         "domain",
@@ -53,7 +54,8 @@ pub fn start(config: LogConfig) {
     let filter = Targets::new()
         .with_default(config.level.min(LevelFilter::WARN))
         .with_targets(ours.map(|name| (name, config.level)))
-        .with_target("lambda_runtime::layers::trace", LevelFilter::INFO);
+        .with_target("lambda_runtime::layers::trace", LevelFilter::INFO)
+        .with_target("sqlx_postgres::options", LevelFilter::OFF);
     let log = tracing_subscriber::fmt()
         .with_max_level(LevelFilter::TRACE)
         .with_writer(std::io::stderr)

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use url::Host;
+use url::{Host, Url};
 
 use super::{Reader, is_loopback};
 
@@ -15,13 +15,40 @@ const RDS_ROOTS: &[u8] = include_bytes!("rds-roots.pem");
 /// What every endpoint of RDS, Aurora and RDS Proxy ends in, but for China's.
 const RDS_DOMAIN: &str = ".rds.amazonaws.com";
 
+const SCHEMES: [&str; 2] = ["postgres", "postgresql"];
+
+/// What a URL may say besides where: of libpq's parameters those that sqlx knows.
+const PARAMETERS: [&str; 12] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "user",
+];
+
 impl Reader<'_> {
     pub(super) fn database(&mut self) -> Option<PgConnectOptions> {
         let url = self.required("DATABASE_URL", "postgres://user:password@host/database")?;
-        let Ok(options) = PgConnectOptions::from_str(url) else {
+        let of_postgres = Url::parse(url).ok().filter(|url| SCHEMES.contains(&url.scheme()));
+        let Some((of_postgres, options)) = of_postgres.zip(PgConnectOptions::from_str(url).ok()) else {
             self.fault("DATABASE_URL is not of the form postgres://user:password@host/database");
             return None;
         };
+        // Which one, it doesn't say: it may be the rest of a password.
+        if of_postgres.query_pairs().any(|(name, _)| !PARAMETERS.contains(&name.as_ref())) {
+            self.fault(format!(
+                "DATABASE_URL has a parameter that is none of {}; if it is the rest of a password, write %3F for `?` and \
+                 %26 for `&`",
+                PARAMETERS.join(", ")
+            ));
+        }
         let options = match self.source.get("DATABASE_HOST").map(str::trim) {
             Some(host) if Host::parse(host).is_ok() => options.host(host),
             Some(_) => {
@@ -78,6 +105,19 @@ mod tests {
             "postgres://app@localhost/x?host=/run/pg",
         ] {
             assert!(with(&[("DATABASE_URL", near)]).is_ok(), "{near}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_that_nobody_knows_is_a_fault_that_repeats_nothing() {
+        for wrong in ["pasword=hunter2", "sslpassword=hunter2", "sslmode=disable&hunter2"] {
+            let faults = faults(&[("DATABASE_URL", &format!("postgres://app@localhost/x?{wrong}"))]);
+            assert!(faults[0].starts_with("DATABASE_URL has a parameter that is none of application_name,"));
+            assert!(!faults[0].contains("hunter2"), "{faults:?}");
+        }
+        for wrong in ["mysql://app@localhost/x", "localhost/x", "postgres://app:pa?ss@localhost/x"] {
+            let faults = faults(&[("DATABASE_URL", wrong)]);
+            assert_eq!(faults, ["DATABASE_URL is not of the form postgres://user:password@host/database"]);
         }
     }
 
