@@ -8,6 +8,7 @@ use local::{bench, cold, demo, plans, simulate};
 
 /// The whole system on one machine: a PostgreSQL, a simulated Twitch, an invented cast, one cycle.
 #[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
     /// Keep the servers up until Ctrl-C, and print the environment for `tokens`, `psql` and `curl`.
     #[arg(long)]

@@ -7,7 +7,7 @@ mod over_http;
 mod refused;
 mod session;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,7 +107,9 @@ pub async fn run(keep: bool) -> Result<()> {
             println!("export {name}='{value}'");
         }
         println!("export API_URL='{}'", api.url());
-        println!("\n{}", next_steps(&command.binary, &api, &paths));
+        let binaries = command.binary.parent().context("a binary is in a directory")?;
+        println!("export PATH='{}':\"$PATH\"", binaries.display());
+        println!("\n{}", next_steps(&api, &paths));
         tokio::select! {
             ended = tokio::signal::ctrl_c() => ended.context("Ctrl-C can't be waited for")?,
             never = show_notifications(&push) => never?,
@@ -155,19 +157,19 @@ const NEXT: &str =
   cargo run --release -- bench     500 to 100,000 streamers beside a sequential loop
   cargo test --workspace           all tests, on the same PostgreSQL and Twitch";
 
-fn next_steps(tokens: &Path, api: &Api, paths: &Paths) -> String {
-    let (tokens, log, calls) = (tokens.display(), api.log().display(), paths.to_try());
-    let env_file = env_file::PATH;
+fn next_steps(api: &Api, paths: &Paths) -> String {
+    let (log, calls, env_file) = (api.log().display(), paths.to_try(), env_file::PATH);
     format!(
-        "{tokens} refresh --force                   # everybody, due or not
-{tokens} refresh --dry-run                 # what would be done
-{tokens} status --json                     # ids, for `refresh ID` and `history ID`
+        "tokens refresh --dry-run                 # what would be done
+tokens refresh --force                   # everybody, due or not
+RETRY_DELAY=1 tokens refresh --force     # whoever was refused is refused again: deactivated, and people are told here
+tokens status --json                     # ids, for `refresh ID` and `history ID`
 psql \"$DATABASE_URL\" -c 'SELECT twitch_login, token_expires_at, token_refresh_failed_at, is_active FROM streamers'
-RETRY_DELAY=1 {tokens} refresh --force      # twice: who is refused again is deactivated, and people are told here
-curl -X PUT \"$TWITCH_ID_URL/simulation/faults/aria\" -d html   # Twitch misbehaves; GET /simulation shows how it can
+curl -X PUT \"$TWITCH_ID_URL/simulation/faults/aria\" -d server-error   # Twitch fails for her until DELETE; `-d any` lists how it can
 {calls}
 cargo lambda watch --invoke-address 127.0.0.1 --env-file {env_file}   # the functions themselves: docs/manual-testing.md
-tail -f {log}   # what the functions behind it log"
+tail -f {log}   # what the functions behind it log
+"
     )
 }
 
