@@ -184,7 +184,6 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 match validity {
                     Ok(Validity::Invalid) => failed(FailureKind::Refusal, reason, None, Some(now)),
                     Ok(Validity::Valid { expires_in }) => {
-                        progress.refresh_failed();
                         let reason = format!("{reason}, but Twitch still calls the access token valid");
                         failed(FailureKind::Outage, reason, None, Some(now + expires_in))
                     }
