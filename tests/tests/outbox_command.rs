@@ -36,6 +36,7 @@ async fn a_deactivation_says_who_is_told() -> Result<()> {
     let says = "(deactivated: the streamer has to reconnect; aria (streamer) is told on 1 device; Corvin (game master of \
                 Brumes) can't be told: no device, or notifications are off)";
     assert!(printed.stdout.contains(says), "{}", printed.stdout);
+    assert_eq!(printed.stderr, "", "the report says it, so the log need not");
 
     let printed = run(&world, &["notifications"]).await?;
     assert_eq!(printed.code, 0, "{printed:?}");
