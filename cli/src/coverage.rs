@@ -10,7 +10,7 @@ use domain::{Clock, StreamerId};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::output::{self, plain, table, time};
+use crate::output::{self, plain, table, time, times_are_utc};
 use crate::since;
 
 #[derive(clap::Args)]
@@ -154,7 +154,7 @@ fn text(coverage: &Coverage, limit: usize) -> String {
     if let Some(more) = coverage.broken.len().checked_sub(limit).filter(|more| *more > 0) {
         let _ = write!(text, "\n\n{more} more with gaps: see --limit");
     }
-    let _ = write!(text, "\n\nTimes are UTC, now {}", time(Some(coverage.until)));
+    let _ = write!(text, "\n\n{}", times_are_utc(coverage.until));
     text
 }
 

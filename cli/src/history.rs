@@ -2,28 +2,35 @@
 
 use adapters::store::{Database, HistoryEntry, Lookup};
 use anyhow::{Result, bail};
+use chrono::{DateTime, Utc};
 use domain::{Clock, StreamerId};
-use uuid::Uuid;
 
-use crate::output::{self, table, time};
+use crate::id;
+use crate::output::{self, table, time, times_are_utc};
 
-pub async fn run(database: &Database, id: Uuid, limit: u16, clock: &dyn Clock, json: bool) -> Result<()> {
-    let id = StreamerId(id);
+pub async fn run(
+    database: &Database,
+    id: StreamerId,
+    limit: u16,
+    clock: &dyn Clock,
+    json: bool,
+) -> Result<()> {
+    let now = clock.now();
     let entries = database.history(id, limit.into()).await?;
-    if entries.is_empty() && database.find(id, clock.now()).await? == Lookup::Unknown {
-        bail!("no streamer has the id {id}: `tokens status --json` lists the ids");
+    if entries.is_empty() && database.find(id, now).await? == Lookup::Unknown {
+        bail!("no streamer has the id {id}: {}", id::LISTED);
     }
     if json {
         output::json(&entries)?;
     } else if entries.is_empty() {
         output::line("No refresh of this streamer is on record; the history is kept for 30 days.")?;
     } else {
-        output::line(&text(&entries))?;
+        output::line(&text(&entries, now))?;
     }
     Ok(())
 }
 
-fn text(entries: &[HistoryEntry]) -> String {
+fn text(entries: &[HistoryEntry], now: DateTime<Utc>) -> String {
     let head = ["STARTED", "TRIGGER", "OUTCOME", "TOOK", "EXPIRY BEFORE", "EXPIRY AFTER", "REASON", "CALLER"];
     let head = head.map(str::to_owned).to_vec();
     let rows = entries.iter().map(|entry| {
@@ -38,5 +45,5 @@ fn text(entries: &[HistoryEntry]) -> String {
             entry.caller.clone().unwrap_or_else(|| "-".to_owned()),
         ]
     });
-    table(std::iter::once(head).chain(rows).collect())
+    format!("{}\n\n{}", table(std::iter::once(head).chain(rows).collect()), times_are_utc(now))
 }

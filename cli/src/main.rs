@@ -4,6 +4,7 @@ mod coverage;
 mod deliver;
 mod doctor;
 mod history;
+mod id;
 mod notifications;
 mod output;
 mod reactivate;
@@ -16,12 +17,12 @@ mod vapid;
 use std::path::Path;
 use std::process::ExitCode;
 
-use adapters::config::{self, LogConfig, Secret, SignalsConfig, Source, Whole};
+use adapters::config::{self, LogConfig, Secret, Source, Whole};
 use adapters::store::{Database, migrate};
 use adapters::{SystemClock, telemetry};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use uuid::Uuid;
+use domain::StreamerId;
 
 /// Keeps the Twitch tokens of authorized streamers fresh.
 ///
@@ -46,7 +47,8 @@ enum Command {
     /// Show the last refreshes of a streamer.
     History {
         /// The streamer's id, a UUID.
-        streamer_id: Uuid,
+        #[arg(value_parser = id::parse)]
+        streamer_id: StreamerId,
         /// How many at most.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
         limit: u16,
@@ -113,17 +115,19 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> Result<ExitCode> {
     let source = Source::environment_and_file(Path::new("."))?;
     // The doctor tells by itself of all that others would stop at, or log.
-    if !matches!(command, Command::Doctor { .. }) {
-        telemetry::start(LogConfig::read(&source)?);
+    if !matches!(command, Command::Doctor { .. })
+        && let Ok(config) = LogConfig::read(&source)
+    {
+        telemetry::start(config);
     }
+    // What is wrong with the log is found again with whatever the command reads, and told together.
     let source = source.with_secrets(command.secrets()).await;
     match command {
         Command::Refresh(arguments) => return refresh::run(&source, arguments).await,
         Command::Status { json } => {
-            let policy = config::policy(&source)?;
-            let one_shots = SignalsConfig::read(&source)?.retries.is_some();
-            let database = Database::open(config::database(&source)?).await?;
-            status::run(&database, policy, one_shots, &SystemClock, json).await?;
+            let (database, policy, signals) = config::database_and_rules(&source)?;
+            let database = Database::open(database).await?;
+            status::run(&database, policy, signals.retries.is_some(), &SystemClock, json).await?;
         }
         Command::History { streamer_id, limit, json } => {
             let database = Database::open(config::database(&source)?).await?;

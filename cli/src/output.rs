@@ -40,6 +40,11 @@ pub fn time(at: Option<DateTime<Utc>>) -> String {
     at.map_or_else(|| "-".to_owned(), |at| at.format("%Y-%m-%d %H:%M:%S").to_string())
 }
 
+/// What stands below points in time.
+pub fn times_are_utc(now: DateTime<Utc>) -> String {
+    format!("Times are UTC, now {}", time(Some(now)))
+}
+
 /// Columns as wide as their widest cell; the first row is the head.
 pub fn table(rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();

@@ -5,18 +5,19 @@ use std::fmt::Write as _;
 use adapters::store::{Database, Deactivated, Lookup};
 use anyhow::{Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
+use clap::ArgGroup;
 use domain::{Clock, Streamer, StreamerId};
 use serde::Serialize;
-use uuid::Uuid;
 
-use crate::output::{self, name, time};
-use crate::since;
+use crate::output::{self, name, time, times_are_utc};
+use crate::{id, since};
 
 #[derive(clap::Args)]
+#[command(group(ArgGroup::new("whom").required(true).args(["streamer_id", "since"])))]
 pub struct Arguments {
     /// This streamer: its id, a UUID.
-    #[arg(required_unless_present = "since", conflicts_with = "since")]
-    streamer_id: Option<Uuid>,
+    #[arg(value_parser = id::parse)]
+    streamer_id: Option<StreamerId>,
     /// Everybody who was deactivated within this time and is inactive still: 90m, 2h, 1d.
     #[arg(long, value_name = "TIME", value_parser = since::parse)]
     since: Option<TimeDelta>,
@@ -30,10 +31,9 @@ pub struct Arguments {
 
 /// What the streamer must still do, as the brief has it.
 const LEFT_TO_DO: &str = "\
-What is left to do: Twitch refused their refresh tokens, and a reactivation brings no new ones. Each of them has to
-reconnect with Twitch (/auth/twitch/redirect) to get a new, valid token. Until then their polls fail, and two more
-refusals deactivate them again. Only where Twitch refused by mistake nothing is left to do: see by
-`tokens refresh STREAMER_ID --force`.";
+What is left to do: a reactivation brings no new tokens. Whoever's refresh token Twitch refuses has to
+reconnect with Twitch (/auth/twitch/redirect) to get a new, valid one. Until then their polls fail, and two more refusals
+deactivate them again. `tokens refresh STREAMER_ID --force` shows whether Twitch takes the old one.";
 
 /// For machines.
 #[derive(Serialize)]
@@ -53,7 +53,7 @@ struct One<'a> {
 pub async fn run(database: &Database, arguments: Arguments, clock: &dyn Clock) -> Result<()> {
     let now = clock.now();
     let mut found = match (arguments.streamer_id, arguments.since) {
-        (Some(id), _) => one(database, StreamerId(id), now).await?,
+        (Some(id), _) => one(database, id, now).await?,
         (None, since) => database.deactivated_since(now - since.unwrap_or_default()).await?,
     };
     if !arguments.dry_run {
@@ -68,10 +68,10 @@ pub async fn run(database: &Database, arguments: Arguments, clock: &dyn Clock) -
         output::json(&Document {
             dry_run: arguments.dry_run,
             streamers,
-            left_to_do: "each streamer has to reconnect with Twitch to get a new, valid token",
+            left_to_do: "whoever's refresh token Twitch refuses has to reconnect with Twitch to get a new, valid one",
         })?;
     } else {
-        output::line(&text(&found, arguments.dry_run))?;
+        output::line(&text(&found, arguments.dry_run, now))?;
     }
     Ok(())
 }
@@ -84,7 +84,7 @@ async fn one(database: &Database, id: StreamerId, now: DateTime<Utc>) -> Result<
         }
         Lookup::Authorized(authorized) => active(&authorized.streamer),
         Lookup::NotAuthorized(streamer) => active(&streamer),
-        Lookup::Unknown => bail!("no streamer has the id {id}"),
+        Lookup::Unknown => bail!("no streamer has the id {id}: {}", id::LISTED),
     }
 }
 
@@ -92,7 +92,7 @@ fn active(streamer: &Streamer) -> Result<Vec<Deactivated>> {
     bail!("{} is active already: there is nothing to reactivate", name(streamer))
 }
 
-fn text(found: &[Deactivated], dry_run: bool) -> String {
+fn text(found: &[Deactivated], dry_run: bool, now: DateTime<Utc>) -> String {
     if found.is_empty() {
         return "Nobody who was deactivated within this time is inactive still.".to_owned();
     }
@@ -103,15 +103,16 @@ fn text(found: &[Deactivated], dry_run: bool) -> String {
             || "not deactivated by us in the last 30 days".to_owned(),
             |at| format!("deactivated at {}", time(Some(at))),
         );
-        let _ = write!(text, "\n  - {}: {at}", name(&one.streamer));
+        let _ = write!(text, "\n  - {}, {}: {at}", name(&one.streamer), one.streamer.id);
     }
-    let _ = write!(text, "\n\n{LEFT_TO_DO}");
+    let _ = write!(text, "\n\n{LEFT_TO_DO}\n\n{}", times_are_utc(now));
     text
 }
 
 #[cfg(test)]
 mod tests {
     use chrono::TimeZone;
+    use uuid::Uuid;
 
     use super::*;
 
@@ -122,6 +123,7 @@ mod tests {
             login: login.to_owned(),
             display_name: login.to_uppercase(),
         };
+        let now = Utc.with_ymd_and_hms(2026, 11, 24, 8, 0, 0).unwrap();
         let found = [
             Deactivated {
                 streamer: streamer("aria"),
@@ -129,18 +131,19 @@ mod tests {
             },
             Deactivated { streamer: streamer("jules\u{1b}"), at: None },
         ];
-        insta::assert_snapshot!(text(&found, false), @r"
+        insta::assert_snapshot!(text(&found, false, now), @r"
         Active again: 2 streamer(s)
 
-          - ARIA (aria): deactivated at 2026-11-23 20:00:00
-          - JULES (jules): not deactivated by us in the last 30 days
+          - ARIA (aria), 00000000-0000-0000-0000-000000000000: deactivated at 2026-11-23 20:00:00
+          - JULES (jules), 00000000-0000-0000-0000-000000000000: not deactivated by us in the last 30 days
 
-        What is left to do: Twitch refused their refresh tokens, and a reactivation brings no new ones. Each of them has to
-        reconnect with Twitch (/auth/twitch/redirect) to get a new, valid token. Until then their polls fail, and two more
-        refusals deactivate them again. Only where Twitch refused by mistake nothing is left to do: see by
-        `tokens refresh STREAMER_ID --force`.
+        What is left to do: a reactivation brings no new tokens. Whoever's refresh token Twitch refuses has to
+        reconnect with Twitch (/auth/twitch/redirect) to get a new, valid one. Until then their polls fail, and two more refusals
+        deactivate them again. `tokens refresh STREAMER_ID --force` shows whether Twitch takes the old one.
+
+        Times are UTC, now 2026-11-24 08:00:00
         ");
-        insta::assert_snapshot!(text(&found[..1], true).lines().next().unwrap(), @"Dry run, nothing is written. Would be active again: 1 streamer(s)");
-        insta::assert_snapshot!(text(&[], false), @"Nobody who was deactivated within this time is inactive still.");
+        insta::assert_snapshot!(text(&found[..1], true, now).lines().next().unwrap(), @"Dry run, nothing is written. Would be active again: 1 streamer(s)");
+        insta::assert_snapshot!(text(&[], false, now), @"Nobody who was deactivated within this time is inactive still.");
     }
 }

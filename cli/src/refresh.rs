@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use adapters::SystemClock;
-use adapters::config::{NotifyConfig, RefreshConfig, Source};
+use adapters::config::{RefreshConfig, Source};
 use adapters::signals::AwsSignals;
 use adapters::store::{Database, Lookup, PgStore};
 use adapters::twitch::TwitchClient;
@@ -19,15 +19,16 @@ use domain::schedule::Trigger;
 use domain::{Authorized, Clock, Streamer, StreamerId};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use uuid::Uuid;
 
 use crate::deliver::{self, Courier, Delivery};
-use crate::output::{self, name};
+use crate::id;
+use crate::output::{self, name, times_are_utc};
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Only this streamer: its id, a UUID.
-    streamer_id: Option<Uuid>,
+    #[arg(value_parser = id::parse)]
+    streamer_id: Option<StreamerId>,
     /// Refresh even what is not due: everybody, if no streamer is given.
     #[arg(long)]
     force: bool,
@@ -62,9 +63,9 @@ const DRY_RUN: &str = "\nDry run: nobody is called, nothing is written.\n";
 const STARTING: &str = "\nStarting refresh cycle...\n";
 
 pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
-    let config = RefreshConfig::read(source)?;
+    let (config, notify) = RefreshConfig::read_for_command(source)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let courier = NotifyConfig::read_for_command(source)?
+    let courier = notify
         .filter(|_| !arguments.dry_run)
         .map(|config| Courier::new(config, clock.clone()))
         .transpose()?;
@@ -72,7 +73,7 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
     let now = clock.now();
 
     let only = match arguments.streamer_id {
-        Some(id) => Some(find(&database, StreamerId(id), now).await?),
+        Some(id) => Some(find(&database, id, now).await?),
         None => None,
     };
     let cycle = Cycle {
@@ -100,7 +101,7 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
     let in_flight = config.twitch.in_flight();
     let twitch = TwitchClient::new(config.twitch, clock.clone())?;
     let signals = AwsSignals::new(config.signals, config.secrets.sdk(), clock.clone());
-    let service = RefreshService::new(store, twitch, signals, clock, config.policy, in_flight);
+    let service = RefreshService::new(store, twitch, signals, clock.clone(), config.policy, in_flight);
 
     let bar = progress_bar(expected);
     let details = Mutex::new(Vec::new());
@@ -139,6 +140,7 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
         if let Some(text) = delivered.and_then(deliver::text) {
             output::line(&format!("\n{text}"))?;
         }
+        output::line(&format!("\n{}", times_are_utc(clock.now())))?;
     }
     if let Some(stop) = &report.stopped {
         output::error(&format!("\nThe cycle stopped early: {stop}"));
@@ -174,7 +176,7 @@ async fn find(database: &Database, id: StreamerId, now: DateTime<Utc>) -> Result
             "{} is deactivated: the streamer has to reconnect, and is active again then",
             name(&streamer)
         ),
-        Lookup::Unknown => bail!("no streamer has the id {id}: `tokens status --json` lists the ids"),
+        Lookup::Unknown => bail!("no streamer has the id {id}: {}", id::LISTED),
     }
 }
 
@@ -191,6 +193,9 @@ pub async fn everybody(database: &Database, now: DateTime<Utc>) -> Result<Vec<Au
 }
 
 fn listing(authorized: &[Authorized], now: DateTime<Utc>) -> String {
+    if authorized.is_empty() {
+        return "Found 0 streamer(s) with active authorization.".to_owned();
+    }
     let mut text = format!("Found {} streamer(s) with active authorization:\n", authorized.len());
     for one in authorized {
         let mark = match one.token.expires_at {
@@ -238,7 +243,7 @@ fn mark(outcome: &Outcome) -> (&'static str, &'static str) {
 fn progress_bar(expected: Option<usize>) -> ProgressBar {
     let Some(expected) = expected.filter(|_| stderr().is_terminal()) else { return ProgressBar::hidden() };
     let bar = ProgressBar::with_draw_target(Some(expected as u64), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{bar:39} {pos}/{len} {per_sec} {eta}");
+    let style = ProgressStyle::with_template("{bar:39} {pos}/{len} {eta}");
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
@@ -246,6 +251,7 @@ fn progress_bar(expected: Option<usize>) -> ProgressBar {
 mod tests {
     use chrono::{TimeDelta, TimeZone};
     use domain::TokenState;
+    use uuid::Uuid;
 
     use super::*;
 
@@ -278,6 +284,7 @@ mod tests {
           - LATE (late) ⚠ expired
           - UNKNOWN[2J (unknown[2J) ⚠ expiry unknown
         ");
+        insta::assert_snapshot!(listing(&[], now), @"Found 0 streamer(s) with active authorization.");
     }
 
     #[test]

@@ -50,6 +50,7 @@ async fn scenario_2_due_tokens_are_refreshed_and_valid_ones_skipped() -> Result<
     );
     assert!(printed.stdout.contains("  - Bastien (bastien) ⚠ expires in 29 min"), "{}", printed.stdout);
     assert!(printed.stdout.contains("  - Aria (aria): valid for 2 h 59"), "{}", printed.stdout);
+    assert!(printed.stdout.contains("\n\nTimes are UTC, now 2"), "{}", printed.stdout);
     assert!(world.has_live_token(due).await?);
     let row = world.row(due).await?;
     assert!(row.token_expires_at > Some(world.clock.now() + TimeDelta::hours(3)));
@@ -130,6 +131,7 @@ async fn status_and_history_need_no_key_and_no_credentials() -> Result<()> {
     assert!(printed.stdout.contains("2 authorized"), "{}", printed.stdout);
     let printed = tokens(&bare, &["history", &due.to_string()]).await?;
     assert!(printed.stdout.contains("refreshed"), "{}", printed.stdout);
+    assert!(printed.stdout.contains("\n\nTimes are UTC, now 2"), "{}", printed.stdout);
     let printed = tokens(&bare, &["history", &fresh.to_string()]).await?;
     assert_eq!(printed.code, 0);
     assert!(printed.stdout.starts_with("No refresh of this streamer is on record"), "{}", printed.stdout);
@@ -147,7 +149,15 @@ async fn refused(environment: &[(String, String)], arguments: &[&str], code: i32
 #[tokio::test]
 async fn wrong_usage_ends_with_2() -> Result<()> {
     let environment = Vec::new();
-    refused(&environment, &["refresh", "bastien"], 2, "invalid value 'bastien' for '[STREAMER_ID]'").await?;
+    for command in ["refresh", "history", "reactivate"] {
+        refused(
+            &environment,
+            &[command, "bastien"],
+            2,
+            "give the streamer's id, a UUID: `tokens status --json`",
+        )
+        .await?;
+    }
     refused(&environment, &["refresh", "--frce"], 2, "--force").await?;
     refused(&environment, &["history"], 2, "<STREAMER_ID>").await?;
     refused(&environment, &["refesh"], 2, "refresh").await
@@ -190,6 +200,10 @@ async fn a_faulty_configuration_is_told_at_once_and_without_values() -> Result<(
         (&[("TOKEN_KEYS", "a:bm90LTMyLWJ5dGVz")], "TOKEN_KEYS"),
         (&[("DATABASE_URL", "postgres://app:pa55word@db.example.com/polls")], "sslmode=verify-full"),
         (&[("LOG_LEVEL", "loud")], "LOG_LEVEL is none of"),
+        (
+            &[("LOG_LEVEL", "loud"), ("RETRY_DELAY", "abc"), ("DEACTIVATION", "maybe")],
+            "\n  - RETRY_DELAY is not a whole number from 1 to 1799\n  - DEACTIVATION is neither `on` nor `off`\n  - LOG_LEVEL",
+        ),
     ] {
         let environment = changed(world.environment(), changes);
         refused(&environment, &["refresh"], 1, says).await?;
@@ -228,6 +242,10 @@ async fn credentials_that_twitch_refuses_are_told() -> Result<()> {
     )
     .await?;
     assert_eq!(world.row(due).await?.token_refresh_failed_at, None);
+    let printed = tokens(&environment, &["refresh", "--force"]).await?;
+    let left =
+        printed.stdout.matches(": the cycle stopped early, or had no time for it: left to the next run");
+    assert_eq!(left.count(), 2, "{printed:?}");
     Ok(())
 }
 

@@ -360,7 +360,8 @@ async fn without_a_login_for_notify_there_is_a_warning() -> Result<()> {
     binary("tokens").await?;
     let postgres = Postgres::own(ServerSettings::default()).await?;
     let world = World::start(&postgres, Settings::default()).await?;
-    with(&world, &[]).await?.warns("notify role", "GRANT token_refresh_notify TO the login in its secret");
+    let grant = "GRANT token_refresh_notify TO the login in its secret. Where notify is not deployed, nothing has to be done";
+    with(&world, &[]).await?.warns("notify role", grant);
     sql(&world.pool, "DROP OWNED BY token_refresh_notify; ALTER ROLE token_refresh_notify RENAME TO other")
         .await?;
     with(&world, &[]).await?.warns("notify role", "CREATE ROLE token_refresh_notify NOLOGIN");
@@ -373,7 +374,7 @@ async fn keys_that_do_not_open_what_is_stored() -> Result<()> {
     let said = with(&world, &[("APP_KEY", "another-app-key-than-the-rows-have")]).await?;
     said.only_fault(
         "tokens",
-        "stored texts: 4 under APP_KEY; of those under APP_KEY, 4 were tried: the stored token fails",
+        "stored texts: 4 under APP_KEY; tried 4 of those under APP_KEY: the stored token fails",
     );
 
     let one = "UPDATE streamers SET refresh_token_encrypted";
@@ -381,14 +382,14 @@ async fn keys_that_do_not_open_what_is_stored() -> Result<()> {
     let said = with(&world, &[]).await?;
     said.warns(
         "tokens",
-        "stored texts: 3 under APP_KEY, 1 in no known format; of those in no known format, 1 were tried",
+        "stored texts: 3 under APP_KEY, 1 in no known format; tried 1 of those in no known format: ",
     );
 
     sql(&world.pool, &format!("{one} = 'v1.2024.AAAA.AAAA' WHERE twitch_login = 'aria'")).await?;
     let said = with(&world, &[]).await?;
     said.only_fault(
         "tokens",
-        "3 under APP_KEY, 1 under the key `2024` of TOKEN_KEYS; of those under the key `2024`",
+        "3 under APP_KEY, 1 under the key `2024` of TOKEN_KEYS; tried 1 of those under the key `2024`",
     );
     said.only_fault("tokens", "put the key back into TOKEN_KEYS");
     Ok(())

@@ -36,6 +36,7 @@ async fn a_deactivation_says_who_is_told() -> Result<()> {
     let says = "(deactivated: the streamer has to reconnect; aria (streamer) is told on 1 device; Corvin (game master of \
                 Brumes) can't be told: no device, or notifications are off)";
     assert!(printed.stdout.contains(says), "{}", printed.stdout);
+    assert_eq!(printed.stderr, "", "the report says it, so the log need not");
 
     let printed = run(&world, &["notifications"]).await?;
     assert_eq!(printed.code, 0, "{printed:?}");
@@ -73,7 +74,8 @@ async fn one_streamer_is_reactivated_by_its_id() -> Result<()> {
 
     let printed = run(&world, &["reactivate", &id]).await?;
     assert_eq!(printed.code, 0, "{printed:?}");
-    assert!(printed.stdout.contains("  - Aria (aria): deactivated at "), "{}", printed.stdout);
+    let line = format!("  - Aria (aria), {id}: deactivated at ");
+    assert!(printed.stdout.contains(&line), "{}", printed.stdout);
     assert!(printed.stdout.contains("reconnect with Twitch"), "{}", printed.stdout);
     let row = world.row(streamer).await?;
     assert_eq!((row.is_active, row.token_refresh_failed_at), (true, None));
@@ -128,10 +130,13 @@ async fn everybody_of_the_last_hours_is_reactivated() -> Result<()> {
     assert_eq!(printed.code, 0);
     assert!(printed.stdout.contains("Nobody who was deactivated within this time"), "{printed:?}");
     let printed = run(&world, &["reactivate", "--since", "1d"]).await?;
-    assert!(printed.stdout.contains("Before (before): deactivated at "), "{printed:?}");
+    assert!(printed.stdout.contains("Before (before), "), "{printed:?}");
     let id = others[2].to_string();
     let printed = run(&world, &["reactivate", &id]).await?;
-    assert!(printed.stdout.contains("Elsewhere (elsewhere): not deactivated by us"), "{printed:?}");
+    assert!(
+        printed.stdout.contains(&format!("Elsewhere (elsewhere), {id}: not deactivated by us")),
+        "{printed:?}"
+    );
     Ok(())
 }
 
@@ -139,12 +144,16 @@ async fn everybody_of_the_last_hours_is_reactivated() -> Result<()> {
 async fn wrong_usage_is_explained() -> Result<()> {
     let world = world().await?;
     for (arguments, code, says) in [
-        (&["reactivate"][..], 2, "STREAMER_ID"),
+        (&["reactivate"][..], 2, "<STREAMER_ID|--since <TIME>>"),
         (&["reactivate", "aria"], 2, "invalid value 'aria'"),
         (&["reactivate", "--since", "yesterday"], 2, "such as 90m, 2h or 7d"),
         (&["reactivate", "--since", "31d"], 2, "30d"),
         (&["reactivate", "5b0bc1a5-6d2a-4f0e-9d0a-0a1b2c3d4e5f", "--since", "2h"], 2, "cannot be used with"),
-        (&["reactivate", "5b0bc1a5-6d2a-4f0e-9d0a-0a1b2c3d4e5f"], 1, "no streamer has the id 5b0bc1a5"),
+        (
+            &["reactivate", "5b0bc1a5-6d2a-4f0e-9d0a-0a1b2c3d4e5f"],
+            1,
+            "`tokens reactivate --since 30d --dry-run`",
+        ),
     ] {
         let printed = run(&world, arguments).await?;
         assert_eq!(printed.code, code, "{arguments:?}: {printed:?}");

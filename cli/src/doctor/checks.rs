@@ -155,7 +155,7 @@ pub fn notify_role(found: Result<NotifyRole, StoreError>) -> Check {
         Ok(NotifyRole { logins, .. }) if logins.is_empty() => warning(
             "notify role",
             "no login has the role token_refresh_notify, which the function notify needs: GRANT \
-             token_refresh_notify TO the login in its secret. Without that function there is nothing to do",
+             token_refresh_notify TO the login in its secret. Where notify is not deployed, nothing has to be done",
         ),
         Ok(NotifyRole { logins, .. }) => {
             ok("notify role", format!("{} can deliver notifications, and read no token", logins.join(", ")))
@@ -175,7 +175,7 @@ pub fn tokens(found: Result<Vec<StoredTexts>, StoreError>) -> Check {
         kinds.iter().find_map(|kind| {
             let mut reasons = kind.unreadable.iter();
             let reason = reasons.find(|reason| (**reason != Unreadable::UnknownFormat) == is_ours)?;
-            Some(format!("of those {}, {} were tried: {reason}", under(kind), kind.tried))
+            Some(format!("tried {} of those {}: {reason}", kind.tried, under(kind)))
         })
     };
     match (first(true), first(false)) {
@@ -277,7 +277,7 @@ pub fn outbox(waiting: Result<Waiting, StoreError>, now: DateTime<Utc>) -> Check
         return fault(
             "outbox",
             format!(
-                "{pending} notifications wait, and one has been due since {}: nobody delivers. Look at the rules and the \
+                "{pending} notifications wait, and one has been due since {} UTC: nobody delivers. Look at the rules and the \
                  log of the function notify, and at `tokens notifications`; after 24 hours they are given up",
                 time(Some(since))
             ),
@@ -435,7 +435,7 @@ mod tests {
         );
         assert_eq!(state(&[&theirs, &ours]), State::Fault);
         let text = tokens(Ok(vec![theirs, ours])).text;
-        assert!(text.contains("of those under the key `2025` of TOKEN_KEYS, 20 were tried: "), "{text}");
+        assert!(text.contains("tried 20 of those under the key `2025` of TOKEN_KEYS: "), "{text}");
     }
 
     #[test]

@@ -115,9 +115,8 @@ impl Source {
         let lines =
             dotenvy::from_path_iter(&path).map_err(|_| fault("can't be read: check its permissions"))?;
         for (number, line) in lines.enumerate() {
-            let (name, value) = line.map_err(|_| {
-                fault(&format!("has a line that is not NAME=value: its assignment {}", number + 1))
-            })?;
+            let (name, value) = line
+                .map_err(|_| fault(&format!("has a line that is not NAME=value, after {number} that are")))?;
             source.variables.entry(name).or_insert(value);
         }
         Ok(source)
@@ -180,7 +179,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn finish<T>(self, value: Option<T>) -> Result<T, ConfigError> {
+    /// How to log belongs to everything that is read.
+    fn finish<T>(mut self, value: Option<T>) -> Result<T, ConfigError> {
+        self.log();
         value.filter(|_| self.faults.is_empty()).ok_or(ConfigError(self.faults))
     }
 
@@ -257,6 +258,22 @@ impl RefreshConfig {
         let config = reader.refresh();
         reader.finish(config)
     }
+
+    /// Reads what the command needs to refresh, and to deliver notifications by itself. It is not to deliver where no key
+    /// is configured, or where `EVENT_BUS_NAME` has a function do so.
+    ///
+    /// # Errors
+    ///
+    /// With every fault found.
+    pub fn read_for_command(source: &Source) -> Result<(Self, Option<NotifyConfig>), ConfigError> {
+        let mut reader = Reader::new(source);
+        let refresh = reader.refresh();
+        let elsewhere = source.get("EVENT_BUS_NAME").is_some();
+        let delivers = !elsewhere && reader.is_given_vapid();
+        let database = refresh.as_ref().map(|refresh| refresh.database.clone());
+        let notify = delivers.then(|| reader.notify(database)).flatten();
+        reader.finish(refresh.map(|refresh| (refresh, notify)))
+    }
 }
 
 impl HealthCheckConfig {
@@ -297,15 +314,17 @@ pub fn database_and_cipher(
     reader.finish(options.zip(cipher))
 }
 
-/// Reads the rules' settings, for a program that only looks.
+/// Reads where the database is, the rules' settings, and whether failures arm retries, for a program that only looks.
 ///
 /// # Errors
 ///
 /// With every fault found.
-pub fn policy(source: &Source) -> Result<Policy, ConfigError> {
+pub fn database_and_rules(
+    source: &Source,
+) -> Result<(Live<PgConnectOptions>, Policy, SignalsConfig), ConfigError> {
     let mut reader = Reader::new(source);
-    let policy = reader.policy();
-    reader.finish(Some(policy))
+    let (options, policy, signals) = (reader.live_database(), reader.policy(), reader.signals());
+    reader.finish(options.map(|options| (options, policy, signals)))
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -356,6 +375,15 @@ mod tests {
         for name in ["DATABASE_URL", "APP_KEY", "TWITCH_CLIENT_ID", "TWITCH_CLIENT_SECRET"] {
             assert_eq!(faults.iter().filter(|fault| fault.starts_with(name)).count(), 1, "{faults:?}");
         }
+    }
+
+    #[test]
+    fn a_bad_line_of_the_file_is_told_by_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join(".env"), "# ours\nA=1\n\nB=2\nhunter2secret\n").unwrap();
+        let faults = Source::environment_and_file(directory.path()).map(|_| ()).unwrap_err().0;
+        let [fault] = &faults[..] else { panic!("{faults:?}") };
+        assert!(fault.ends_with("has a line that is not NAME=value, after 2 that are"), "{fault}");
     }
 
     #[test]

@@ -104,19 +104,19 @@ pub enum Skip {
     Stopped,
 }
 
-/// A length of time as people read it: `2 h 10`, `35 min`, `40 s`.
+/// A length of time as people read it: `2 h 10`, `35 min`, `9 min 5 s`, `40 s`, `under 1 s`.
 pub struct Human(pub TimeDelta);
 
 impl fmt::Display for Human {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.num_seconds().max(0);
         let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
-        if hours > 0 {
-            write!(f, "{hours} h {minutes:02}")
-        } else if minutes > 0 {
-            write!(f, "{minutes} min")
-        } else {
-            write!(f, "{seconds} s")
+        match (hours, minutes, seconds % 60) {
+            (0, 0, 0) if self.0 > TimeDelta::zero() => f.write_str("under 1 s"),
+            (0, 0, seconds) => write!(f, "{seconds} s"),
+            (0, 1..10, seconds @ 1..) => write!(f, "{minutes} min {seconds} s"),
+            (0, ..) => write!(f, "{minutes} min"),
+            _ => write!(f, "{hours} h {minutes:02}"),
         }
     }
 }
@@ -132,7 +132,9 @@ impl fmt::Display for Skip {
             Self::NotValidated(reason) => write!(f, "could not be validated: {reason}"),
             Self::Leased => f.write_str("another run is refreshing it, or it was deactivated just now"),
             Self::Superseded => f.write_str("another writer changed its tokens meanwhile, theirs stand"),
-            Self::Stopped => f.write_str("not begun in time, left to the next run"),
+            Self::Stopped => {
+                f.write_str("the cycle stopped early, or had no time for it: left to the next run")
+            }
         }
     }
 }
@@ -251,7 +253,7 @@ pub struct Report {
     pub success: u64,
     /// Refresh failed.
     pub failed: u64,
-    /// Not refreshed, and nothing wrong.
+    /// Neither refreshed nor failed: [`Skip`] says why.
     pub skipped: u64,
     /// Of the skipped, those whose token Twitch has just called valid.
     pub validated: u64,
@@ -355,6 +357,29 @@ impl fmt::Display for Stop {
                 crate::policy::OUTAGE_LIMIT
             ),
             Self::Misconfigured(reason) | Self::Store(reason) => f.write_str(reason),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_times_keep_their_seconds() {
+        for (milliseconds, text) in [
+            (-1, "0 s"),
+            (0, "0 s"),
+            (1, "under 1 s"),
+            (999, "under 1 s"),
+            (13_000, "13 s"),
+            (60_000, "1 min"),
+            (119_999, "1 min 59 s"),
+            (599_000, "9 min 59 s"),
+            (659_000, "10 min"),
+            (7_830_000, "2 h 10"),
+        ] {
+            assert_eq!(Human(TimeDelta::milliseconds(milliseconds)).to_string(), text);
         }
     }
 }

@@ -72,6 +72,12 @@ impl Reader<'_> {
             .any(|name| self.source.may_be_set(name))
     }
 
+    pub(super) fn notify(&mut self, database: Option<Live<PgConnectOptions>>) -> Option<NotifyConfig> {
+        let vapid = self.vapid(database.as_ref().map(Live::current).as_deref());
+        let locale = self.locale();
+        database.zip(vapid).map(|(database, vapid)| NotifyConfig { database, vapid, locale })
+    }
+
     pub(super) fn vapid(&mut self, database: Option<&PgConnectOptions>) -> Option<VapidConfig> {
         let keys = match self.source.get("VAPID_KEYS_FILE") {
             Some(path) => self.vapid_file(Path::new(path)),
@@ -155,29 +161,14 @@ impl NotifyConfig {
     pub fn read(source: &Source) -> Result<Self, ConfigError> {
         let mut reader = Reader::new(source);
         let database = reader.live_database();
-        let vapid = reader.vapid(database.as_ref().map(Live::current).as_deref());
-        let locale = reader.locale();
-        let config = database.zip(vapid).map(|(database, vapid)| Self { database, vapid, locale });
+        let config = reader.notify(database);
         reader.finish(config)
-    }
-
-    /// Reads what the command needs to deliver notifications by itself. `None` where it is not to: no key is
-    /// configured, or `EVENT_BUS_NAME` has a function deliver them.
-    ///
-    /// # Errors
-    ///
-    /// As [`NotifyConfig::read`].
-    pub fn read_for_command(source: &Source) -> Result<Option<Self>, ConfigError> {
-        let elsewhere = source.get("EVENT_BUS_NAME").is_some();
-        if elsewhere || !Reader::new(source).is_given_vapid() {
-            return Ok(None);
-        }
-        Self::read(source).map(Some)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::RefreshConfig;
     use super::*;
 
     const NOTIFYING: [(&str, &str); 4] = [
@@ -185,6 +176,13 @@ mod tests {
         ("VAPID_PUBLIC_KEY", "public"),
         ("VAPID_PRIVATE_KEY", "pr1vate-key"),
         ("VAPID_SUBJECT", "mailto:operator@twitch-polls.net"),
+    ];
+
+    /// What the command needs besides.
+    const REFRESHING: [(&str, &str); 3] = [
+        ("APP_KEY", "0123456789abcdefghijklmnopqrstuv"),
+        ("TWITCH_CLIENT_ID", "client"),
+        ("TWITCH_CLIENT_SECRET", "s3cr3t-of-the-application"),
     ];
 
     fn notifying_with(changes: &[(&str, &str)]) -> Result<NotifyConfig, ConfigError> {
@@ -215,14 +213,16 @@ mod tests {
     #[test]
     fn the_command_delivers_where_it_has_keys_and_no_function_does() {
         let read = |changes: &[(&str, &str)]| {
-            let source = NOTIFYING.iter().chain(changes).copied().collect();
-            NotifyConfig::read_for_command(&source).map(|config| config.is_some())
+            let source = NOTIFYING.iter().chain(&REFRESHING).chain(changes).copied().collect();
+            RefreshConfig::read_for_command(&source).map(|(_, notify)| notify.is_some())
         };
         let no_keys = [("VAPID_PUBLIC_KEY", ""), ("VAPID_PRIVATE_KEY", "")];
         assert_eq!(read(&[]), Ok(true));
         assert_eq!(read(&[("EVENT_BUS_NAME", "events")]), Ok(false));
         assert_eq!(read(&no_keys), Ok(false));
         assert_eq!(read(&no_keys[1..]).unwrap_err().0.len(), 1, "half a pair is a fault");
+        let both = read(&[no_keys[1], ("RETRY_DELAY", "abc"), ("LOG_LEVEL", "loud")]).unwrap_err().0;
+        assert_eq!(both.len(), 3, "all faults at once: {both:?}");
     }
 
     #[test]

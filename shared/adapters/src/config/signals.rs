@@ -14,7 +14,7 @@ const RETRY: [(&str, &str); 3] = [
 pub struct SignalsConfig {
     /// `RETRY_*`. Without it the sweep retries.
     pub retries: Option<RetryConfig>,
-    /// `EVENT_BUS_NAME`, a name or an ARN. Without it events are logged.
+    /// `EVENT_BUS_NAME`, a name or an ARN. Without it events are logged at `debug`.
     pub event_bus: Option<String>,
 }
 

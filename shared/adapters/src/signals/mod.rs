@@ -1,5 +1,5 @@
 //! What wakes others: EventBridge Scheduler for retries, an EventBridge bus for domain events. Either may be absent:
-//! then the sweep retries, or events are logged.
+//! then the sweep retries, or events are logged at `debug`.
 //!
 //! A signal only wakes: what it says stands in the database. So it may fail, and must never hold a cycle up: what is
 //! out of reach is left alone for a while. Nothing of the SDK is loaded before the first signal.
@@ -23,7 +23,8 @@ use crate::config::SignalsConfig;
 /// minute, however many signals it has to give.
 const LEFT_ALONE: TimeDelta = TimeDelta::seconds(30);
 
-/// Where neither a scheduler nor a bus is configured: the sweep retries, and events are logged.
+/// Where neither a scheduler nor a bus is configured: the sweep retries. Whoever runs a cycle tells of each deactivation, so
+/// an event is logged at `debug` only.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoSignals;
 
@@ -33,7 +34,7 @@ impl Signals for NoSignals {
     }
 
     async fn publish(&self, event: &StreamerDeactivated) -> Result<(), SignalError> {
-        tracing::info!(streamer = %event.streamer_id, "streamer deactivated");
+        tracing::debug!(streamer = %event.streamer_id, "streamer deactivated");
         Ok(())
     }
 }

@@ -72,7 +72,7 @@ metrics! {
     Refused: Count,
     /// Refreshes that failed by Twitch's or the network's doing.
     Outages: Count,
-    /// Streamers who were looked at and not refreshed, with nothing wrong.
+    /// Streamers who were looked at and neither refreshed nor failed: not due, busy elsewhere, or left to the next run.
     Skipped: Count,
     /// Of these, those whose token Twitch called valid.
     Validated: Count,

@@ -1,0 +1,12 @@
+//! Streamers as they are typed: by id.
+
+use domain::StreamerId;
+
+/// Where ids are found.
+pub const LISTED: &str = "`tokens status --json` lists the ids of who is authorized, `tokens reactivate --since 30d \
+                          --dry-run` of who was deactivated";
+
+/// For clap.
+pub fn parse(text: &str) -> Result<StreamerId, String> {
+    text.parse().map(StreamerId).map_err(|_| format!("give the streamer's id, a UUID: {LISTED}"))
+}
