@@ -409,7 +409,7 @@ async fn a_repeated_deactivation_doubles_nothing_and_answers_the_same() -> Resul
     let database = Database::open(config.database).await?;
     let store = adapters::store::PgStore::new(database, config.cipher, world.clock.clone());
     let now = still.now();
-    let claim = store.claim(&[streamer], now, now + TimeDelta::minutes(3)).await?.remove(0);
+    let claim = store.claim(&[streamer], now, now + TimeDelta::minutes(3), now).await?.remove(0);
     let attempt = Attempt {
         streamer: claim.streamer,
         lease: claim.lease,

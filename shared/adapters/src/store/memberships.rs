@@ -261,16 +261,20 @@ impl Memberships for PgStore {
             let query = sqlx::query_scalar!(
                 r#"
                 SELECT EXISTS (SELECT FROM token_refresh.streamers
-                               WHERE streamer_id = ANY($1) AND leased_until > $2) AS "leased!"
+                               WHERE streamer_id = ANY($1) AND leased_until > $2)
+                    -- As a claim finds out.
+                    OR (SELECT count(*) FROM streamers WHERE id = ANY($1))
+                        > (SELECT count(*) FROM (SELECT FROM streamers WHERE id = ANY($1)
+                                                 FOR NO KEY UPDATE SKIP LOCKED) AS free) AS "taken!"
                 "#,
                 &ids,
                 self.clock.now()
             );
-            let leased = in_time("waiting for another run", async {
+            let taken = in_time("waiting for another run", async {
                 query.fetch_one(&mut *self.acquire().await?).await
             })
             .await?;
-            if !leased {
+            if !taken {
                 return Ok(true);
             }
             if Instant::now() + pause >= give_up_at {

@@ -5,6 +5,7 @@
 
 mod claim;
 mod condition;
+mod connections;
 mod coverage;
 mod deactivate;
 mod history;
@@ -18,6 +19,7 @@ mod schema;
 mod sessions;
 
 use std::io::ErrorKind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,8 +28,8 @@ use domain::policy::{Failure, FailureKind};
 use domain::ports::{Attempt, Claim, Deactivation, Recorded, Store, StoreError};
 use domain::{Authorized, Clock, Streamer, StreamerId, TokenState};
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Postgres};
+use sqlx::postgres::{PgConnectOptions, PgPool};
+use sqlx::{ConnectOptions, Postgres};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -42,9 +44,6 @@ pub use self::schema::migrate;
 use crate::cipher::TokenCipher;
 use crate::secrets::Live;
 
-/// How long a first connection may take before the database counts as away.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// A statement of ours takes milliseconds; one that takes longer waits for a lock or for a server that is gone.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -57,12 +56,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// A database that comes back is noticed within this long.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// A connection that was used within this long is taken to be alive; an older one may have slept in a frozen sandbox.
-const UNTESTED_IDLE: Duration = Duration::from_secs(1);
-
-/// One connection to read and lease with, two to write with, and one for what is rare.
-const CONNECTIONS: u32 = 4;
-
 /// The database, on this program's schema. What needs no key is here.
 #[derive(Clone)]
 pub struct Database {
@@ -70,6 +63,8 @@ pub struct Database {
     options: Live<PgConnectOptions>,
     /// What the pool connects with by now.
     connecting_with: Arc<Mutex<Arc<PgConnectOptions>>>,
+    /// The server that the pool connected to last takes no writes.
+    read_only: Arc<AtomicBool>,
 }
 
 impl Database {
@@ -88,22 +83,9 @@ impl Database {
     /// Connects to nothing yet.
     fn prepare(options: Live<PgConnectOptions>) -> Self {
         let current = options.current();
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(CONNECT_TIMEOUT)
-            .test_before_acquire(false)
-            .before_acquire(|connection, use_| {
-                Box::pin(async move {
-                    if use_.idle_for < UNTESTED_IDLE {
-                        return Ok(true);
-                    }
-                    Ok(timeout(CONNECT_TIMEOUT, connection.ping())
-                        .await
-                        .is_ok_and(|answered| answered.is_ok()))
-                })
-            })
-            .connect_lazy_with(quiet(&current));
-        Self { pool, options, connecting_with: Arc::new(Mutex::new(current)) }
+        let read_only = Arc::default();
+        let pool = connections::pool(quiet(&current), Arc::clone(&read_only));
+        Self { pool, options, connecting_with: Arc::new(Mutex::new(current)), read_only }
     }
 
     /// A connection. If the server refuses our password, its secret is read again, once; so a new password fails nobody,
@@ -119,6 +101,9 @@ impl Database {
                 }
                 None => Err(error),
             },
+            Err(sqlx::Error::PoolTimedOut) if self.read_only.load(Ordering::Relaxed) => {
+                Err(connections::standby())
+            }
             acquired => acquired,
         }
     }
@@ -212,8 +197,11 @@ impl Store for PgStore {
         &self,
         after: Option<&Authorized>,
         now: DateTime<Utc>,
+        give_up_at: DateTime<Utc>,
     ) -> Result<Vec<Authorized>, StoreError> {
-        self.database.authorized(after, now).await
+        self.persistently(give_up_at, || self.database.page(after, now))
+            .await
+            .map_err(failed("reading the authorized streamers"))
     }
 
     async fn claim(
@@ -221,8 +209,11 @@ impl Store for PgStore {
         ids: &[StreamerId],
         now: DateTime<Utc>,
         until: DateTime<Utc>,
+        give_up_at: DateTime<Utc>,
     ) -> Result<Vec<Claim>, StoreError> {
-        self.lease(ids, now, until).await.map_err(failed("leasing streamers"))
+        self.persistently(give_up_at, || self.lease(ids, now, until))
+            .await
+            .map_err(failed("leasing streamers"))
     }
 
     async fn record(
@@ -271,7 +262,7 @@ async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
         });
         match done {
             Err(error) if may_pass(&error) && clock.now() + pause < give_up_at => {
-                tracing::warn!(%error, "a result could not be written, trying again");
+                tracing::warn!(%error, "the database failed, trying again");
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }

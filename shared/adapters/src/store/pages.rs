@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use domain::ports::StoreError;
 use domain::{Authorized, Streamer, StreamerId};
+use sqlx::Error;
 use uuid::Uuid;
 
 use super::{Database, StreamerRow, failed};
@@ -36,6 +37,14 @@ impl Database {
         after: Option<&Authorized>,
         now: DateTime<Utc>,
     ) -> Result<Vec<Authorized>, StoreError> {
+        self.page(after, now).await.map_err(failed("reading the authorized streamers"))
+    }
+
+    pub(super) async fn page(
+        &self,
+        after: Option<&Authorized>,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Authorized>, Error> {
         // "Not over" is "later than now, whatever the id".
         let (until, id) = after.map_or((now, Uuid::max()), |last| (last.until, last.streamer.id.0));
         let rows = sqlx::query_as!(
@@ -64,9 +73,8 @@ impl Database {
             id,
             PAGE
         )
-        .fetch_all(&mut *self.connection().await?)
-        .await
-        .map_err(failed("reading the authorized streamers"))?;
+        .fetch_all(&mut *self.acquire().await?)
+        .await?;
         let authorized = |row: StreamerRow| {
             let until = row.until?;
             let (streamer, token) = row.into_parts();

@@ -1,0 +1,98 @@
+//! Connections to the database that are no good any more: they are found out, and their places are free for others.
+
+use std::time::Duration;
+
+use adapters::store::Database;
+use anyhow::{Context as _, Result};
+use domain::MembershipKey;
+use end_to_end::cycles::{forced, planned};
+use end_to_end::relay::Relay;
+use end_to_end::requests::membership;
+use end_to_end::{Still, run};
+use futures::future::join_all;
+use local::world::{NewStreamer, World};
+use tokio::time::timeout;
+
+/// As many as a process has at most.
+const CONNECTIONS: usize = 4;
+
+/// Reads something, as often as there are connections.
+async fn reads(database: &Database, key: MembershipKey) -> Vec<bool> {
+    let reads = join_all((0..CONNECTIONS).map(|_| database.membership(key))).await;
+    reads.into_iter().map(|read| read.is_ok()).collect()
+}
+
+async fn through_a_relay(world: &World) -> Result<(Relay, Database, MembershipKey)> {
+    let key = membership(world, world.add(NewStreamer::fresh("someone")).await?).await?;
+    let relay = Relay::start(world)?;
+    let database = Database::open(relay.options()).await?;
+    assert_eq!(reads(&database, key).await, [true; CONNECTIONS]);
+    Ok((relay, database, key))
+}
+
+#[tokio::test]
+async fn statements_that_were_given_up_keep_no_connection() -> Result<()> {
+    let still = Still::new().await?;
+    let (relay, database, key) = through_a_relay(&still.world).await?;
+    relay.freeze();
+    // Whether they use the connections, or test them first.
+    reads(&database, key).await;
+    assert_eq!(reads(&database, key).await, [true; CONNECTIONS]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn after_a_freeze_there_is_time_for_a_new_connection() -> Result<()> {
+    let still = Still::new().await?;
+    let (relay, database, key) = through_a_relay(&still.world).await?;
+    relay.freeze();
+    // From then on a connection is tested before it is used.
+    sqlx::query("SELECT pg_sleep(1.1)").execute(&still.world.pool).await?;
+    assert_eq!(reads(&database, key).await, [true; CONNECTIONS]);
+    Ok(())
+}
+
+async fn takes_writes(world: &World, yes: bool) -> Result<()> {
+    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&world.pool).await?;
+    let set = format!(
+        "ALTER DATABASE {name} SET default_transaction_read_only = {}",
+        if yes { "off" } else { "on" }
+    );
+    sqlx::query(sqlx::AssertSqlSafe(set)).execute(&world.pool).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_standby_is_called_one() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    takes_writes(world, false).await?;
+    let refused = world.service(&[]).await.err().context("nothing can be written there")?.to_string();
+    assert!(refused.contains("the server takes no writes"), "{refused}");
+    takes_writes(world, true).await?;
+    world.add(NewStreamer::due("someone")).await?;
+    assert_eq!(run(&world.service(&[]).await?, &planned()).await.report.success, 1);
+    Ok(())
+}
+
+/// Each connection is to a standby as soon as it has written once, and goes on answering.
+#[tokio::test]
+async fn connections_to_what_has_become_a_standby_are_not_used_again() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    world.add(NewStreamer::due("someone")).await?;
+    for statement in [
+        "CREATE FUNCTION fail_over() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM set_config('default_transaction_read_only', 'on', false); RETURN NULL; END $$",
+        "CREATE TRIGGER fail_over AFTER UPDATE ON streamers EXECUTE FUNCTION fail_over()",
+        "CREATE TRIGGER fail_over AFTER INSERT OR UPDATE ON token_refresh.streamers EXECUTE FUNCTION fail_over()",
+    ] {
+        sqlx::query(statement).execute(&world.pool).await?;
+    }
+    let service = world.service(&[]).await?;
+    for _ in 0..3 {
+        let ran = timeout(Duration::from_mins(1), run(&service, &forced())).await?;
+        assert_eq!((ran.report.success, ran.report.stopped), (1, None));
+    }
+    Ok(())
+}
