@@ -1,7 +1,9 @@
 //! Results, on their way to the database in batches; what is stored is told. Deactivations take turns under their budget, so
 //! they have a lane of their own, in which no new pair waits behind them.
 
-use super::{Arrived, Cycle, RefreshService, Signaller};
+use chrono::{DateTime, Utc};
+
+use super::{Arrived, Cycle, Progress, RefreshService, Signaller};
 use crate::notification::Told;
 use crate::policy::FailureKind;
 use crate::ports::{Attempt, Change, Deactivation, Recorded, Signals, Store, StoreError, Twitch};
@@ -31,7 +33,11 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let give_up_at = cycle.last_write(self.clock.now());
         let (attempts, told): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|one| (one.attempt, one.outcome)).unzip();
-        match self.store.record(&attempts, give_up_at).await {
+        let recorded = match self.waited_for(progress, give_up_at) {
+            Some(error) => Err(error),
+            None => self.store.record(&attempts, give_up_at).await,
+        };
+        match recorded {
             Ok(recorded) => {
                 for ((attempt, outcome), recorded) in attempts.iter().zip(told).zip(recorded) {
                     let outcome = stored_as(outcome, recorded, attempt);
@@ -48,17 +54,25 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         }
     }
 
+    /// The database is away and was waited for until now, when nothing is tried any more: what is left would pass the
+    /// deadline, one after the other.
+    fn waited_for(&self, progress: &Progress<'_>, give_up_at: DateTime<Utc>) -> Option<StoreError> {
+        match progress.state().report.stopped.clone() {
+            Some(Stop::Store(why)) if self.clock.now() >= give_up_at => Some(StoreError(why)),
+            _ => None,
+        }
+    }
+
     /// Deactivates, or gives the attempt back as an outage if the budget is used up.
     async fn deactivate(&self, cycle: &Cycle, signaller: &Signaller<'_>, one: Arrived) -> Option<Arrived> {
         let progress = signaller.progress;
         let Arrived { mut attempt, outcome, before } = one;
         let over_budget = progress.state().over_budget;
-        let stopped = progress.state().report.stopped.clone();
-        let done = match stopped {
-            // The database is away and was waited for once: the next ones would pass the deadline.
-            Some(Stop::Store(why)) => Err(StoreError(why)),
-            _ if over_budget => Ok(Deactivation::OverBudget),
-            _ => self.store.deactivate(&attempt, cycle.last_write(self.clock.now())).await,
+        let give_up_at = cycle.last_write(self.clock.now());
+        let done = match self.waited_for(progress, give_up_at) {
+            Some(error) => Err(error),
+            None if over_budget => Ok(Deactivation::OverBudget),
+            None => self.store.deactivate(&attempt, give_up_at).await,
         };
         let outcome = match done {
             Ok(Deactivation::Done(told)) => {
