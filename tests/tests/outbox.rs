@@ -422,8 +422,9 @@ async fn a_repeated_deactivation_doubles_nothing_and_answers_the_same() -> Resul
         change: Change::Deactivated { reason: "refused".to_owned(), expires_at: Some(now) },
     };
 
-    let first = store.deactivate(&attempt, now).await?;
-    let Deactivation::Done(told) = &first else { panic!("{first:?}") };
+    let attempts = [attempt];
+    let first = store.deactivate(&attempts, now).await?;
+    let [Deactivation::Done(told)] = first.as_slice() else { panic!("{first:?}") };
     assert_eq!((told.len(), told[0].devices), (1, 1));
     // Meanwhile others have used up the budget: it is done all the same.
     sqlx::query(
@@ -432,7 +433,7 @@ async fn a_repeated_deactivation_doubles_nothing_and_answers_the_same() -> Resul
     .bind(now)
     .execute(&world.pool)
     .await?;
-    assert_eq!(store.deactivate(&attempt, now).await?, first);
+    assert_eq!(store.deactivate(&attempts, now).await?, first);
     assert_eq!(only_row(world).await?.state, "pending");
     Ok(())
 }

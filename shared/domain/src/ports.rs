@@ -51,14 +51,14 @@ pub trait Store: Send + Sync {
         give_up_at: DateTime<Utc>,
     ) -> impl Future<Output = Result<Vec<Recorded>, StoreError>> + Send;
 
-    /// Deactivates the streamer of this refused attempt, if the budget allows it, puts the notifications of it into
-    /// the outbox and gives its lease back, in one transaction. While the database is away it tries again until
-    /// `give_up_at`.
+    /// Deactivates the streamers of these refused attempts, as many as the budget allows, puts the notifications of it
+    /// into the outbox and gives their leases back, in one transaction. While the database is away it tries again until
+    /// `give_up_at`. Answers in the order of `attempts`.
     fn deactivate(
         &self,
-        attempt: &Attempt,
+        attempts: &[Attempt],
         give_up_at: DateTime<Utc>,
-    ) -> impl Future<Output = Result<Deactivation, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Vec<Deactivation>, StoreError>> + Send;
 }
 
 /// Where memberships are kept, for those who ask for a streamer or a campaign.

@@ -199,7 +199,7 @@ impl Store for PgStore {
         now: DateTime<Utc>,
         give_up_at: DateTime<Utc>,
     ) -> Result<Vec<Authorized>, StoreError> {
-        self.persistently(give_up_at, || self.database.page(after, now))
+        Box::pin(self.persistently(give_up_at, || self.database.page(after, now)))
             .await
             .map_err(failed("reading the authorized streamers"))
     }
@@ -211,7 +211,7 @@ impl Store for PgStore {
         until: DateTime<Utc>,
         give_up_at: DateTime<Utc>,
     ) -> Result<Vec<Claim>, StoreError> {
-        self.persistently(give_up_at, || self.lease(ids, now, until))
+        Box::pin(self.persistently(give_up_at, || self.lease(ids, now, until)))
             .await
             .map_err(failed("leasing streamers"))
     }
@@ -226,12 +226,13 @@ impl Store for PgStore {
 
     async fn deactivate(
         &self,
-        attempt: &Attempt,
+        attempts: &[Attempt],
         give_up_at: DateTime<Utc>,
-    ) -> Result<Deactivation, StoreError> {
-        self.persistently(give_up_at, || self.deactivate_within_budget(attempt))
+    ) -> Result<Vec<Deactivation>, StoreError> {
+        // Boxed: it is rare, and every cycle would carry its size.
+        Box::pin(self.persistently(give_up_at, || self.deactivate_within_budget(attempts)))
             .await
-            .map_err(failed("deactivating a streamer"))
+            .map_err(failed("deactivating streamers"))
     }
 }
 

@@ -345,7 +345,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             let deactivate = async {
                 let mut batches = refused.ready_chunks(WRITE_BATCH);
                 while let Some(batch) = batches.next().await {
-                    self.deactivate_all(cycle, &signaller, batch).await;
+                    self.deactivate(cycle, &signaller, batch).await;
                 }
             };
             future::join(record, deactivate).await;

@@ -1,5 +1,5 @@
-//! Results, on their way to the database in batches; what is stored is told. Deactivations take turns under their budget, so
-//! they have a lane of their own, in which no new pair waits behind them.
+//! Results, on their way to the database in batches; what is stored is told. Runs that deactivate take turns under the budget, so
+//! deactivations have a lane of their own, in which no new pair waits behind them.
 
 use chrono::{DateTime, Utc};
 
@@ -10,18 +10,42 @@ use crate::ports::{Attempt, Change, Deactivation, Recorded, Signals, Store, Stor
 use crate::report::{Alarm, Outcome, Skip, Standing, Stop};
 
 impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
-    /// Deactivates those who were refused for good, then tells of it.
-    pub(super) async fn deactivate_all(
-        &self,
-        cycle: &Cycle,
-        signaller: &Signaller<'_>,
-        refused: Vec<Arrived>,
-    ) {
-        let mut over_budget = Vec::new();
-        for one in refused {
-            over_budget.extend(self.deactivate(cycle, signaller, one).await);
+    /// Deactivates those who were refused for good, as far as the budget goes, then tells of it.
+    pub(super) async fn deactivate(&self, cycle: &Cycle, signaller: &Signaller<'_>, refused: Vec<Arrived>) {
+        let progress = signaller.progress;
+        let give_up_at = cycle.last_write(self.clock.now());
+        let (attempts, rest): (Vec<_>, Vec<_>) =
+            refused.into_iter().map(|one| (one.attempt, (one.outcome, one.before))).unzip();
+        let over_budget = progress.state().over_budget;
+        let done = match self.waited_for(progress, give_up_at) {
+            Some(error) => Err(error),
+            None if over_budget => Ok(vec![Deactivation::OverBudget; attempts.len()]),
+            None => self.store.deactivate(&attempts, give_up_at).await,
+        };
+        let done = done.unwrap_or_else(|error| {
+            progress.stop(Stop::Store(error.0.clone()));
+            for (attempt, (outcome, _)) in attempts.iter().zip(&rest) {
+                progress.done(&attempt.streamer, &not_stored(outcome.clone(), &error));
+            }
+            Vec::new()
+        });
+        let mut held_back = Vec::new();
+        for ((attempt, (outcome, before)), done) in attempts.into_iter().zip(rest).zip(done) {
+            let outcome = match done {
+                Deactivation::Done(told) => {
+                    signaller.deactivated(&attempt, &told);
+                    deactivated(outcome, told)
+                }
+                Deactivation::Superseded => Outcome::Skipped(Skip::Superseded),
+                Deactivation::OverBudget => {
+                    progress.state().over_budget = true;
+                    held_back.push(self.held_back(Arrived { attempt, outcome, before }));
+                    continue;
+                }
+            };
+            progress.done(&attempt.streamer, &outcome);
         }
-        self.record(cycle, signaller, over_budget).await;
+        self.record(cycle, signaller, held_back).await;
     }
 
     /// Writes what has arrived in one statement, then tells of it.
@@ -63,46 +87,22 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         }
     }
 
-    /// Deactivates, or gives the attempt back as an outage if the budget is used up.
-    async fn deactivate(&self, cycle: &Cycle, signaller: &Signaller<'_>, one: Arrived) -> Option<Arrived> {
-        let progress = signaller.progress;
+    /// The budget is used up: the refusal counts as an outage, and an alarm says so.
+    fn held_back(&self, one: Arrived) -> Arrived {
         let Arrived { mut attempt, outcome, before } = one;
-        let over_budget = progress.state().over_budget;
-        let give_up_at = cycle.last_write(self.clock.now());
-        let done = match self.waited_for(progress, give_up_at) {
-            Some(error) => Err(error),
-            None if over_budget => Ok(Deactivation::OverBudget),
-            None => self.store.deactivate(&attempt, give_up_at).await,
+        let (reason, expires_at) = match attempt.change {
+            Change::Deactivated { reason, expires_at } => (reason, expires_at),
+            _ => (outcome.to_string(), attempt.expires_before),
         };
-        let outcome = match done {
-            Ok(Deactivation::Done(told)) => {
-                signaller.deactivated(&attempt, &told);
-                deactivated(outcome, told)
-            }
-            Ok(Deactivation::Superseded) => Outcome::Skipped(Skip::Superseded),
-            Ok(Deactivation::OverBudget) => {
-                progress.state().over_budget = true;
-                let (reason, expires_at) = match attempt.change {
-                    Change::Deactivated { reason, expires_at } => (reason, expires_at),
-                    _ => (outcome.to_string(), attempt.expires_before),
-                };
-                let reason = format!("{reason}, but too many were deactivated within the hour");
-                let alarm = Some(Alarm::HeldBack);
-                let (change, mut outcome) =
-                    self.failed(before, FailureKind::Outage, reason, alarm, expires_at, attempt.started_at);
-                if let Outcome::Failed { kind, .. } = &mut outcome {
-                    *kind = FailureKind::Refusal;
-                }
-                attempt.change = change;
-                return Some(Arrived { attempt, outcome, before });
-            }
-            Err(error) => {
-                progress.stop(Stop::Store(error.0.clone()));
-                not_stored(outcome, &error)
-            }
-        };
-        progress.done(&attempt.streamer, &outcome);
-        None
+        let reason = format!("{reason}, but too many were deactivated within the hour");
+        let alarm = Some(Alarm::HeldBack);
+        let (change, mut outcome) =
+            self.failed(before, FailureKind::Outage, reason, alarm, expires_at, attempt.started_at);
+        if let Outcome::Failed { kind, .. } = &mut outcome {
+            *kind = FailureKind::Refusal;
+        }
+        attempt.change = change;
+        Arrived { attempt, outcome, before }
     }
 }
 
