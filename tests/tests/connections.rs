@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use adapters::store::Database;
 use anyhow::{Context as _, Result};
+use chrono::DateTime;
 use domain::MembershipKey;
 use end_to_end::cycles::{forced, planned};
 use end_to_end::relay::Relay;
@@ -18,7 +19,7 @@ const CONNECTIONS: usize = 4;
 
 /// Reads something, as often as there are connections.
 async fn reads(database: &Database, key: MembershipKey) -> Vec<bool> {
-    let reads = join_all((0..CONNECTIONS).map(|_| database.membership(key))).await;
+    let reads = join_all((0..CONNECTIONS).map(|_| database.membership(key, DateTime::UNIX_EPOCH))).await;
     reads.into_iter().map(|read| read.is_ok()).collect()
 }
 

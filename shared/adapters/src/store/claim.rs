@@ -101,7 +101,7 @@ impl PgStore {
                     failure_kind: row.failure_kind,
                     refusals: Some(row.refusals),
                 }
-                .into_parts();
+                .into_parts(now);
                 Claim {
                     is_active: row.is_active,
                     lease: Lease {

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::policy::{Failure, FailureKind};
 use domain::ports::{Attempt, Claim, Deactivation, Recorded, Store, StoreError};
 use domain::{Authorized, Clock, Streamer, StreamerId, TokenState};
@@ -289,6 +289,9 @@ fn failed(doing: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
     move |error| StoreError(format!("the database failed at {doing}: {error}"))
 }
 
+/// The clocks of those who write here differ by less. One that was just set is not far ahead.
+const LARGEST_SKEW: TimeDelta = TimeDelta::minutes(1);
+
 /// A streamer as it is stored. Nullable all over; [`TokenState`] is what the columns mean together.
 struct StreamerRow {
     id: Uuid,
@@ -309,8 +312,11 @@ struct StreamerRow {
 }
 
 impl StreamerRow {
-    fn into_parts(self) -> (Streamer, TokenState) {
-        let failure = self.failed_at.map(|at| {
+    /// As of `now`: a time that is ahead of it says nothing, because what has been can't be to come. Another program may have
+    /// written it in a wrong zone.
+    fn into_parts(self, now: DateTime<Utc>) -> (Streamer, TokenState) {
+        let past = |at: &DateTime<Utc>| *at <= now + LARGEST_SKEW;
+        let failure = self.failed_at.filter(past).map(|at| {
             let known = self.known_failure_at == Some(at);
             match self.failure_kind.as_deref().and_then(parse_kind).filter(|_| known) {
                 Some(kind) => {
@@ -322,8 +328,8 @@ impl StreamerRow {
         });
         let token = TokenState {
             expires_at: self.expires_at,
-            refreshed_at: self.refreshed_at,
-            validated_at: self.validated_at,
+            refreshed_at: self.refreshed_at.filter(past),
+            validated_at: self.validated_at.filter(past),
             failure,
         };
         let streamer =

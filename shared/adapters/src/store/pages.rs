@@ -77,7 +77,7 @@ impl Database {
         .await?;
         let authorized = |row: StreamerRow| {
             let until = row.until?;
-            let (streamer, token) = row.into_parts();
+            let (streamer, token) = row.into_parts(now);
             Some(Authorized { streamer, until, token })
         };
         Ok(rows.into_iter().filter_map(authorized).collect())
@@ -110,7 +110,7 @@ impl Database {
         .map_err(failed("looking up the streamer"))?;
         let Some(row) = row else { return Ok(Lookup::Unknown) };
         let (is_active, until) = (row.is_active, row.until.filter(|until| *until > now));
-        let (streamer, token) = row.into_parts();
+        let (streamer, token) = row.into_parts(now);
         Ok(match until {
             _ if !is_active => Lookup::Inactive(streamer),
             Some(until) => Lookup::Authorized(Authorized { streamer, until, token }),
