@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use adapters::store::Database;
+use adapters::store::{Database, PgStore};
 use anyhow::{Context as _, Result};
-use chrono::DateTime;
+use chrono::{DateTime, TimeDelta};
 use domain::MembershipKey;
+use domain::ports::{Attempt, Change, Store as _};
+use domain::schedule::Trigger;
 use end_to_end::cycles::{forced, planned};
+use end_to_end::doomed::until;
+use end_to_end::people::{device, refused_streamer};
 use end_to_end::relay::Relay;
 use end_to_end::requests::membership;
 use end_to_end::{Still, run};
@@ -95,5 +99,49 @@ async fn connections_to_what_has_become_a_standby_are_not_used_again() -> Result
         let ran = timeout(Duration::from_mins(1), run(&service, &forced())).await?;
         assert_eq!((ran.report.success, ran.report.stopped), (1, None));
     }
+    Ok(())
+}
+
+/// It has its turn to deactivate, and the next has to wait for that.
+#[tokio::test]
+async fn a_transaction_of_a_host_that_has_vanished_holds_up_the_next_for_seconds() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let (streamer, user) = refused_streamer(world, "aria").await?;
+    device(world, user, "phone").await?;
+    let relay = Relay::start(world)?;
+    let database = Database::open(relay.options()).await?;
+    let store = PgStore::new(database, world.config(&[])?.cipher, world.clock.clone());
+    let now = still.now();
+    let claim = store.claim(&[streamer], now, now + TimeDelta::minutes(3), now).await?.remove(0);
+    let attempts = [Attempt {
+        streamer: claim.streamer,
+        lease: claim.lease,
+        trigger: Trigger::Retry,
+        started_at: now,
+        ended_at: now,
+        expires_before: claim.token.expires_at,
+        caller: None,
+        grants: None,
+        change: Change::Deactivated { reason: "refused".to_owned(), expires_at: Some(now) },
+    }];
+    let mut outbox = world.pool.begin().await?;
+    sqlx::query("LOCK TABLE token_refresh.outbox IN EXCLUSIVE MODE").execute(&mut *outbox).await?;
+    let waits = "SELECT count(*) > 0 FROM pg_stat_activity
+                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let vanish = async {
+        until(world, waits).await?;
+        relay.freeze();
+        outbox.rollback().await?;
+        anyhow::Ok(())
+    };
+    let (deactivated, vanished) = tokio::join!(store.deactivate(&attempts, now), vanish);
+    vanished?;
+    assert!(deactivated.is_err(), "{deactivated:?}");
+
+    let mut next = world.pool.begin().await?;
+    let turn = sqlx::query("LOCK TABLE token_refresh.deactivations IN SHARE ROW EXCLUSIVE MODE");
+    timeout(Duration::from_mins(1), turn.execute(&mut *next)).await??;
+    assert!(world.row(streamer).await?.is_active);
     Ok(())
 }

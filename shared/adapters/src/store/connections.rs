@@ -22,9 +22,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECTIONS: u32 = 4;
 
 /// What a new connection is told. Nothing of ours waits for a lock for longer: less than any time limit of our own, so
-/// that the server ends the statement, which would go on there if we only stopped waiting for it. Not among the options
-/// of the connection: RDS Proxy refuses those.
-const SET_UP: &str = "SET lock_timeout = '2s'; SHOW transaction_read_only";
+/// that the server ends the statement, which would go on there if we only stopped waiting for it. And a transaction whose
+/// function was ended in the middle of it keeps no locks until the server notices that nobody is there, which takes hours. Not
+/// among the options of the connection: RDS Proxy refuses those.
+const SET_UP: &str =
+    "SET lock_timeout = '2s'; SET idle_in_transaction_session_timeout = '5s'; SHOW transaction_read_only";
 
 /// Whether a failover has made a standby of the server, which goes on answering, to a connection from before.
 const TEST: &str = "SHOW transaction_read_only";
