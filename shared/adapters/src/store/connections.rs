@@ -23,16 +23,22 @@ const CONNECTIONS: u32 = 4;
 
 /// What a new connection is told. Nothing of ours waits for a lock for longer: less than any time limit of our own, so
 /// that the server ends the statement, which would go on there if we only stopped waiting for it. And a transaction whose
-/// function was ended in the middle of it keeps no locks until the server notices that nobody is there, which takes hours. Not
-/// among the options of the connection: RDS Proxy refuses those.
+/// function was ended in the middle of it keeps no locks until the server notices that nobody is there, which takes hours.
 const SET_UP: &str =
     "SET lock_timeout = '2s'; SET idle_in_transaction_session_timeout = '5s'; SHOW transaction_read_only";
 
 /// Whether a failover has made a standby of the server, which goes on answering, to a connection from before.
 const TEST: &str = "SHOW transaction_read_only";
 
+/// Whether this is RDS Proxy, to which a `SET` binds a connection to the database for as long as ours lives, so that no other
+/// shares it. It sets up its connections itself, by its initialization query; among the options of ours it would refuse it.
+fn is_proxy(host: &str) -> bool {
+    host.contains(".proxy-") && host.contains(".rds.amazonaws.com")
+}
+
 /// A pool that connects when it has to. `read_only` says of its newest connection whether it takes no writes.
 pub(super) fn pool(options: PgConnectOptions, read_only: Arc<AtomicBool>) -> PgPool {
+    let set_up = if is_proxy(options.get_host()) { TEST } else { SET_UP };
     PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(CONNECT_TIMEOUT)
@@ -40,7 +46,7 @@ pub(super) fn pool(options: PgConnectOptions, read_only: Arc<AtomicBool>) -> PgP
         .after_connect(move |connection, _| {
             let read_only = read_only.clone();
             Box::pin(async move {
-                let refuses = takes_no_writes(connection, SET_UP).await?;
+                let refuses = takes_no_writes(connection, set_up).await?;
                 read_only.store(refuses, Ordering::Relaxed);
                 if refuses { Err(standby()) } else { Ok(()) }
             })
@@ -68,4 +74,27 @@ async fn is_well(connection: &mut PgConnection) -> bool {
 async fn takes_no_writes(connection: &mut PgConnection, statement: &'static str) -> Result<bool, Error> {
     let row = sqlx::raw_sql(statement).fetch_one(connection).await?;
     Ok(row.try_get::<String, _>(0)? == "on")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_known_by_its_name() {
+        assert!(is_proxy("token-refresh.proxy-abcdefghijkl.eu-west-1.rds.amazonaws.com"));
+        assert!(is_proxy("reader.endpoint.proxy-abcdefghijkl.cn-north-1.rds.amazonaws.com.cn"));
+        for direct in
+            ["cluster.cluster-abcdefghijkl.eu-west-1.rds.amazonaws.com", "localhost", "db.proxy-free.example"]
+        {
+            assert!(!is_proxy(direct), "{direct}");
+        }
+    }
+
+    #[test]
+    fn the_proxy_of_our_own_stack_sets_up_the_same() {
+        let stack = include_str!("../../../../infra/database.yaml");
+        let set = SET_UP.strip_suffix(TEST).unwrap().trim_end_matches("; ");
+        assert!(stack.contains(&format!("InitQuery: \"{set}\"\n")), "{set}");
+    }
 }
