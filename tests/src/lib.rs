@@ -8,6 +8,7 @@ pub mod emf;
 pub mod histories;
 pub mod marks;
 pub mod people;
+pub mod relay;
 pub mod requests;
 pub mod roles;
 pub mod session;

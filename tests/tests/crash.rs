@@ -313,8 +313,15 @@ async fn a_grant_killed_while_writing() -> Result<()> {
             let granting = Granting::new(kind).await?;
             let world = &granting.world;
             let mut held = world.pool.begin().await?;
-            lock(&mut held, held_row).await?;
-            granting.killed_at(blocked(world)).await?;
+            let gate = world.twitch.pause_answers("aria")?;
+            let reached = async {
+                // Not before: of a row that is locked, no lease is taken.
+                gate.arrived().await;
+                lock(&mut held, held_row).await?;
+                gate.release();
+                blocked(world).await
+            };
+            granting.killed_at(reached).await?;
             held.rollback().await?;
             granting.mends().await?;
         }

@@ -409,7 +409,7 @@ async fn a_repeated_deactivation_doubles_nothing_and_answers_the_same() -> Resul
     let database = Database::open(config.database).await?;
     let store = adapters::store::PgStore::new(database, config.cipher, world.clock.clone());
     let now = still.now();
-    let claim = store.claim(&[streamer], now, now + TimeDelta::minutes(3)).await?.remove(0);
+    let claim = store.claim(&[streamer], now, now + TimeDelta::minutes(3), now).await?.remove(0);
     let attempt = Attempt {
         streamer: claim.streamer,
         lease: claim.lease,
@@ -422,8 +422,9 @@ async fn a_repeated_deactivation_doubles_nothing_and_answers_the_same() -> Resul
         change: Change::Deactivated { reason: "refused".to_owned(), expires_at: Some(now) },
     };
 
-    let first = store.deactivate(&attempt, now).await?;
-    let Deactivation::Done(told) = &first else { panic!("{first:?}") };
+    let attempts = [attempt];
+    let first = store.deactivate(&attempts, now).await?;
+    let [Deactivation::Done(told)] = first.as_slice() else { panic!("{first:?}") };
     assert_eq!((told.len(), told[0].devices), (1, 1));
     // Meanwhile others have used up the budget: it is done all the same.
     sqlx::query(
@@ -432,7 +433,7 @@ async fn a_repeated_deactivation_doubles_nothing_and_answers_the_same() -> Resul
     .bind(now)
     .execute(&world.pool)
     .await?;
-    assert_eq!(store.deactivate(&attempt, now).await?, first);
+    assert_eq!(store.deactivate(&attempts, now).await?, first);
     assert_eq!(only_row(world).await?.state, "pending");
     Ok(())
 }

@@ -94,3 +94,39 @@ async fn no_new_pair_waits_behind_a_deactivation() -> Result<()> {
     assert!(!world.row(dead).await?.is_active);
     Ok(())
 }
+
+/// Another run has its turn until all refusals are there: they are deactivated at once, and counted once.
+#[tokio::test]
+async fn what_waits_for_its_turn_is_deactivated_in_one_transaction() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    world.add_all((0..200).map(|n| NewStreamer::fresh(format!("alive{n}"))).collect()).await?;
+    let dead = world.add_all((0..40).map(|n| NewStreamer::due(format!("dead{n}"))).collect()).await?;
+    for (n, id) in dead.into_iter().enumerate() {
+        world.twitch.disconnect(&format!("dead{n}"))?;
+        refused_before(world, id).await?;
+    }
+    let service = world.service(&[]).await?;
+    let mut other = world.pool.begin().await?;
+    let turn = "LOCK TABLE token_refresh.deactivations IN SHARE ROW EXCLUSIVE MODE";
+    sqlx::query(turn).execute(&mut *other).await?;
+    let until_all_are_refused = async {
+        // A refusal is doubted, so the last answers are those of validations.
+        world.twitch.wait_until(|totals| totals.validate_requests == 40 && totals.in_flight == 0).await;
+        other.rollback().await
+    };
+
+    let cycle = Cycle::new(Trigger::Planned);
+    let (ran, released) = tokio::join!(run(&service, &cycle), until_all_are_refused);
+    released?;
+    assert_eq!((ran.report.deactivated, ran.report.stopped), (40, None));
+    let transactions: i64 =
+        sqlx::query_scalar("SELECT count(DISTINCT xmin::text) FROM token_refresh.deactivations")
+            .fetch_one(&world.pool)
+            .await?;
+    assert!(
+        transactions <= 3,
+        "{transactions} transactions: those that came before the others, and the rest"
+    );
+    Ok(())
+}

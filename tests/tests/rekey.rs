@@ -202,3 +202,23 @@ async fn what_somebody_else_writes_meanwhile_stands() -> Result<()> {
     assert_eq!(world.row(aria).await?.refresh_token_encrypted, Some(theirs));
     Ok(())
 }
+
+#[tokio::test]
+async fn a_row_that_somebody_has_locked_is_left_for_the_next_time() -> Result<()> {
+    let Still { world, clock } = Still::new().await?;
+    let locked = world.add(NewStreamer::fresh("locked")).await?;
+    world.add(NewStreamer::fresh("other")).await?;
+    let keys = keys();
+    let config = world.config(&keys.each_ref().map(|(name, value)| (*name, value.as_str())))?;
+    let store = PgStore::new(Database::open(config.database).await?, config.cipher, clock.clone());
+    let mut transaction = world.pool.begin().await?;
+    let lock = sqlx::query("SELECT FROM streamers WHERE id = $1 FOR UPDATE");
+    lock.bind(locked.0).execute(&mut *transaction).await?;
+
+    let done = store.rekey(None, false, world.clock.now()).await?;
+    assert_eq!((done.rekeyed, done.busy), (1, 1), "{done:?}");
+    transaction.rollback().await?;
+    let done = store.rekey(None, false, world.clock.now()).await?;
+    assert_eq!((done.rekeyed, done.busy), (1, 0), "{done:?}");
+    Ok(())
+}

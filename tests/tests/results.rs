@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use chrono::TimeDelta;
-use domain::report::{Outcome, Skip};
+use domain::refresh::{Cycle, Limits};
+use domain::report::{Alarm, Outcome, Skip, Stop};
 use end_to_end::cycles::{forced, planned, sweep};
 use end_to_end::{Still, run, with_change_at};
 use local::twitch::{Endpoint, Fault, RefreshTokens, Settings};
@@ -193,5 +194,46 @@ async fn a_streamer_deleted_meanwhile_does_no_harm() -> Result<()> {
     let ran = with_change_at(gate, run(&service, &planned()), leave).await?;
     assert_eq!(ran.outcome("leaving"), &Outcome::Skipped(Skip::Superseded));
     assert!(matches!(ran.outcome("staying"), Outcome::Refreshed { .. }));
+    Ok(())
+}
+
+/// The database is away until there is no time left. Who is under way by then is told of without another try, which would
+/// cost the report.
+#[tokio::test]
+async fn what_comes_after_the_last_try_is_told_of_and_not_tried() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let ids = [world.add(NewStreamer::due("first")).await?, world.add(NewStreamer::due("second")).await?];
+    let service = world.service(&[]).await?;
+    let (first, second) = (world.twitch.pause("first")?, world.twitch.pause("second")?);
+    let limits = Limits::of_function(Some(still.now() + TimeDelta::minutes(5)));
+    let cycle = Cycle { limits, ..planned() };
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let script = async {
+        first.arrived().await;
+        second.arrived().await;
+        let mut away = world.pool.begin().await?;
+        sqlx::query("LOCK TABLE streamers IN SHARE MODE").execute(&mut *away).await?;
+        still.turn(5);
+        first.release();
+        // It waits, and then no more.
+        for expected in [1, 0] {
+            while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&world.pool).await? != expected {}
+        }
+        away.rollback().await?;
+        second.release();
+        anyhow::Ok(())
+    };
+    let (ran, done) = tokio::join!(run(&service, &cycle), script);
+    done?;
+    assert!(matches!(ran.report.stopped, Some(Stop::Store(_))), "{:?}", ran.report);
+    for login in ["first", "second"] {
+        let outcome = ran.outcome(login);
+        assert!(matches!(outcome, Outcome::Failed { alarm: Some(Alarm::NotStored), .. }), "{outcome:?}");
+    }
+    for id in ids {
+        assert_eq!(world.row(id).await?.last_token_refresh_at, None);
+    }
     Ok(())
 }

@@ -15,20 +15,8 @@ pub async fn handle(runner: &Runner, event: LambdaEvent<Value>) -> Result<Report
     let cycle = Cycle { limits: Limits::of_function(deadline), ..Cycle::new(trigger) };
     let ran = runner.run(&cycle).await;
     // Before the error is answered: a misconfigured function is when the coverage and the ages are needed.
-    if let Err(error) = runner.database().remember_sessions(runner.now()).await {
-        tracing::warn!(%error, "the sessions were not remembered; the next run makes it good");
-    }
-    if trigger == Trigger::Sweep {
-        runner.measure(deadline).await;
-    }
-    let report = ran?;
-    if trigger == Trigger::Planned
-        && let Err(error) = runner.database().forget_old_history(runner.now()).await
-    {
-        // The cycle is done and must not be repeated for this; the next planned run makes it good.
-        tracing::warn!(%error, "old history was not forgotten");
-    }
-    Ok(report)
+    Box::pin(runner.follow_up(trigger, deadline)).await;
+    Ok(ran?)
 }
 
 /// The rule's input, such as `{"trigger": "sweep"}`.

@@ -40,7 +40,7 @@ pub(super) async fn asking(document: &mut String, pool: &PgPool, everybody: &[Au
         document,
         "Counting notifications",
         "For the same: all that are kept, in one pass. No cycle does this.",
-        &explained(pool, explain(r#"AS "given_up!""#)?).await?,
+        &explained(pool, explain("(WHERE state = 'given_up') AS")?).await?,
     )
 }
 

@@ -28,14 +28,15 @@ pub(super) async fn deactivating(
     let (id, fence, token) = held.first().context("nobody is leased")?;
     section(
         document,
-        "Whether a deactivation is repeated",
-        "Before each deactivation, of which there are few: one look-up.",
-        &explained(pool, explain(r#"AS "repeated!""#)?.bind(id).bind(fence)).await?,
+        "Which deactivations are repeated",
+        "Once for all that are ready at the same time, of which there are few: one look-up each.",
+        &explained(pool, explain("AS tried (id, fence)")?.bind(vec![*id]).bind(vec![*fence])).await?,
     )?;
     section(
         document,
         "Counting for the budget of deactivations",
-        "How many were deactivated within the hour, and how many are authorized.",
+        "For the same: how many were deactivated within the hour, and how many are authorized; a look-up for each of \
+         these, whether it is active.",
         &explained(pool, explain(r#"AS "authorized!""#)?.bind(now - BUDGET_PERIOD).bind(now)).await?,
     )?;
     let deactivate = explain("is_active = false, token_refresh_failed_at")?

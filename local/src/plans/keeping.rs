@@ -12,9 +12,15 @@ use super::refreshing::page_after;
 use super::section;
 use super::statements::{explain, explained};
 
+/// So many rows are forgotten at once.
+const PART: i64 = 10_000;
+
 /// In what order the history is forgotten, and from which table.
 const FORGOTTEN: [(&str, &str); 4] = [
-    ("refreshes", "The oldest end of an index, as in the three that follow."),
+    (
+        "refreshes",
+        "10,000 at most, and again until there are no more: the oldest end of an index, as in the three that follow.",
+    ),
     ("deactivations", "Those that no budget and no command asks for any more."),
     ("sessions", "Those that ended before all of the history that is left."),
     ("outbox", "What was settled long ago, and what nobody ever tried."),
@@ -48,7 +54,8 @@ async fn remember(database: &Database, now: DateTime<Utc>) -> Result<(u64, Durat
 
 pub(super) async fn forgetting(document: &mut String, pool: &PgPool, now: DateTime<Utc>) -> Result<()> {
     for (table, sentence) in FORGOTTEN {
-        let delete = explain(&format!("DELETE FROM token_refresh.{table} "))?.bind(now - HISTORY_KEPT);
+        let delete =
+            explain(&format!("DELETE FROM token_refresh.{table} "))?.bind(now - HISTORY_KEPT).bind(PART);
         section(
             document,
             &format!("Forgetting old {}", if table == "outbox" { "notifications" } else { table }),

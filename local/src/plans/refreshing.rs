@@ -70,8 +70,8 @@ pub(super) async fn leasing(
     section(
         document,
         "Taking leases",
-        "For as many streamers as calls to Twitch can be under way: a look-up and an update for each, in the order \
-         of their ids.",
+        "For as many streamers as calls to Twitch can be under way: two look-ups, to lock what we remember and then the \
+         streamer, and an update for each, in the order of their ids.",
         &explained(pool, explain(lease)?.bind(&due).bind(now).bind(now + LEASE)).await?,
     )?;
 

@@ -62,7 +62,7 @@ pub(super) async fn requesting(
         document,
         "Waiting for another run",
         "A few times a second, for as long as a request meets a lease of another's.",
-        &explained(pool, explain(r#"AS "leased!""#)?.bind(vec![streamer]).bind(now)).await?,
+        &explained(pool, explain(r#"AS "taken!""#)?.bind(vec![streamer]).bind(now)).await?,
     )?;
     section(
         document,

@@ -5,6 +5,7 @@ pub mod aws;
 pub mod cipher;
 mod clock;
 pub mod config;
+mod follow_up;
 mod gauges;
 pub mod requests;
 pub mod runner;

@@ -76,7 +76,7 @@ impl Runner {
     ///
     /// If the database fails.
     pub async fn membership(&self, key: MembershipKey) -> Result<Result<Membership, Unknown>, StoreError> {
-        self.database().membership(key).await
+        self.database().membership(key, self.now()).await
     }
 
     /// All memberships of a streamer.
@@ -88,7 +88,7 @@ impl Runner {
         &self,
         streamer: StreamerId,
     ) -> Result<Result<Vec<Membership>, Unknown>, StoreError> {
-        self.database().memberships(streamer, None).await
+        self.database().memberships(streamer, None, self.now()).await
     }
 
     /// Checks a campaign before a session, and answers within `time` with what is known by then.

@@ -27,7 +27,7 @@ pub enum GrantError {
     /// Twitch could not be asked; not the streamer's doing. Asking again is worth it at once: it counts for nothing.
     #[error("{0}")]
     Outage(String),
-    /// Another run holds the streamer's lease for longer than a request waits.
+    /// Another run holds the streamer's lease, or somebody has locked the row, for longer than a request waits.
     #[error("another run is refreshing this streamer's token")]
     Busy,
     /// Something of ours has to be mended first.

@@ -23,20 +23,24 @@ pub struct StoreError(pub String);
 
 /// Where streamers, tokens, leases and the history are kept.
 pub trait Store: Send + Sync {
-    /// The next page of authorized streamers behind `after`, in a stable order; empty at the end.
+    /// The next page of authorized streamers behind `after`, in a stable order; empty at the end. While the database is
+    /// away it tries again until `give_up_at`.
     fn authorized(
         &self,
         after: Option<&Authorized>,
         now: DateTime<Utc>,
+        give_up_at: DateTime<Utc>,
     ) -> impl Future<Output = Result<Vec<Authorized>, StoreError>> + Send;
 
-    /// Takes a lease until `until` on each of these streamers that is active and that nobody else holds one on, and
-    /// reads what it protects, as of after the lease was taken.
+    /// Takes a lease until `until` on each of these streamers that is active, that nobody else holds one on, and whose
+    /// row nobody has locked, and reads what it protects, as of after the lease was taken. While the database is away it
+    /// tries again until `give_up_at`.
     fn claim(
         &self,
         ids: &[StreamerId],
         now: DateTime<Utc>,
         until: DateTime<Utc>,
+        give_up_at: DateTime<Utc>,
     ) -> impl Future<Output = Result<Vec<Claim>, StoreError>> + Send;
 
     /// Writes these results and gives their leases back, in one transaction. While the database is away it tries
@@ -47,14 +51,14 @@ pub trait Store: Send + Sync {
         give_up_at: DateTime<Utc>,
     ) -> impl Future<Output = Result<Vec<Recorded>, StoreError>> + Send;
 
-    /// Deactivates the streamer of this refused attempt, if the budget allows it, puts the notifications of it into
-    /// the outbox and gives its lease back, in one transaction. While the database is away it tries again until
-    /// `give_up_at`.
+    /// Deactivates the streamers of these refused attempts, as many as the budget allows, puts the notifications of it
+    /// into the outbox and gives their leases back, in one transaction. While the database is away it tries again until
+    /// `give_up_at`. Answers in the order of `attempts`.
     fn deactivate(
         &self,
-        attempt: &Attempt,
+        attempts: &[Attempt],
         give_up_at: DateTime<Utc>,
-    ) -> impl Future<Output = Result<Deactivation, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Vec<Deactivation>, StoreError>> + Send;
 }
 
 /// Where memberships are kept, for those who ask for a streamer or a campaign.
@@ -71,7 +75,8 @@ pub trait Memberships: Send + Sync {
         campaign: CampaignId,
     ) -> impl Future<Output = Result<Result<Vec<Participant>, Unknown>, StoreError>> + Send;
 
-    /// Waits until nobody holds a lease on any of these, and says so; `false` if `patience` is over before.
+    /// Waits until nobody holds a lease on any of these or has locked its row, and says so; `false` if `patience` is over
+    /// before.
     fn released(
         &self,
         ids: &[StreamerId],

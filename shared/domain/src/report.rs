@@ -96,7 +96,7 @@ pub enum Skip {
     },
     /// Twitch was asked whether the token lives and gave no answer.
     NotValidated(String),
-    /// Another run holds the lease, or the streamer is no longer active.
+    /// Another run holds the lease, somebody has locked the row, or the streamer is no longer active.
     Leased,
     /// Another writer changed the tokens meanwhile; theirs stand.
     Superseded,
@@ -130,7 +130,9 @@ impl fmt::Display for Skip {
             }
             Self::Validated { left } => write!(f, "validated, valid for {}", Human(*left)),
             Self::NotValidated(reason) => write!(f, "could not be validated: {reason}"),
-            Self::Leased => f.write_str("another run is refreshing it, or it was deactivated just now"),
+            Self::Leased => {
+                f.write_str("another run is refreshing it, its row is locked, or it was deactivated just now")
+            }
             Self::Superseded => f.write_str("another writer changed its tokens meanwhile, theirs stand"),
             Self::Stopped => {
                 f.write_str("the cycle stopped early, or had no time for it: left to the next run")

@@ -21,11 +21,20 @@ impl PgStore {
     ) -> Result<Vec<Claim>, Error> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
         let mut connection = self.acquire().await?;
-        // In the order of the ids, so that two runs that want the same streamers never wait for each other in a ring.
+        // In the order of the ids, and ours before the application's, so that two runs that want the same streamers never
+        // wait for each other in a ring. A row that somebody has locked could not be written either: a new pair would have
+        // no place.
         let leases = sqlx::query!(
             r#"
+            WITH known AS ( -- locked before the streamer, as whoever writes a result does
+                SELECT streamer_id FROM token_refresh.streamers WHERE streamer_id = ANY($1)
+                ORDER BY streamer_id FOR UPDATE
+            )
             INSERT INTO token_refresh.streamers AS ours (streamer_id, fence, leased_until)
-            SELECT s.id, 1, $3 FROM streamers s WHERE s.id = ANY($1) AND s.is_active ORDER BY s.id FOR KEY SHARE
+            SELECT s.id, 1, $3 FROM streamers s
+            WHERE s.id = ANY($1) AND s.is_active
+              AND (SELECT count(*) FROM known) >= 0 -- true; reading it first locks it first
+            ORDER BY s.id FOR NO KEY UPDATE SKIP LOCKED
             ON CONFLICT (streamer_id) DO UPDATE SET fence = ours.fence + 1, leased_until = $3
                 WHERE ours.leased_until IS NULL OR ours.leased_until <= $2
             RETURNING streamer_id, fence
@@ -92,7 +101,7 @@ impl PgStore {
                     failure_kind: row.failure_kind,
                     refusals: Some(row.refusals),
                 }
-                .into_parts();
+                .into_parts(now);
                 Claim {
                     is_active: row.is_active,
                     lease: Lease {

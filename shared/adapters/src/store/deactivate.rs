@@ -1,4 +1,6 @@
-//! Deactivations, one at a time under their budget, with the notifications that follow from them.
+//! Deactivations, one run at a time under their budget, with the notifications that follow from them.
+
+use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use domain::CampaignId;
@@ -7,55 +9,93 @@ use domain::notification::{Recipient, Told};
 use domain::policy::{BUDGET_PERIOD, deactivation_budget};
 use domain::ports::{Attempt, Change, Deactivation};
 use sqlx::{Connection, Error, PgConnection};
+use uuid::Uuid;
 
 use super::PgStore;
 
 impl PgStore {
-    /// The table's lock makes runs that deactivate at once count one after the other. Deactivations are rare.
+    /// The table's lock makes runs that deactivate at once count one after the other: as many streamers as the budget
+    /// allows in one transaction, which counts once.
     ///
-    /// Repeated after its answer was lost, it knows its own deactivation by the history, changes nothing more and
+    /// Repeated after its answer was lost, it knows its own deactivations by the history, changes nothing more and
     /// answers the same.
-    pub(super) async fn deactivate_within_budget(&self, attempt: &Attempt) -> Result<Deactivation, Error> {
-        let Change::Deactivated { reason, expires_at } = &attempt.change else {
-            return Ok(Deactivation::Superseded);
-        };
-        let now = attempt.ended_at;
+    pub(super) async fn deactivate_within_budget(
+        &self,
+        attempts: &[Attempt],
+    ) -> Result<Vec<Deactivation>, Error> {
         let mut connection = self.acquire().await?;
         let mut transaction = connection.begin().await?;
         sqlx::query!("LOCK TABLE token_refresh.deactivations IN SHARE ROW EXCLUSIVE MODE")
             .execute(&mut *transaction)
             .await?;
-        // Before the budget is counted: it counts the first try.
-        let repeated = sqlx::query_scalar!(
-            r#"
-            SELECT EXISTS (SELECT FROM token_refresh.refreshes
-                           WHERE streamer_id = $1 AND fence = $2 AND outcome = 'deactivated') AS "repeated!"
-            "#,
-            attempt.lease.id.0,
-            attempt.lease.fence
-        )
-        .fetch_one(&mut *transaction)
-        .await?;
-        if repeated {
-            return Ok(Deactivation::Done(tell(&mut transaction, attempt.lease.id, now, false).await?));
+        let repeated = repeated(&mut transaction, attempts).await?;
+        let mut left = budget_left(&mut transaction, self.clock.now()).await?;
+        let mut done = vec![Deactivation::Superseded; attempts.len()];
+        // In the order of the ids, as a claim locks them: nobody waits for another in a ring.
+        let mut ordered: Vec<_> = attempts.iter().zip(&mut done).collect();
+        ordered.sort_unstable_by_key(|(attempt, _)| attempt.lease.id.0);
+        for (attempt, done) in ordered {
+            let id = attempt.lease.id;
+            *done = if repeated.contains(&id) {
+                Deactivation::Done(tell(&mut transaction, id, attempt.ended_at, false).await?)
+            } else if left == 0 {
+                Deactivation::OverBudget
+            } else if deactivate(&mut transaction, attempt).await? {
+                left -= 1;
+                Deactivation::Done(tell(&mut transaction, id, attempt.ended_at, true).await?)
+            } else {
+                Deactivation::Superseded
+            };
         }
-        let counts = sqlx::query!(
-            r#"
-            SELECT (SELECT count(*) FROM token_refresh.deactivations WHERE deactivated_at > $1) AS "recent!",
-                   -- Those deactivated lately are among them, as they were when the hour began.
-                   (SELECT count(DISTINCT streamer_id) FROM campaign_memberships
-                    WHERE status = 'ACTIVE' AND poll_authorization_expires_at > $2) AS "authorized!"
-            "#,
-            now - BUDGET_PERIOD,
-            now
-        )
-        .fetch_one(&mut *transaction)
-        .await?;
-        let budget = deactivation_budget(u64::try_from(counts.authorized).unwrap_or(0));
-        if u64::try_from(counts.recent).unwrap_or(0) >= budget {
-            return Ok(Deactivation::OverBudget);
-        }
-        let written = sqlx::query_scalar!(
+        transaction.commit().await?;
+        Ok(done)
+    }
+}
+
+/// Those of these whose deactivation is there already.
+async fn repeated(connection: &mut PgConnection, attempts: &[Attempt]) -> Result<HashSet<StreamerId>, Error> {
+    let (ids, fences): (Vec<Uuid>, Vec<i64>) =
+        attempts.iter().map(|attempt| (attempt.lease.id.0, attempt.lease.fence)).unzip();
+    let repeated = sqlx::query_scalar!(
+        r#"
+        SELECT streamer_id FROM unnest($1::uuid[], $2::bigint[]) AS tried (id, fence)
+        JOIN token_refresh.refreshes r ON r.streamer_id = tried.id AND r.fence = tried.fence
+        WHERE r.outcome = 'deactivated'
+        "#,
+        &ids,
+        &fences
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(repeated.into_iter().map(StreamerId).collect())
+}
+
+/// How many more may be deactivated now.
+async fn budget_left(connection: &mut PgConnection, now: DateTime<Utc>) -> Result<u64, Error> {
+    let counts = sqlx::query!(
+        r#"
+        WITH recent AS (SELECT streamer_id FROM token_refresh.deactivations WHERE deactivated_at > $1)
+        SELECT (SELECT count(*) FROM recent) AS "recent!",
+               -- With those who were deactivated within the hour: each deactivation would make the budget smaller.
+               (SELECT count(*) FROM (
+                    SELECT m.streamer_id
+                    FROM campaign_memberships m JOIN streamers s ON s.id = m.streamer_id AND s.is_active
+                    WHERE m.status = 'ACTIVE' AND m.poll_authorization_expires_at > $2
+                    UNION SELECT streamer_id FROM recent) AS one) AS "authorized!"
+        "#,
+        now - BUDGET_PERIOD,
+        now
+    )
+    .fetch_one(connection)
+    .await?;
+    let budget = deactivation_budget(u64::try_from(counts.authorized).unwrap_or(0));
+    Ok(budget.saturating_sub(u64::try_from(counts.recent).unwrap_or(0)))
+}
+
+/// Deactivates the streamer, if the lease and the tokens are those of the attempt; whether that is so.
+async fn deactivate(connection: &mut PgConnection, attempt: &Attempt) -> Result<bool, Error> {
+    let Change::Deactivated { reason, expires_at } = &attempt.change else { return Ok(false) };
+    sqlx::query_scalar!(
             r#"
             WITH held AS (
                 SELECT streamer_id FROM token_refresh.streamers WHERE streamer_id = $1 AND fence = $2 FOR UPDATE
@@ -93,7 +133,7 @@ impl PgStore {
             attempt.lease.id.0,
             attempt.lease.fence,
             attempt.lease.started_from,
-            now,
+            attempt.ended_at,
             attempt.trigger.as_str(),
             attempt.started_at,
             reason,
@@ -101,16 +141,8 @@ impl PgStore {
             *expires_at,
             attempt.caller.as_ref().map(|caller| caller.0.as_str())
         )
-        .fetch_one(&mut *transaction)
-        .await?;
-        if !written {
-            transaction.commit().await?;
-            return Ok(Deactivation::Superseded);
-        }
-        let told = tell(&mut transaction, attempt.lease.id, now, true).await?;
-        transaction.commit().await?;
-        Ok(Deactivation::Done(told))
-    }
+        .fetch_one(connection)
+        .await
 }
 
 /// Whom a deactivation concerns: the streamer, and the owner of each campaign in which the streamer is active, but

@@ -4,11 +4,17 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::StreamerId;
 use domain::ports::StoreError;
 use serde::Serialize;
+use sqlx::Postgres;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
 
 use super::{Database, failed};
 
 /// How long the history and the sessions are kept.
 pub const HISTORY_KEPT: TimeDelta = TimeDelta::days(30);
+
+/// So many rows are deleted in one transaction: a tenth of a second.
+const PART: i64 = 10_000;
 
 /// One refresh that was tried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -52,29 +58,71 @@ impl Database {
         .map_err(failed("reading the history"))
     }
 
-    /// Forgets what is older than 30 days.
+    /// Forgets what is older than 30 days, a part at a time: what is forgotten stays so if there is no time for the rest.
     ///
     /// # Errors
     ///
     /// If the database fails.
     pub async fn forget_old_history(&self, now: DateTime<Utc>) -> Result<(), StoreError> {
-        let doing = failed("forgetting old history");
-        sqlx::query!("DELETE FROM token_refresh.refreshes WHERE started_at < $1", now - HISTORY_KEPT)
-            .execute(&mut *self.connection().await?)
-            .await
-            .map_err(&doing)?;
-        sqlx::query!("DELETE FROM token_refresh.deactivations WHERE deactivated_at < $1", now - HISTORY_KEPT)
-            .execute(&mut *self.connection().await?)
-            .await
-            .map_err(&doing)?;
-        sqlx::query!("DELETE FROM token_refresh.sessions WHERE ends_at < $1", now - HISTORY_KEPT)
-            .execute(&mut *self.connection().await?)
-            .await
-            .map_err(&doing)?;
-        sqlx::query!("DELETE FROM token_refresh.outbox WHERE created_at < $1", now - HISTORY_KEPT)
-            .execute(&mut *self.connection().await?)
-            .await
-            .map_err(&doing)?;
-        Ok(())
+        let before = now - HISTORY_KEPT;
+        self.forget(|| {
+            sqlx::query!(
+                r#"
+                DELETE FROM token_refresh.refreshes WHERE ctid = ANY(ARRAY(
+                    SELECT ctid FROM token_refresh.refreshes WHERE started_at < $1 ORDER BY started_at LIMIT $2))
+                "#,
+                before,
+                PART
+            )
+        })
+        .await?;
+        self.forget(|| {
+            sqlx::query!(
+                r#"
+                DELETE FROM token_refresh.deactivations WHERE ctid = ANY(ARRAY(
+                    SELECT ctid FROM token_refresh.deactivations WHERE deactivated_at < $1
+                    ORDER BY deactivated_at LIMIT $2))
+                "#,
+                before,
+                PART
+            )
+        })
+        .await?;
+        self.forget(|| {
+            sqlx::query!(
+                r#"
+                DELETE FROM token_refresh.sessions WHERE ctid = ANY(ARRAY(
+                    SELECT ctid FROM token_refresh.sessions WHERE ends_at < $1 ORDER BY ends_at LIMIT $2))
+                "#,
+                before,
+                PART
+            )
+        })
+        .await?;
+        self.forget(|| {
+            sqlx::query!(
+                r#"
+                DELETE FROM token_refresh.outbox WHERE ctid = ANY(ARRAY(
+                    SELECT ctid FROM token_refresh.outbox WHERE created_at < $1 ORDER BY created_at LIMIT $2))
+                "#,
+                before,
+                PART
+            )
+        })
+        .await
+    }
+
+    /// Repeats a deletion until it finds no whole part any more.
+    async fn forget(
+        &self,
+        part: impl Fn() -> Query<'static, Postgres, PgArguments>,
+    ) -> Result<(), StoreError> {
+        loop {
+            let deleted = async { part().execute(&mut *self.acquire().await?).await };
+            let deleted = deleted.await.map_err(failed("forgetting old history"))?;
+            if deleted.rows_affected() < PART.unsigned_abs() {
+                return Ok(());
+            }
+        }
     }
 }

@@ -70,6 +70,7 @@ impl Database {
         &self,
         streamer: StreamerId,
         campaign: Option<CampaignId>,
+        now: DateTime<Utc>,
     ) -> Result<Result<Vec<Membership>, Unknown>, StoreError> {
         let query = sqlx::query!(
             r#"
@@ -116,7 +117,7 @@ impl Database {
             };
             let authorization = authorization(row.granted_at, row.expires_at);
             let (campaign, streamer_is_active) = (CampaignId(campaign_id), row.is_active);
-            let (streamer, token) = streamer_row!(row).into_parts();
+            let (streamer, token) = streamer_row!(row).into_parts(now);
             memberships.push(Membership {
                 campaign,
                 campaign_name,
@@ -135,8 +136,12 @@ impl Database {
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn membership(&self, key: MembershipKey) -> Result<Result<Membership, Unknown>, StoreError> {
-        let found = self.memberships(key.streamer, Some(key.campaign)).await?;
+    pub async fn membership(
+        &self,
+        key: MembershipKey,
+        now: DateTime<Utc>,
+    ) -> Result<Result<Membership, Unknown>, StoreError> {
+        let found = self.memberships(key.streamer, Some(key.campaign), now).await?;
         Ok(found.and_then(|found| found.into_iter().next().ok_or(Unknown::Membership)))
     }
 
@@ -184,12 +189,13 @@ impl Database {
         if revoked > 0 {
             return Ok(Ok(()));
         }
-        Ok(self.membership(key).await?.map(drop))
+        Ok(self.membership(key, now).await?.map(drop))
     }
 
     async fn participants(
         &self,
         campaign: CampaignId,
+        now: DateTime<Utc>,
     ) -> Result<Result<Vec<Participant>, Unknown>, StoreError> {
         let query = sqlx::query!(
             r#"
@@ -234,7 +240,7 @@ impl Database {
             let authorization = authorization(row.granted_at, row.expires_at);
             let (is_game_master, has_refresh_token) = (row.is_game_master, row.has_refresh_token);
             let is_active = row.is_active;
-            let (streamer, token) = streamer_row!(row).into_parts();
+            let (streamer, token) = streamer_row!(row).into_parts(now);
             Participant { streamer, is_active, is_game_master, authorization, has_refresh_token, token }
         });
         Ok(Ok(participants.collect()))
@@ -243,14 +249,14 @@ impl Database {
 
 impl Memberships for PgStore {
     async fn membership(&self, key: MembershipKey) -> Result<Result<Membership, Unknown>, StoreError> {
-        self.database.membership(key).await
+        self.database.membership(key, self.clock.now()).await
     }
 
     async fn participants(
         &self,
         campaign: CampaignId,
     ) -> Result<Result<Vec<Participant>, Unknown>, StoreError> {
-        self.database.participants(campaign).await
+        self.database.participants(campaign, self.clock.now()).await
     }
 
     async fn released(&self, ids: &[StreamerId], patience: TimeDelta) -> Result<bool, StoreError> {
@@ -261,16 +267,20 @@ impl Memberships for PgStore {
             let query = sqlx::query_scalar!(
                 r#"
                 SELECT EXISTS (SELECT FROM token_refresh.streamers
-                               WHERE streamer_id = ANY($1) AND leased_until > $2) AS "leased!"
+                               WHERE streamer_id = ANY($1) AND leased_until > $2)
+                    -- As a claim finds out.
+                    OR (SELECT count(*) FROM streamers WHERE id = ANY($1))
+                        > (SELECT count(*) FROM (SELECT FROM streamers WHERE id = ANY($1)
+                                                 FOR NO KEY UPDATE SKIP LOCKED) AS free) AS "taken!"
                 "#,
                 &ids,
                 self.clock.now()
             );
-            let leased = in_time("waiting for another run", async {
+            let taken = in_time("waiting for another run", async {
                 query.fetch_one(&mut *self.acquire().await?).await
             })
             .await?;
-            if !leased {
+            if !taken {
                 return Ok(true);
             }
             if Instant::now() + pause >= give_up_at {

@@ -5,6 +5,7 @@
 
 mod claim;
 mod condition;
+mod connections;
 mod coverage;
 mod deactivate;
 mod history;
@@ -18,16 +19,17 @@ mod schema;
 mod sessions;
 
 use std::io::ErrorKind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::policy::{Failure, FailureKind};
 use domain::ports::{Attempt, Claim, Deactivation, Recorded, Store, StoreError};
 use domain::{Authorized, Clock, Streamer, StreamerId, TokenState};
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Postgres};
+use sqlx::postgres::{PgConnectOptions, PgPool};
+use sqlx::{ConnectOptions, Postgres};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -42,9 +44,6 @@ pub use self::schema::migrate;
 use crate::cipher::TokenCipher;
 use crate::secrets::Live;
 
-/// How long a first connection may take before the database counts as away.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// A statement of ours takes milliseconds; one that takes longer waits for a lock or for a server that is gone.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -57,12 +56,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// A database that comes back is noticed within this long.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// A connection that was used within this long is taken to be alive; an older one may have slept in a frozen sandbox.
-const UNTESTED_IDLE: Duration = Duration::from_secs(1);
-
-/// One connection to read and lease with, two to write with, and one for what is rare.
-const CONNECTIONS: u32 = 4;
-
 /// The database, on this program's schema. What needs no key is here.
 #[derive(Clone)]
 pub struct Database {
@@ -70,6 +63,8 @@ pub struct Database {
     options: Live<PgConnectOptions>,
     /// What the pool connects with by now.
     connecting_with: Arc<Mutex<Arc<PgConnectOptions>>>,
+    /// The server that the pool connected to last takes no writes.
+    read_only: Arc<AtomicBool>,
 }
 
 impl Database {
@@ -88,22 +83,9 @@ impl Database {
     /// Connects to nothing yet.
     fn prepare(options: Live<PgConnectOptions>) -> Self {
         let current = options.current();
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(CONNECT_TIMEOUT)
-            .test_before_acquire(false)
-            .before_acquire(|connection, use_| {
-                Box::pin(async move {
-                    if use_.idle_for < UNTESTED_IDLE {
-                        return Ok(true);
-                    }
-                    Ok(timeout(CONNECT_TIMEOUT, connection.ping())
-                        .await
-                        .is_ok_and(|answered| answered.is_ok()))
-                })
-            })
-            .connect_lazy_with(quiet(&current));
-        Self { pool, options, connecting_with: Arc::new(Mutex::new(current)) }
+        let read_only = Arc::default();
+        let pool = connections::pool(quiet(&current), Arc::clone(&read_only));
+        Self { pool, options, connecting_with: Arc::new(Mutex::new(current)), read_only }
     }
 
     /// A connection. If the server refuses our password, its secret is read again, once; so a new password fails nobody,
@@ -119,6 +101,9 @@ impl Database {
                 }
                 None => Err(error),
             },
+            Err(sqlx::Error::PoolTimedOut) if self.read_only.load(Ordering::Relaxed) => {
+                Err(connections::standby())
+            }
             acquired => acquired,
         }
     }
@@ -212,8 +197,11 @@ impl Store for PgStore {
         &self,
         after: Option<&Authorized>,
         now: DateTime<Utc>,
+        give_up_at: DateTime<Utc>,
     ) -> Result<Vec<Authorized>, StoreError> {
-        self.database.authorized(after, now).await
+        Box::pin(self.persistently(give_up_at, || self.database.page(after, now)))
+            .await
+            .map_err(failed("reading the authorized streamers"))
     }
 
     async fn claim(
@@ -221,8 +209,11 @@ impl Store for PgStore {
         ids: &[StreamerId],
         now: DateTime<Utc>,
         until: DateTime<Utc>,
+        give_up_at: DateTime<Utc>,
     ) -> Result<Vec<Claim>, StoreError> {
-        self.lease(ids, now, until).await.map_err(failed("leasing streamers"))
+        Box::pin(self.persistently(give_up_at, || self.lease(ids, now, until)))
+            .await
+            .map_err(failed("leasing streamers"))
     }
 
     async fn record(
@@ -235,12 +226,13 @@ impl Store for PgStore {
 
     async fn deactivate(
         &self,
-        attempt: &Attempt,
+        attempts: &[Attempt],
         give_up_at: DateTime<Utc>,
-    ) -> Result<Deactivation, StoreError> {
-        self.persistently(give_up_at, || self.deactivate_within_budget(attempt))
+    ) -> Result<Vec<Deactivation>, StoreError> {
+        // Boxed: it is rare, and every cycle would carry its size.
+        Box::pin(self.persistently(give_up_at, || self.deactivate_within_budget(attempts)))
             .await
-            .map_err(failed("deactivating a streamer"))
+            .map_err(failed("deactivating streamers"))
     }
 }
 
@@ -271,7 +263,7 @@ async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
         });
         match done {
             Err(error) if may_pass(&error) && clock.now() + pause < give_up_at => {
-                tracing::warn!(%error, "a result could not be written, trying again");
+                tracing::warn!(%error, "the database failed, trying again");
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -297,6 +289,9 @@ fn failed(doing: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
     move |error| StoreError(format!("the database failed at {doing}: {error}"))
 }
 
+/// The clocks of those who write here differ by less. One that was just set is not far ahead.
+const LARGEST_SKEW: TimeDelta = TimeDelta::minutes(1);
+
 /// A streamer as it is stored. Nullable all over; [`TokenState`] is what the columns mean together.
 struct StreamerRow {
     id: Uuid,
@@ -317,8 +312,11 @@ struct StreamerRow {
 }
 
 impl StreamerRow {
-    fn into_parts(self) -> (Streamer, TokenState) {
-        let failure = self.failed_at.map(|at| {
+    /// As of `now`: a time that is ahead of it says nothing, because what has been can't be to come. Another program may have
+    /// written it in a wrong zone.
+    fn into_parts(self, now: DateTime<Utc>) -> (Streamer, TokenState) {
+        let past = |at: &DateTime<Utc>| *at <= now + LARGEST_SKEW;
+        let failure = self.failed_at.filter(past).map(|at| {
             let known = self.known_failure_at == Some(at);
             match self.failure_kind.as_deref().and_then(parse_kind).filter(|_| known) {
                 Some(kind) => {
@@ -330,8 +328,8 @@ impl StreamerRow {
         });
         let token = TokenState {
             expires_at: self.expires_at,
-            refreshed_at: self.refreshed_at,
-            validated_at: self.validated_at,
+            refreshed_at: self.refreshed_at.filter(past),
+            validated_at: self.validated_at.filter(past),
             failure,
         };
         let streamer =

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use domain::ports::StoreError;
 use domain::{Authorized, Streamer, StreamerId};
+use sqlx::Error;
 use uuid::Uuid;
 
 use super::{Database, StreamerRow, failed};
@@ -36,6 +37,14 @@ impl Database {
         after: Option<&Authorized>,
         now: DateTime<Utc>,
     ) -> Result<Vec<Authorized>, StoreError> {
+        self.page(after, now).await.map_err(failed("reading the authorized streamers"))
+    }
+
+    pub(super) async fn page(
+        &self,
+        after: Option<&Authorized>,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Authorized>, Error> {
         // "Not over" is "later than now, whatever the id".
         let (until, id) = after.map_or((now, Uuid::max()), |last| (last.until, last.streamer.id.0));
         let rows = sqlx::query_as!(
@@ -64,12 +73,11 @@ impl Database {
             id,
             PAGE
         )
-        .fetch_all(&mut *self.connection().await?)
-        .await
-        .map_err(failed("reading the authorized streamers"))?;
+        .fetch_all(&mut *self.acquire().await?)
+        .await?;
         let authorized = |row: StreamerRow| {
             let until = row.until?;
-            let (streamer, token) = row.into_parts();
+            let (streamer, token) = row.into_parts(now);
             Some(Authorized { streamer, until, token })
         };
         Ok(rows.into_iter().filter_map(authorized).collect())
@@ -102,7 +110,7 @@ impl Database {
         .map_err(failed("looking up the streamer"))?;
         let Some(row) = row else { return Ok(Lookup::Unknown) };
         let (is_active, until) = (row.is_active, row.until.filter(|until| *until > now));
-        let (streamer, token) = row.into_parts();
+        let (streamer, token) = row.into_parts(now);
         Ok(match until {
             _ if !is_active => Lookup::Inactive(streamer),
             Some(until) => Lookup::Authorized(Authorized { streamer, until, token }),

@@ -135,7 +135,7 @@ impl PgStore {
         let leases = sqlx::query!(
             r#"
             INSERT INTO token_refresh.streamers AS lease (streamer_id, fence, leased_until)
-            SELECT s.id, 1, $3 FROM streamers s WHERE s.id = ANY($1) ORDER BY s.id FOR KEY SHARE
+            SELECT s.id, 1, $3 FROM streamers s WHERE s.id = ANY($1) ORDER BY s.id FOR KEY SHARE SKIP LOCKED
             ON CONFLICT (streamer_id) DO UPDATE SET fence = lease.fence + 1, leased_until = $3
                 WHERE lease.leased_until IS NULL OR lease.leased_until <= $2
             RETURNING streamer_id, fence

@@ -69,8 +69,11 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         attempt.change = Change::Released;
         attempt.grants = None;
         let asked = is_fresh(&outcome) && !self.must_stop(cycle, progress);
-        let claims =
-            if asked { self.store.claim(&[attempt.lease.id], now, now + LEASE).await } else { Ok(vec![]) };
+        let claims = if asked {
+            self.store.claim(&[attempt.lease.id], now, now + LEASE, now).await
+        } else {
+            Ok(vec![])
+        };
         let Some(Claim { access: Ok(access), lease, .. }) = claims.ok().and_then(|mut claims| claims.pop())
         else {
             return Arrived { attempt, outcome, before };

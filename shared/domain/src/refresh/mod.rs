@@ -48,6 +48,9 @@ const REPORTING: TimeDelta = TimeDelta::seconds(1);
 /// For how long a write is tried where there is no deadline: a database that fails over is back before.
 const WRITE_PATIENCE: TimeDelta = TimeDelta::minutes(5);
 
+/// For how long a cycle that can't read or lease is in suspense: a database that fails over is back within a minute.
+const READ_PATIENCE: TimeDelta = TimeDelta::minutes(1);
+
 /// The least time that a function must leave a cycle: enough for one attempt.
 pub const SHORTEST_CYCLE: TimeDelta =
     TimeDelta::seconds(LONGEST_ATTEMPT.num_seconds() + LAST_WORDS.num_seconds());
@@ -165,6 +168,15 @@ impl Cycle {
 
     fn last_write(&self, now: DateTime<Utc>) -> DateTime<Utc> {
         self.limits.write.unwrap_or(now + WRITE_PATIENCE)
+    }
+
+    /// Until when it is tried to read or to lease. Once, for those who ask for a few and wait for an answer.
+    fn last_read(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        let patient_until = now + READ_PATIENCE;
+        match self.whom {
+            Whom::Authorized => self.limits.start.map_or(patient_until, |start| start.min(patient_until)),
+            Whom::These(_) => now,
+        }
     }
 }
 
@@ -346,7 +358,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             let deactivate = async {
                 let mut batches = refused.ready_chunks(WRITE_BATCH);
                 while let Some(batch) = batches.next().await {
-                    self.deactivate_all(cycle, &signaller, batch).await;
+                    self.deactivate(cycle, &signaller, batch).await;
                 }
             };
             future::join(record, deactivate).await;
@@ -391,7 +403,8 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             let page = match &cycle.whom {
                 Whom::These(these) => these.clone(),
                 Whom::Authorized => {
-                    let page = self.store.authorized(last.as_ref(), self.clock.now()).await?;
+                    let now = self.clock.now();
+                    let page = self.store.authorized(last.as_ref(), now, cycle.last_read(now)).await?;
                     last = page.last().cloned();
                     page.into_iter().map(|authorized| (authorized.streamer, authorized.token)).collect()
                 }
@@ -403,7 +416,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                     return Ok(());
                 }
                 let (now, later) = due.split_at(batch.min(due.len()));
-                self.lease(now, progress, &mut claims).await?;
+                self.lease(cycle, now, progress, &mut claims).await?;
                 batch = (2 * batch).min(self.in_flight);
                 due = later;
             }
@@ -437,14 +450,15 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
 
     async fn lease(
         &self,
+        cycle: &Cycle,
         due: &[Streamer],
         progress: &Progress<'_>,
         claims: &mut mpsc::Sender<Claim>,
     ) -> Result<(), StoreError> {
         let ids: Vec<_> = due.iter().map(|streamer| streamer.id).collect();
         let now = self.clock.now();
-        let (claimed, ()) =
-            future::join(self.store.claim(&ids, now, now + LEASE), self.twitch.connect()).await;
+        let claim = self.store.claim(&ids, now, now + LEASE, cycle.last_read(now));
+        let (claimed, ()) = future::join(claim, self.twitch.connect()).await;
         let claimed = claimed?;
         let leased: HashSet<_> = claimed.iter().map(|claim| claim.streamer.id).collect();
         for streamer in due.iter().filter(|streamer| !leased.contains(&streamer.id)) {

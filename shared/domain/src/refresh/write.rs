@@ -1,25 +1,51 @@
-//! Results, on their way to the database in batches; what is stored is told. Deactivations take turns under their budget, so
-//! they have a lane of their own, in which no new pair waits behind them.
+//! Results, on their way to the database in batches; what is stored is told. Runs that deactivate take turns under the budget, so
+//! deactivations have a lane of their own, in which no new pair waits behind them.
 
-use super::{Arrived, Cycle, RefreshService, Signaller};
+use chrono::{DateTime, Utc};
+
+use super::{Arrived, Cycle, Progress, RefreshService, Signaller};
 use crate::notification::Told;
 use crate::policy::FailureKind;
 use crate::ports::{Attempt, Change, Deactivation, Recorded, Signals, Store, StoreError, Twitch};
 use crate::report::{Alarm, Outcome, Skip, Standing, Stop};
 
 impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
-    /// Deactivates those who were refused for good, then tells of it.
-    pub(super) async fn deactivate_all(
-        &self,
-        cycle: &Cycle,
-        signaller: &Signaller<'_>,
-        refused: Vec<Arrived>,
-    ) {
-        let mut over_budget = Vec::new();
-        for one in refused {
-            over_budget.extend(self.deactivate(cycle, signaller, one).await);
+    /// Deactivates those who were refused for good, as far as the budget goes, then tells of it.
+    pub(super) async fn deactivate(&self, cycle: &Cycle, signaller: &Signaller<'_>, refused: Vec<Arrived>) {
+        let progress = signaller.progress;
+        let give_up_at = cycle.last_write(self.clock.now());
+        let (attempts, rest): (Vec<_>, Vec<_>) =
+            refused.into_iter().map(|one| (one.attempt, (one.outcome, one.before))).unzip();
+        let over_budget = progress.state().over_budget;
+        let done = match self.waited_for(progress, give_up_at) {
+            Some(error) => Err(error),
+            None if over_budget => Ok(vec![Deactivation::OverBudget; attempts.len()]),
+            None => self.store.deactivate(&attempts, give_up_at).await,
+        };
+        let done = done.unwrap_or_else(|error| {
+            progress.stop(Stop::Store(error.0.clone()));
+            for (attempt, (outcome, _)) in attempts.iter().zip(&rest) {
+                progress.done(&attempt.streamer, &not_stored(outcome.clone(), &error));
+            }
+            Vec::new()
+        });
+        let mut held_back = Vec::new();
+        for ((attempt, (outcome, before)), done) in attempts.into_iter().zip(rest).zip(done) {
+            let outcome = match done {
+                Deactivation::Done(told) => {
+                    signaller.deactivated(&attempt, &told);
+                    deactivated(outcome, told)
+                }
+                Deactivation::Superseded => Outcome::Skipped(Skip::Superseded),
+                Deactivation::OverBudget => {
+                    progress.state().over_budget = true;
+                    held_back.push(self.held_back(Arrived { attempt, outcome, before }));
+                    continue;
+                }
+            };
+            progress.done(&attempt.streamer, &outcome);
         }
-        self.record(cycle, signaller, over_budget).await;
+        self.record(cycle, signaller, held_back).await;
     }
 
     /// Writes what has arrived in one statement, then tells of it.
@@ -31,7 +57,11 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let give_up_at = cycle.last_write(self.clock.now());
         let (attempts, told): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|one| (one.attempt, one.outcome)).unzip();
-        match self.store.record(&attempts, give_up_at).await {
+        let recorded = match self.waited_for(progress, give_up_at) {
+            Some(error) => Err(error),
+            None => self.store.record(&attempts, give_up_at).await,
+        };
+        match recorded {
             Ok(recorded) => {
                 for ((attempt, outcome), recorded) in attempts.iter().zip(told).zip(recorded) {
                     let outcome = stored_as(outcome, recorded, attempt);
@@ -48,47 +78,31 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         }
     }
 
-    /// Deactivates, or gives the attempt back as an outage if the budget is used up.
-    async fn deactivate(&self, cycle: &Cycle, signaller: &Signaller<'_>, one: Arrived) -> Option<Arrived> {
-        let progress = signaller.progress;
+    /// The database is away and was waited for until now, when nothing is tried any more: what is left would pass the
+    /// deadline, one after the other.
+    fn waited_for(&self, progress: &Progress<'_>, give_up_at: DateTime<Utc>) -> Option<StoreError> {
+        match progress.state().report.stopped.clone() {
+            Some(Stop::Store(why)) if self.clock.now() >= give_up_at => Some(StoreError(why)),
+            _ => None,
+        }
+    }
+
+    /// The budget is used up: the refusal counts as an outage, and an alarm says so.
+    fn held_back(&self, one: Arrived) -> Arrived {
         let Arrived { mut attempt, outcome, before } = one;
-        let over_budget = progress.state().over_budget;
-        let stopped = progress.state().report.stopped.clone();
-        let done = match stopped {
-            // The database is away and was waited for once: the next ones would pass the deadline.
-            Some(Stop::Store(why)) => Err(StoreError(why)),
-            _ if over_budget => Ok(Deactivation::OverBudget),
-            _ => self.store.deactivate(&attempt, cycle.last_write(self.clock.now())).await,
+        let (reason, expires_at) = match attempt.change {
+            Change::Deactivated { reason, expires_at } => (reason, expires_at),
+            _ => (outcome.to_string(), attempt.expires_before),
         };
-        let outcome = match done {
-            Ok(Deactivation::Done(told)) => {
-                signaller.deactivated(&attempt, &told);
-                deactivated(outcome, told)
-            }
-            Ok(Deactivation::Superseded) => Outcome::Skipped(Skip::Superseded),
-            Ok(Deactivation::OverBudget) => {
-                progress.state().over_budget = true;
-                let (reason, expires_at) = match attempt.change {
-                    Change::Deactivated { reason, expires_at } => (reason, expires_at),
-                    _ => (outcome.to_string(), attempt.expires_before),
-                };
-                let reason = format!("{reason}, but too many were deactivated within the hour");
-                let alarm = Some(Alarm::HeldBack);
-                let (change, mut outcome) =
-                    self.failed(before, FailureKind::Outage, reason, alarm, expires_at, attempt.started_at);
-                if let Outcome::Failed { kind, .. } = &mut outcome {
-                    *kind = FailureKind::Refusal;
-                }
-                attempt.change = change;
-                return Some(Arrived { attempt, outcome, before });
-            }
-            Err(error) => {
-                progress.stop(Stop::Store(error.0.clone()));
-                not_stored(outcome, &error)
-            }
-        };
-        progress.done(&attempt.streamer, &outcome);
-        None
+        let reason = format!("{reason}, but too many were deactivated within the hour");
+        let alarm = Some(Alarm::HeldBack);
+        let (change, mut outcome) =
+            self.failed(before, FailureKind::Outage, reason, alarm, expires_at, attempt.started_at);
+        if let Outcome::Failed { kind, .. } = &mut outcome {
+            *kind = FailureKind::Refusal;
+        }
+        attempt.change = change;
+        Arrived { attempt, outcome, before }
     }
 }
 

@@ -1,0 +1,49 @@
+//! What follows a cycle over everybody, in the time that its function has left: the sessions are remembered, what is old is
+//! forgotten, and the gauges are measured.
+//!
+//! The cycle is done and must not be repeated for any of it: what fails, or finds no time, is logged, and the next run makes
+//! it good.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use domain::ports::StoreError;
+use domain::refresh::LAST_WORDS;
+use domain::schedule::Trigger;
+use tokio::time::timeout;
+
+use crate::runner::Runner;
+
+/// Each takes seconds with 100,000 streamers; what takes longer is given up.
+const LONGEST: Duration = Duration::from_secs(30);
+
+impl Runner {
+    /// Does what follows a cycle, in a function that is ended by force at `deadline`.
+    pub async fn follow_up(&self, trigger: Trigger, deadline: Option<DateTime<Utc>>) {
+        let (database, now) = (self.database(), self.now());
+        let remember = async { database.remember_sessions(now).await.map(drop) };
+        self.in_time(deadline, "the sessions were not remembered", remember).await;
+        if trigger == Trigger::Sweep {
+            self.in_time(deadline, "not all was measured", self.measure()).await;
+        }
+        if trigger == Trigger::Planned {
+            self.in_time(deadline, "not all old history was forgotten", database.forget_old_history(now))
+                .await;
+        }
+    }
+
+    async fn in_time(
+        &self,
+        deadline: Option<DateTime<Utc>>,
+        otherwise: &str,
+        work: impl Future<Output = Result<(), StoreError>>,
+    ) {
+        let left = deadline.map_or(LONGEST, |at| (at - LAST_WORDS - self.now()).to_std().unwrap_or_default());
+        let failure = match timeout(left.min(LONGEST), work).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "there was not enough time".to_owned(),
+        };
+        tracing::warn!(failure, "{otherwise}; the next run makes it good");
+    }
+}
