@@ -17,7 +17,7 @@ const RDS_DOMAIN: &str = ".rds.amazonaws.com";
 
 const SCHEMES: [&str; 2] = ["postgres", "postgresql"];
 
-/// What a URL may say besides where: of libpq's parameters those that sqlx knows.
+/// What a URL may say besides where: of libpq's parameters those that sqlx knows, and sqlx's own `options[name]`.
 const PARAMETERS: [&str; 12] = [
     "application_name",
     "dbname",
@@ -42,7 +42,8 @@ impl Reader<'_> {
             return None;
         };
         // Which one, it doesn't say: it may be the rest of a password.
-        if of_postgres.query_pairs().any(|(name, _)| !PARAMETERS.contains(&name.as_ref())) {
+        let known = |name: &str| PARAMETERS.contains(&name) || name.starts_with("options[");
+        if of_postgres.query_pairs().any(|(name, _)| !known(&name)) {
             self.fault(format!(
                 "DATABASE_URL has a parameter that is none of {}; if it is the rest of a password, write %3F for `?` and \
                  %26 for `&`",
@@ -103,6 +104,7 @@ mod tests {
             "postgres://app@localhost/x",
             "postgres://app@[::1]/x",
             "postgres://app@localhost/x?host=/run/pg",
+            "postgres://app@localhost/x?options[role]=reader&application_name=tokens",
         ] {
             assert!(with(&[("DATABASE_URL", near)]).is_ok(), "{near}");
         }
