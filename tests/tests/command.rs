@@ -255,7 +255,7 @@ async fn a_database_that_is_not_there_or_lets_us_not_in() -> Result<()> {
     for (url, says) in [
         ("postgres://postgres@localhost/x?host=/nowhere", "/nowhere"),
         // Port 9 is discard: nobody listens there.
-        ("postgres://postgres@127.0.0.1:9/x", "127.0.0.1:9"),
+        ("postgres://postgres@127.0.0.1:9/x", "127.0.0.1:9 can't be reached: Connection refused"),
     ] {
         let environment = changed(world.environment(), &[("DATABASE_URL", url)]);
         refused(&environment, &["refresh"], 1, says).await?;

@@ -16,7 +16,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const UNTESTED_IDLE: Duration = Duration::from_secs(1);
 
 /// A connection that is well answers at once. Short, so that there is time for another one.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One connection to read and lease with, two to write with, and one for what is rare.
 const CONNECTIONS: u32 = 4;

@@ -284,9 +284,19 @@ fn may_pass(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Says at what the database failed. The database's own texts name columns and roles, never values of ours.
+/// Says at what the database failed.
 fn failed(doing: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
-    move |error| StoreError(format!("the database failed at {doing}: {error}"))
+    move |error| StoreError(format!("the database failed at {doing}: {}", said(&error)))
+}
+
+/// What is wrong, without the line of PostgreSQL's source. Its texts name columns and roles, never values of ours.
+fn said(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Io(error) => error.to_string(),
+        sqlx::Error::PoolTimedOut => "no answer in time".to_owned(),
+        error => error.to_string(),
+    }
 }
 
 /// The clocks of those who write here differ by less. One that was just set is not far ahead.

@@ -5,7 +5,10 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Error};
 
-use super::Database;
+use tokio::time::timeout;
+
+use super::connections::ANSWER_TIMEOUT;
+use super::{Database, said};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
 
@@ -21,7 +24,9 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<i64, StoreError> {
     match applied(&mut connection).await {
         Ok(Some(found)) if found > newest => return Err(newer(found)),
         Ok(_) => {}
-        Err(error) => return Err(StoreError(format!("the schema's version can't be read: {error}"))),
+        Err(error) => {
+            return Err(StoreError(format!("the schema's version can't be read: {}", said(&error))));
+        }
     }
     let done = MIGRATIONS
         .run(&mut connection)
@@ -34,8 +39,12 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<i64, StoreError> {
 
 /// Says what is wrong if the database isn't on this program's schema; otherwise answers its version.
 pub(super) async fn check(database: &Database) -> Result<i64, StoreError> {
-    let acquired = database.acquire().await;
-    let mut connection = acquired.map_err(|error| unreachable(&error, &database.options.current()))?;
+    let options = database.options.current();
+    let acquired = match database.acquire().await {
+        Err(Error::PoolTimedOut) => Err(why_not(&options).await),
+        acquired => acquired,
+    };
+    let mut connection = acquired.map_err(|error| unreachable(&error, &options))?;
     match applied(&mut connection).await {
         Ok(Some(found)) if found == newest() => Ok(found),
         Ok(Some(found)) if found > newest() => Err(newer(found)),
@@ -44,7 +53,7 @@ pub(super) async fn check(database: &Database) -> Result<i64, StoreError> {
             found.unwrap_or(0),
             newest()
         ))),
-        Err(error) => Err(StoreError(format!("the schema's version can't be read: {error}"))),
+        Err(error) => Err(StoreError(format!("the schema's version can't be read: {}", said(&error)))),
     }
 }
 
@@ -74,18 +83,25 @@ fn newer(found: i64) -> StoreError {
     ))
 }
 
+/// Why the pool found no connection, which it doesn't say: it tried again until the end of its time.
+async fn why_not(options: &PgConnectOptions) -> Error {
+    match timeout(ANSWER_TIMEOUT, options.connect()).await {
+        Ok(Err(error)) => error,
+        Ok(Ok(_)) | Err(_) => Error::PoolTimedOut,
+    }
+}
+
 /// Where, but never with which password.
 pub(super) fn unreachable(error: &Error, options: &PgConnectOptions) -> StoreError {
-    let place = place(options);
-    let error = match error {
-        Error::PoolTimedOut => "no answer in time".to_owned(),
-        error => error.to_string(),
+    let (place, user) = (place(options), options.get_username());
+    let what = match error {
+        Error::Io(_) | Error::PoolTimedOut => "can't be reached".to_owned(),
+        _ => format!("does not let us in as {user}"),
     };
     StoreError(format!(
-        "the database {} at {place} does not let us in as {}: {error}; check DATABASE_URL, or the secret that \
-         DATABASE_SECRET_ID names",
+        "the database {} at {place} {what}: {}; check DATABASE_URL, or the secret that DATABASE_SECRET_ID names",
         options.get_database().unwrap_or("(default)"),
-        options.get_username()
+        said(error)
     ))
 }
 
