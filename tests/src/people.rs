@@ -4,21 +4,21 @@ use std::collections::HashMap;
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use adapters::store::{Database, PgOutbox};
+use adapters::store::{Database, PgOutbox, PgStore};
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::StreamerId;
 use domain::notification::{Locale, Next, PushAnswer, Subscription};
 use domain::notify::{NotifyReport, NotifyService};
-use domain::ports::{Push, PushMessage};
+use domain::ports::{Attempt, Change, Push, PushMessage, Store as _};
+use domain::refresh::Cycle;
+use domain::schedule::Trigger;
 use local::world::{NewStreamer, World};
 use push::VapidKey;
 use sqlx::postgres::PgConnectOptions;
 use uuid::Uuid;
 
 use crate::{Ran, Still, run};
-use domain::refresh::Cycle;
-use domain::schedule::Trigger;
 
 /// The settings of a sender of notifications with this key, to push services on this machine.
 pub fn sender(key: &VapidKey) -> Vec<(String, String)> {
@@ -37,6 +37,23 @@ pub async fn user(world: &World, name: &str) -> Result<Uuid> {
     let new = sqlx::query("INSERT INTO users (id, display_name) VALUES ($1, $2)");
     new.bind(id).bind(name).execute(&world.pool).await?;
     Ok(id)
+}
+
+/// Leases the streamer, and answers what there is to write if Twitch refuses for good now.
+pub async fn deactivation(store: &PgStore, streamer: StreamerId, now: DateTime<Utc>) -> Result<Attempt> {
+    let claim = store.claim(&[streamer], now, now + TimeDelta::minutes(3), now).await?.pop();
+    let claim = claim.context("nobody else holds the lease")?;
+    Ok(Attempt {
+        streamer: claim.streamer,
+        lease: claim.lease,
+        trigger: Trigger::Retry,
+        started_at: now,
+        ended_at: now,
+        expires_before: claim.token.expires_at,
+        caller: None,
+        grants: None,
+        change: Change::Deactivated { reason: "refused".to_owned(), expires_at: Some(now) },
+    })
 }
 
 /// Invents a streamer whose grant is dead at Twitch, with a user account of this name, and without devices.

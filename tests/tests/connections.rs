@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use adapters::store::{Database, PgStore};
 use anyhow::{Context as _, Result};
-use chrono::{DateTime, TimeDelta};
+use chrono::DateTime;
 use domain::MembershipKey;
-use domain::ports::{Attempt, Change, Store as _};
-use domain::schedule::Trigger;
+use domain::ports::Store as _;
 use end_to_end::cycles::{forced, planned};
 use end_to_end::doomed::until;
-use end_to_end::people::{device, refused_streamer};
+use end_to_end::people::{deactivation, device, refused_streamer};
 use end_to_end::relay::Relay;
 use end_to_end::requests::membership;
 use end_to_end::{Still, run};
@@ -147,18 +146,7 @@ async fn a_transaction_of_a_host_that_has_vanished_holds_up_the_next_for_seconds
     let database = Database::open(relay.options()).await?;
     let store = PgStore::new(database, world.config(&[])?.cipher, world.clock.clone());
     let now = still.now();
-    let claim = store.claim(&[streamer], now, now + TimeDelta::minutes(3), now).await?.remove(0);
-    let attempts = [Attempt {
-        streamer: claim.streamer,
-        lease: claim.lease,
-        trigger: Trigger::Retry,
-        started_at: now,
-        ended_at: now,
-        expires_before: claim.token.expires_at,
-        caller: None,
-        grants: None,
-        change: Change::Deactivated { reason: "refused".to_owned(), expires_at: Some(now) },
-    }];
+    let attempts = [deactivation(&store, streamer, now).await?];
     let mut outbox = world.pool.begin().await?;
     sqlx::query("LOCK TABLE token_refresh.outbox IN EXCLUSIVE MODE").execute(&mut *outbox).await?;
     let waits = "SELECT count(*) > 0 FROM pg_stat_activity

@@ -7,12 +7,11 @@ use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::notification::{Next, PushAnswer, Recipient, TIME_TO_LIVE, Told};
 use domain::notify::NotifyReport;
-use domain::ports::{Attempt, Change, Deactivation, Outbox, Store};
+use domain::ports::{Deactivation, Outbox, Store};
 use domain::report::{Outcome, Standing};
-use domain::schedule::Trigger;
 use end_to_end::people::{
-    RecordingPush, campaign, deliver, device, endpoint, notify, only_row, outbox, prefer, refused_streamer,
-    two_runs, user,
+    RecordingPush, campaign, deactivation, deliver, device, endpoint, notify, only_row, outbox, prefer,
+    refused_streamer, two_runs, user,
 };
 use end_to_end::{Ran, Still};
 use serde_json::{Value, json};
@@ -409,20 +408,7 @@ async fn a_repeated_deactivation_doubles_nothing_and_answers_the_same() -> Resul
     let database = Database::open(config.database).await?;
     let store = adapters::store::PgStore::new(database, config.cipher, world.clock.clone());
     let now = still.now();
-    let claim = store.claim(&[streamer], now, now + TimeDelta::minutes(3), now).await?.remove(0);
-    let attempt = Attempt {
-        streamer: claim.streamer,
-        lease: claim.lease,
-        trigger: Trigger::Retry,
-        started_at: now,
-        ended_at: now,
-        expires_before: claim.token.expires_at,
-        caller: None,
-        grants: None,
-        change: Change::Deactivated { reason: "refused".to_owned(), expires_at: Some(now) },
-    };
-
-    let attempts = [attempt];
+    let attempts = [deactivation(&store, streamer, now).await?];
     let first = store.deactivate(&attempts, now).await?;
     let [Deactivation::Done(told)] = first.as_slice() else { panic!("{first:?}") };
     assert_eq!((told.len(), told[0].devices), (1, 1));
