@@ -227,7 +227,7 @@ impl Checked {
 
     fn busy(participant: Participant) -> Self {
         let token_expires_at = participant.token.expires_at;
-        let detail = Some("another run is refreshing the token".to_owned());
+        let detail = Some("another run is refreshing the token, or its row is locked".to_owned());
         Self { participant, finding: Finding::Unknown, detail, token_expires_at }
     }
 
