@@ -76,8 +76,7 @@ impl Database {
     /// program; the text says what to do.
     pub async fn open(options: impl Into<Live<PgConnectOptions>>) -> Result<Self, StoreError> {
         let database = Self::prepare(options.into());
-        // Boxed: it is done once, and every event would carry its size.
-        Box::pin(schema::check(&database)).await?;
+        schema::check(&database).await?;
         Ok(database)
     }
 

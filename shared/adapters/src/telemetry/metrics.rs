@@ -169,8 +169,7 @@ pub(super) fn count_deliveries(report: &NotifyReport) {
 /// Answers an event, and at its end writes what was recorded meanwhile, even if it fails or panics.
 pub async fn written_after<T>(answer: impl Future<Output = T>) -> T {
     let _at_the_end = AtTheEnd;
-    // Boxed: a function's answer inside of the layers of Lambda's runtime is deeper than the compiler goes.
-    Box::pin(answer).await
+    answer.await
 }
 
 struct AtTheEnd;
