@@ -1,5 +1,8 @@
 //! The command `tokens`: what the functions do, by hand, and a look at how things stand.
 
+// The futures of sqlx, the AWS SDK and Lambda's runtime are nested deeper than the compiler goes by itself.
+#![recursion_limit = "256"]
+
 mod coverage;
 mod deliver;
 mod doctor;

@@ -1,5 +1,8 @@
 //! The Lambda function behind the HTTP API: what a streamer grants, and no longer grants, to campaigns.
 
+// The futures of sqlx, the AWS SDK and Lambda's runtime are nested deeper than the compiler goes by itself.
+#![recursion_limit = "256"]
+
 use std::sync::Arc;
 
 use adapters::config::{RefreshConfig, Source};

@@ -4,6 +4,9 @@
 //! It is the only function that calls addresses which users gave us. It needs no Twitch secret and no token key, and
 //! its database role can read no token.
 
+// The futures of sqlx, the AWS SDK and Lambda's runtime are nested deeper than the compiler goes by itself.
+#![recursion_limit = "256"]
+
 mod handler;
 
 use std::sync::Arc;

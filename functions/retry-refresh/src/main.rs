@@ -1,5 +1,8 @@
 //! The Lambda function behind the one-shot schedules: what failed a while ago is tried again.
 
+// The futures of sqlx, the AWS SDK and Lambda's runtime are nested deeper than the compiler goes by itself.
+#![recursion_limit = "256"]
+
 mod handler;
 
 use adapters::config::{RefreshConfig, Source};

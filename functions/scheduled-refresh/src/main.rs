@@ -1,5 +1,8 @@
 //! The Lambda function behind the EventBridge rules: a planned run or a sweep.
 
+// The futures of sqlx, the AWS SDK and Lambda's runtime are nested deeper than the compiler goes by itself.
+#![recursion_limit = "256"]
+
 mod handler;
 
 use adapters::config::{RefreshConfig, Source};
