@@ -182,6 +182,10 @@ impl<'a> Reader<'a> {
     /// How to log belongs to everything that is read.
     fn finish<T>(mut self, value: Option<T>) -> Result<T, ConfigError> {
         self.log();
+        self.done(value)
+    }
+
+    fn done<T>(self, value: Option<T>) -> Result<T, ConfigError> {
         value.filter(|_| self.faults.is_empty()).ok_or(ConfigError(self.faults))
     }
 

@@ -57,9 +57,9 @@ impl LogConfig {
     ///
     /// With every fault found.
     pub fn read(source: &Source) -> Result<Self, ConfigError> {
-        let log = Reader::new(source).log();
-        // Finds its faults once more, and for good.
-        Reader::new(source).finish(Some(log))
+        let mut reader = Reader::new(source);
+        let log = reader.log();
+        reader.done(Some(log))
     }
 }
 

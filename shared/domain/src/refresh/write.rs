@@ -22,13 +22,16 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             None if over_budget => Ok(vec![Deactivation::OverBudget; attempts.len()]),
             None => self.store.deactivate(&attempts, give_up_at).await,
         };
-        let done = done.unwrap_or_else(|error| {
-            progress.stop(Stop::Store(error.0.clone()));
-            for (attempt, (outcome, _)) in attempts.iter().zip(&rest) {
-                progress.done(&attempt.streamer, &not_stored(outcome.clone(), &error));
+        let done = match done {
+            Ok(done) => done,
+            Err(error) => {
+                progress.stop(Stop::Store(error.0.clone()));
+                for (attempt, (outcome, _)) in attempts.iter().zip(rest) {
+                    progress.done(&attempt.streamer, &not_stored(outcome, &error));
+                }
+                return;
             }
-            Vec::new()
-        });
+        };
         let mut held_back = Vec::new();
         for ((attempt, (outcome, before)), done) in attempts.into_iter().zip(rest).zip(done) {
             let outcome = match done {
