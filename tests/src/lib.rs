@@ -32,6 +32,7 @@ use local::clock::TurnableClock;
 use local::postgres::Postgres;
 use local::twitch::{Gate, Settings};
 use local::world::World;
+use sqlx::AssertSqlSafe;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
@@ -168,6 +169,20 @@ pub async fn tokens(environment: &[(String, String)], arguments: &[&str]) -> Res
         stdout: String::from_utf8(stdout)?,
         stderr: String::from_utf8(stderr)?,
     })
+}
+
+/// Changes a setting of this world's database, for all who connect from now on.
+pub async fn set_for_database(world: &World, setting: &str) -> Result<()> {
+    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&world.pool).await?;
+    let set = format!("ALTER DATABASE {name} SET {setting}");
+    sqlx::query(AssertSqlSafe(set)).execute(&world.pool).await?;
+    Ok(())
+}
+
+/// Who connects from now on waits for a lock until the test gives it back. (A limit that is there is not set anew.)
+pub async fn wait_for_locks(world: &World) -> Result<()> {
+    set_for_database(world, "lock_timeout = '1h'").await?;
+    set_for_database(world, "idle_in_transaction_session_timeout = '5s'").await
 }
 
 /// An environment with some variables changed; an empty value takes one away.

@@ -9,6 +9,8 @@ use local::gateway::ACCOUNT;
 use local::world::World;
 use serde_json::{Value, json};
 
+use crate::doomed::until;
+
 /// API Gateway's id of the request.
 pub const REQUEST_ID: &str = "of-the-gateway=";
 
@@ -52,6 +54,17 @@ pub fn check_path(campaign: CampaignId) -> String {
 /// What stands behind the HTTP API, in this process, on the world's clock.
 pub async fn runner(world: &World) -> Result<Runner> {
     Ok(Runner::open_at(world.config(&[])?, world.clock.clone()).await?)
+}
+
+/// Returns once a grant or a check has looked whether somebody else's lease was given back. (The condition must not find
+/// itself among the statements.)
+pub async fn waits_for_a_lease(world: &World) -> Result<()> {
+    until(
+        world,
+        "SELECT count(*) > 0 FROM pg_stat_activity
+         WHERE datname = current_database() AND query LIKE '%leased_until > $' || '2%'",
+    )
+    .await
 }
 
 /// The membership that [`World::add`] gave this streamer.

@@ -22,8 +22,15 @@ pub async fn app_with_password(server: &Server, password: &str) -> Result<()> {
     sqlx::query("SELECT pg_reload_conf()").execute(&pool).await?;
     // The server reads its rules again some time after it said so.
     let without = server.url("postgres").replace("postgres@", "app@");
-    while PgPool::connect(&without).await.is_ok() {}
-    Ok(())
+    loop {
+        match PgPool::connect(&without).await {
+            Ok(_) => {}
+            Err(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some("28P01") => {
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// From now on `app` has to give this one. Its connections stay open.

@@ -2,7 +2,6 @@
 //! uses it again.
 
 use std::process::Stdio;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -12,7 +11,7 @@ use domain::policy::Demand;
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
 use end_to_end::requests::{authorization, authorization_path, check_path, membership};
-use end_to_end::{Ran, Still, binaries, binary, run, tokens};
+use end_to_end::{Ran, Still, binaries, binary, changed, run, tokens};
 use futures::future::try_join_all;
 use local::api::Api;
 use local::lambda::Function;
@@ -20,6 +19,7 @@ use local::postgres::Postgres;
 use local::twitch::{RefreshTokens, Settings};
 use local::world::{NewStreamer, World};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio::task::{JoinSet, LocalSet};
 
 const STREAMERS: u64 = 300;
@@ -128,10 +128,21 @@ async fn the_binaries_at_once_refresh_everybody_once() -> Result<()> {
     let (planned, sweep, retry) =
         (function(&scheduled).await?, function(&scheduled).await?, function(&retry).await?);
 
-    // One streamer is held until somebody is done, who so has met a lease of another's.
-    let gate = Mutex::new(Some(world.twitch.pause("s1")?));
-    let done = |report: Value| {
-        gate.lock().unwrap_or_else(PoisonError::into_inner).take();
+    // One streamer's new pair can't be written until somebody is done, who so has met a lease of another's.
+    let gate = world.twitch.pause("s1")?;
+    let somebody_is_done = Notify::new();
+    let hold = async {
+        gate.arrived().await;
+        let mut row = world.pool.begin().await?;
+        sqlx::query("SELECT FROM streamers WHERE twitch_login = 's1' FOR NO KEY UPDATE")
+            .execute(&mut *row)
+            .await?;
+        gate.release();
+        somebody_is_done.notified().await;
+        Ok(row.rollback().await?)
+    };
+    let done = |report| {
+        somebody_is_done.notify_one();
         report
     };
     let invoke =
@@ -143,11 +154,12 @@ async fn the_binaries_at_once_refresh_everybody_once() -> Result<()> {
         anyhow::Ok(done(document["report"].clone()))
     };
     let minute = json!({"trigger": "retry", "minute": "2026-11-23T04:15:00Z"});
-    let (a, b, c, d) = tokio::try_join!(
+    let (a, b, c, d, ()) = tokio::try_join!(
         invoke(&planned, json!({"trigger": "planned"})),
         invoke(&sweep, json!({"trigger": "sweep"})),
         invoke(&retry, minute),
-        command()
+        command(),
+        hold
     )?;
 
     let sum = |name: &str| [&a, &b, &c, &d].iter().filter_map(|report| report[name].as_u64()).sum::<u64>();
@@ -177,7 +189,8 @@ async fn grants_and_checks_over_http_lose_no_pair_to_the_cycles() -> Result<()> 
          ON CONFLICT DO NOTHING",
     );
     everybody.bind(keys[0].campaign.0).bind(world.clock.now()).execute(&world.pool).await?;
-    let api = Api::start(binaries().await?, &world.environment()).await?;
+    let patient = changed(world.environment(), &[("HEALTH_CHECK_TIMEOUT", "25")]);
+    let api = Api::start(binaries().await?, &patient).await?;
     // As callers do who are told to come again.
     let ask = async |path: String| loop {
         let answer = api.ask("POST", &path).await?;

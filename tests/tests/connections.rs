@@ -13,7 +13,7 @@ use end_to_end::doomed::until;
 use end_to_end::people::{deactivation, device, refused_streamer};
 use end_to_end::relay::Relay;
 use end_to_end::requests::membership;
-use end_to_end::{Still, run};
+use end_to_end::{Still, run, set_for_database, wait_for_locks};
 use futures::future::join_all;
 use local::binaries::workspace;
 use local::postgres::{Postgres, Settings as ServerSettings};
@@ -63,13 +63,8 @@ async fn after_a_freeze_there_is_time_for_a_new_connection() -> Result<()> {
 }
 
 async fn takes_writes(world: &World, yes: bool) -> Result<()> {
-    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&world.pool).await?;
-    let set = format!(
-        "ALTER DATABASE {name} SET default_transaction_read_only = {}",
-        if yes { "off" } else { "on" }
-    );
-    sqlx::query(AssertSqlSafe(set)).execute(&world.pool).await?;
-    Ok(())
+    let read_only = if yes { "off" } else { "on" };
+    set_for_database(world, &format!("default_transaction_read_only = {read_only}")).await
 }
 
 #[tokio::test]
@@ -142,6 +137,7 @@ async fn a_transaction_of_a_host_that_has_vanished_holds_up_the_next_for_seconds
     let world = &still.world;
     let (streamer, user) = refused_streamer(world, "aria").await?;
     device(world, user, "phone").await?;
+    wait_for_locks(world).await?;
     let relay = Relay::start(world)?;
     let database = Database::open(relay.options()).await?;
     let store = PgStore::new(database, world.config(&[])?.cipher, world.clock.clone());

@@ -14,6 +14,7 @@ use end_to_end::doomed::{
 };
 use end_to_end::people::{campaign, refused_before, refused_streamer, subscribe, user};
 use end_to_end::requests::{authorization, authorization_path, event, membership};
+use end_to_end::wait_for_locks;
 use local::aws::SimulatedAws;
 use local::push::{Fault, SimulatedPush};
 use local::twitch::{Endpoint, Fault as TwitchFault, RefreshTokens};
@@ -193,6 +194,7 @@ async fn killed_after_twitch_has_processed_the_request() -> Result<()> {
 async fn killed_while_writing(kind: RefreshTokens, database_hangs_up: bool) -> Result<()> {
     let scene = Scene::new(kind).await?;
     let world = &scene.world;
+    wait_for_locks(world).await?;
     let gate = world.twitch.pause_answers("aria")?;
     let mut held = world.pool.begin().await?;
     let reached = async {

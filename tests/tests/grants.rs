@@ -11,7 +11,7 @@ use domain::refresh::Cycle;
 use domain::schedule::Trigger;
 use domain::{CampaignId, MembershipKey, StreamerId};
 use end_to_end::people::{campaign, user};
-use end_to_end::requests::{CALLER, authorization, membership, request, runner, sessions};
+use end_to_end::requests::{CALLER, authorization, membership, request, runner, sessions, waits_for_a_lease};
 use end_to_end::{Still, run};
 use local::twitch::{Endpoint, Fault, RefreshTokens, Settings};
 use local::world::{NewStreamer, World};
@@ -230,7 +230,7 @@ async fn a_grant_that_meets_a_cycle_waits_for_its_outcome() -> Result<()> {
     }
     let mut grant = pin!(runner.grant(key, &request));
     tokio::select! {
-        () = waits(world) => {}
+        waits = waits_for_a_lease(world) => waits?,
         granted = &mut grant => panic!("it did not wait: {granted:?}"),
     }
     gate.release();
@@ -238,13 +238,6 @@ async fn a_grant_that_meets_a_cycle_waits_for_its_outcome() -> Result<()> {
     assert_eq!((ran.report.success, refreshes(world)), (1, 1));
     assert_eq!(granted?.authorization, Some(Authorization::granted(still.now())));
     Ok(())
-}
-
-/// Returns once somebody has looked whether the lease was given back.
-async fn waits(world: &World) {
-    let looked = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
-                                 AND query LIKE '%leased_until > $2%' AND pid <> pg_backend_pid())";
-    while !sqlx::query_scalar::<_, bool>(looked).fetch_one(&world.pool).await.is_ok_and(|looked| looked) {}
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use domain::health::{CheckError, Checked, Checkup, Finding, Issue, TwitchHealth}
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
 use domain::{CampaignId, StreamerId};
-use end_to_end::requests::{membership, request, runner};
+use end_to_end::requests::{membership, request, runner, waits_for_a_lease};
 use end_to_end::{Still, run};
 use local::twitch::{Endpoint, Fault, RefreshTokens, Settings};
 use local::world::{NewStreamer, World};
@@ -253,10 +253,7 @@ async fn a_check_that_meets_a_cycle_waits_for_its_outcome() -> Result<()> {
         ran = &mut cycle => panic!("{:?}", ran.report),
     }
     let release = async {
-        // The check has seen the lease once it asks for the campaign's streamers and finds nobody to claim.
-        let looked = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
-                                     AND query LIKE '%leased_until > $2%' AND pid <> pg_backend_pid())";
-        while !sqlx::query_scalar::<_, bool>(looked).fetch_one(&world.pool).await? {}
+        waits_for_a_lease(world).await?;
         gate.release();
         anyhow::Ok(())
     };

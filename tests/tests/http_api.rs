@@ -21,6 +21,9 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 use uuid::Uuid;
 
+/// For a check, where it is not about time.
+const TIME: TimeDelta = TimeDelta::seconds(25);
+
 /// A still world and the API on it.
 struct Scene {
     still: Still,
@@ -54,14 +57,14 @@ impl Answer {
 
 impl Scene {
     async fn new() -> Result<Self> {
-        Self::with(&[]).await
+        Self::with(&[], TIME).await
     }
 
-    /// With some variables of the environment changed.
-    async fn with(changes: &[(&str, &str)]) -> Result<Self> {
+    /// With some variables of the environment changed, and this much time for a check.
+    async fn with(changes: &[(&str, &str)], time: TimeDelta) -> Result<Self> {
         let still = Still::new().await?;
         let runner = Runner::open_at(still.world.config(changes)?, still.world.clock.clone()).await?;
-        Ok(Self { still, router: api::whole(Arc::new(runner), TimeDelta::seconds(5)) })
+        Ok(Self { still, router: api::whole(Arc::new(runner), time) })
     }
 
     /// Sends a request as a caller who is let in.
@@ -379,7 +382,7 @@ async fn an_outage_grants_nothing_and_says_when_to_come_back() -> Result<()> {
 #[tokio::test]
 async fn a_fault_of_ours_says_so_and_not_which() -> Result<()> {
     for changes in [("TWITCH_CLIENT_SECRET", "wrong"), ("APP_KEY", "another-app-key-than-the-worlds-own")] {
-        let scene = Scene::with(&[changes]).await?;
+        let scene = Scene::with(&[changes], TIME).await?;
         let key = scene.add(unauthorized("brindille")).await?;
         let answer = scene.grant(key).await?;
         answer.is(StatusCode::SERVICE_UNAVAILABLE, "misconfigured");
@@ -541,7 +544,7 @@ async fn a_check_during_an_outage_knows_that_it_does_not_know() -> Result<()> {
 
 #[tokio::test]
 async fn a_check_does_not_wait_for_a_twitch_that_hangs() -> Result<()> {
-    let scene = Scene::new().await?;
+    let scene = Scene::with(&[], TimeDelta::seconds(5)).await?;
     let campaign = "Les Brumes".to_owned();
     let key = scene.add(NewStreamer { campaign: campaign.clone(), ..NewStreamer::fresh("fine") }).await?;
     scene.add(NewStreamer { campaign, ..NewStreamer::fresh("hangs") }).await?;
@@ -556,7 +559,7 @@ async fn a_check_does_not_wait_for_a_twitch_that_hangs() -> Result<()> {
 
 #[tokio::test]
 async fn a_fault_of_ours_is_not_in_a_report() -> Result<()> {
-    let scene = Scene::with(&[("APP_KEY", "another-app-key-than-the-worlds-own")]).await?;
+    let scene = Scene::with(&[("APP_KEY", "another-app-key-than-the-worlds-own")], TIME).await?;
     let key = scene.add(NewStreamer::due("brindille")).await?;
     let report = scene.check(key.campaign).await?.body;
     let one = &report["streamers"][0];

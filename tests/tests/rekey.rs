@@ -9,7 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use domain::StreamerId;
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
-use end_to_end::{Still, binary, changed, run, tokens, with_change_at, world};
+use end_to_end::{Still, binary, changed, run, tokens, wait_for_locks, with_change_at, world};
 use local::world::{NewStreamer, World};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
@@ -180,6 +180,7 @@ async fn what_somebody_else_writes_meanwhile_stands() -> Result<()> {
     let keys = keys();
     let config = world.config(&keys.each_ref().map(|(name, value)| (*name, value.as_str())))?;
     let theirs = config.cipher.current().encrypt(aria.0, Column::RefreshToken, "theirs")?;
+    wait_for_locks(&world).await?;
     let store = PgStore::new(Database::open(config.database).await?, config.cipher, clock.clone());
 
     let mut backend = world.pool.acquire().await?;

@@ -5,7 +5,8 @@ use chrono::TimeDelta;
 use domain::refresh::{Cycle, Limits};
 use domain::report::{Alarm, Outcome, Skip, Stop};
 use end_to_end::cycles::{forced, planned, sweep};
-use end_to_end::{Still, run, with_change_at};
+use end_to_end::doomed::until;
+use end_to_end::{Still, run, wait_for_locks, with_change_at};
 use local::twitch::{Endpoint, Fault, RefreshTokens, Settings};
 use local::world::NewStreamer;
 
@@ -204,11 +205,12 @@ async fn what_comes_after_the_last_try_is_told_of_and_not_tried() -> Result<()> 
     let still = Still::new().await?;
     let world = &still.world;
     let ids = [world.add(NewStreamer::due("first")).await?, world.add(NewStreamer::due("second")).await?];
+    wait_for_locks(world).await?;
     let service = world.service(&[]).await?;
     let (first, second) = (world.twitch.pause("first")?, world.twitch.pause("second")?);
     let limits = Limits::of_function(Some(still.now() + TimeDelta::minutes(5)));
     let cycle = Cycle { limits, ..planned() };
-    let waiting = "SELECT count(*) FROM pg_stat_activity
+    let hang_up = "SELECT count(pg_terminate_backend(pid)) > 0 FROM pg_stat_activity
                    WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let script = async {
         first.arrived().await;
@@ -217,10 +219,7 @@ async fn what_comes_after_the_last_try_is_told_of_and_not_tried() -> Result<()> 
         sqlx::query("LOCK TABLE streamers IN SHARE MODE").execute(&mut *away).await?;
         still.turn(5);
         first.release();
-        // It waits, and then no more.
-        for expected in [1, 0] {
-            while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&world.pool).await? != expected {}
-        }
+        until(world, hang_up).await?;
         away.rollback().await?;
         second.release();
         anyhow::Ok(())

@@ -20,7 +20,10 @@ impl Stage {
         // A test's binary installs no provider; whichever comes first serves all.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let clock = Arc::new(TurnableClock::frozen_at(NOW.parse().unwrap()));
-        Self { aws: SimulatedAws::start_on(clock).await.unwrap(), client: Client::new() }
+        Self {
+            aws: SimulatedAws::start_on(clock).await.unwrap(),
+            client: Client::builder().no_proxy().build().unwrap(),
+        }
     }
 
     async fn send(
