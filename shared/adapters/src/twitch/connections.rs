@@ -22,9 +22,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// An HTTP/2 connection takes as many calls at once; servers often stop at 128.
 const CALLS_PER_CONNECTION: usize = 64;
 
-/// After a handshake that failed, nobody tries another for this long: those who waited for it share its outcome.
-const HANDSHAKE_PAUSE: Duration = Duration::from_secs(2);
-
 /// One client for each HTTP/2 connection; one client if Twitch only speaks HTTP/1.1, which pools its connections by
 /// itself.
 ///
@@ -78,12 +75,14 @@ impl Connections {
     }
 
     async fn set_up(&self) -> Result<&[Client], String> {
+        let asked = Instant::now();
         let mut failed = self.failed.lock().await;
         if let Some(clients) = self.clients.get() {
             return Ok(clients);
         }
+        // Only for those who waited for it: a quick retry is a handshake of its own.
         if let Some((at, reason)) = &*failed
-            && at.elapsed() < HANDSHAKE_PAUSE
+            && *at >= asked
         {
             return Err(reason.clone());
         }
