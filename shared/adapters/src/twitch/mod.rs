@@ -10,6 +10,7 @@ mod pace;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use domain::ports::{Grant, Outage, RefreshError, Twitch, Validity};
 use domain::refresh::LONGEST_CALL;
 use domain::{AccessToken, Clock, RefreshToken};
@@ -72,8 +73,14 @@ impl TwitchClient {
         };
         let (token_url, validate_url, revoke_url) =
             (url("/oauth2/token")?, url("/oauth2/validate")?, url("/oauth2/revoke")?);
-        let (connections, pace) = (Connections::new(&config)?, Pace::new(config.max_per_second));
+        let connections = Connections::new(&config, clock.clone())?;
+        let pace = Pace::new(config.max_per_second);
         Ok(Self { config, token_url, validate_url, revoke_url, connections, pace, clock })
+    }
+
+    /// Since when the connection that has had no answer for longest has had none; `None`: nothing is connected.
+    pub(crate) fn idle_since(&self) -> Option<DateTime<Utc>> {
+        self.connections.idle_since()
     }
 
     /// Asks for an access token of our application's own, which proves its id and its secret and touches no streamer's.
@@ -169,12 +176,13 @@ impl TwitchClient {
     }
 
     async fn send(&self, request: impl Fn(&Client) -> RequestBuilder) -> Result<Answer, NoAnswer> {
-        let client = self.connections.next().await.map_err(NoAnswer::NotSent)?;
+        let connection = self.connections.next().await.map_err(NoAnswer::NotSent)?;
         let sent = Instant::now();
-        let mut response = request(client).send().await.map_err(|error| no_answer(&error))?;
+        let mut response = request(&connection.client).send().await.map_err(|error| no_answer(&error))?;
         let status = response.status();
         let wait = self.asked_to_wait(response.headers());
         let body = answer::read(&mut response).await?;
+        connection.answered(self.clock.now());
         Metric::TwitchLatency.record(sent.elapsed().as_secs_f64() * 1_000.0);
         Ok(Answer { status, wait, body })
     }
@@ -192,7 +200,7 @@ impl TwitchClient {
 
 impl Twitch for TwitchClient {
     async fn connect(&self) {
-        let _ = self.connections.next().await;
+        let _ = self.connections.ready().await;
     }
 
     async fn refresh(&self, token: &RefreshToken) -> Result<Grant, RefreshError> {
