@@ -28,8 +28,8 @@ use crate::telemetry::metrics::Metric;
 /// From the first byte sent to the last one read. Twitch answers within a second; past ten it won't.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The waits before the two quick retries, which are for what Twitch can't have processed. Half of each is chance,
-/// so that calls that failed together don't come back together.
+/// The waits before the two quick retries, which are for what Twitch can't have processed. They come after what Twitch
+/// asks for, if it does, and half of each is chance, so that calls that failed together don't come back together.
 const QUICK_RETRIES: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
 
 /// The longest silence that we let Twitch ask for; a cycle is over long before.
@@ -167,7 +167,7 @@ impl TwitchClient {
                 Err(NoAnswer::Lost(reason)) => return Err(Outage(reason)),
             };
             let Some(pause) = pauses.next() else { return Err(failed) };
-            let again = Instant::now() + wait.unwrap_or_else(|| with_jitter(pause));
+            let again = Instant::now() + wait_before_retry(wait, pause);
             if again > latest {
                 return Err(failed);
             }
@@ -291,8 +291,32 @@ fn cause(error: &reqwest::Error) -> String {
     innermost.to_string()
 }
 
+/// What a quick retry waits: what Twitch asks for, which is the same for all and may be nothing, and then this pause.
+fn wait_before_retry(asked: Option<Duration>, pause: Duration) -> Duration {
+    asked.unwrap_or_default() + with_jitter(pause)
+}
+
 /// Between half of the pause and all of it.
 pub(crate) fn with_jitter(pause: Duration) -> Duration {
     let chance = getrandom::u32().map_or(0.5, |n| f64::from(n) / f64::from(u32::MAX));
     pause.mul_f64(0.5 + chance / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn what_failed_together_comes_back_one_by_one_and_not_before_twitch_wants_it() {
+        for asked in [None, Some(Duration::ZERO), Some(Duration::from_secs(1))] {
+            for pause in QUICK_RETRIES {
+                let least = asked.unwrap_or_default() + pause / 2;
+                let waits: BTreeSet<_> = (0..64).map(|_| wait_before_retry(asked, pause)).collect();
+                assert!(waits.len() > 32, "{} moments for 64 calls after {asked:?}", waits.len());
+                assert!(waits.iter().all(|wait| (least..=least + pause / 2).contains(wait)), "{waits:?}");
+            }
+        }
+    }
 }
