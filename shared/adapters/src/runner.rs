@@ -107,7 +107,7 @@ impl Runner {
 
     /// For the beginning of an event or a request, see [`Secrets::renew`].
     pub(crate) async fn renew_secrets(&self) {
-        self.secrets.renew().await;
+        self.secrets.renew(&RefreshConfig::SECRETS).await;
     }
 
     pub(crate) fn service<T: Twitch>(&self, twitch: T) -> RefreshService<PgStore, T, AwsSignals> {
