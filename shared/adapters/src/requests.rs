@@ -98,7 +98,8 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// If there is nothing to check.
+    /// If the campaign is unknown, the database fails before anything was checked, or there is no way to talk to Twitch. A
+    /// campaign without anybody is no error.
     pub async fn check(
         &self,
         campaign: CampaignId,
