@@ -5,6 +5,7 @@ pub mod api;
 pub mod cycles;
 pub mod doomed;
 pub mod emf;
+pub mod entrance;
 pub mod histories;
 pub mod marks;
 pub mod people;

@@ -5,10 +5,11 @@ use chrono::TimeDelta;
 use domain::policy::{FailureKind, NotDue};
 use domain::report::{Outcome, Skip, Standing, Stop};
 use end_to_end::cycles::{failed_as, forced, planned, sweep};
+use end_to_end::entrance::Entrance;
 use end_to_end::people::refused_before;
 use end_to_end::requests::{membership, request, runner};
 use end_to_end::{Still, run};
-use local::twitch::{Endpoint, Fault};
+use local::twitch::{Endpoint, Fault, Settings};
 use local::world::NewStreamer;
 
 /// Each answer that Twitch can give, and what it makes of the streamer.
@@ -403,6 +404,18 @@ async fn an_endpoint_that_accepts_and_never_speaks_does_not_hold_the_cycle() -> 
     let ran = run(&world.service(&[("TWITCH_ID_URL", &url)]).await?, &planned()).await;
     assert_eq!(ran.report.stopped, Some(Stop::Outages));
     assert!(ran.report.failed < 200, "all who waited for the handshake share its outcome");
+    Ok(())
+}
+
+/// The first handshake is nobody's call, the second that of those who call first.
+#[tokio::test]
+async fn connections_that_break_are_made_anew_at_once() -> Result<()> {
+    let still = Still::with(Settings { tls: true, ..Settings::default() }).await?;
+    let world = &still.world;
+    world.add_all((0..100).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
+    let entrance = Entrance::start(world, 2).await?;
+    let ran = run(&world.service(&[("TWITCH_ID_URL", entrance.url())]).await?, &planned()).await;
+    assert_eq!((ran.report.success, ran.report.failed, ran.report.stopped), (100, 0, None));
     Ok(())
 }
 

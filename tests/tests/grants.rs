@@ -10,6 +10,7 @@ use domain::grant::GrantError;
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
 use domain::{CampaignId, MembershipKey, StreamerId};
+use end_to_end::entrance::Entrance;
 use end_to_end::people::{campaign, user};
 use end_to_end::requests::{CALLER, authorization, membership, request, runner, sessions, waits_for_a_lease};
 use end_to_end::{Still, run};
@@ -334,5 +335,62 @@ async fn a_database_that_does_not_answer_is_said_to_be_away() -> Result<()> {
     assert!(matches!(granted, Err(GrantError::Store(_))), "{granted:?}");
     assert!(revoked.is_err() && seen.is_err());
     assert_eq!(refreshes(&still.world), 0);
+    Ok(())
+}
+
+/// A warm function behind an [`Entrance`] that grants and refuses, one request after the other, 15 s apart.
+struct Warm {
+    still: Still,
+    entrance: Entrance,
+    runner: Runner,
+}
+
+impl Warm {
+    async fn new(settings: Settings, in_flight: &str) -> Result<Self> {
+        let still = Still::with(settings).await?;
+        let entrance = Entrance::start(&still.world, 0).await?;
+        let changes = [("TWITCH_ID_URL", entrance.url()), ("TWITCH_MAX_IN_FLIGHT", in_flight)];
+        let runner = Runner::open_at(still.world.config(&changes)?, still.world.clock.clone()).await?;
+        Ok(Self { still, entrance, runner })
+    }
+
+    /// A streamer's first grant; how many connections there have been by then.
+    async fn grant(&self, login: &str) -> Result<usize> {
+        let id = self.still.world.add(unauthorized(login)).await?;
+        self.runner.grant(membership(&self.still.world, id).await?, &request()).await?;
+        self.still.clock.advance(std::time::Duration::from_secs(15));
+        Ok(self.entrance.connections())
+    }
+
+    /// A request that Twitch is not asked for.
+    async fn refuse(&self) -> Result<()> {
+        let key =
+            MembershipKey { campaign: CampaignId(Uuid::new_v4()), streamer: StreamerId(Uuid::new_v4()) };
+        assert!(matches!(self.runner.grant(key, &request()).await, Err(GrantError::Unknown(_))));
+        self.still.clock.advance(std::time::Duration::from_secs(15));
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn connections_are_warm_for_as_long_as_they_are_used() -> Result<()> {
+    let warm = Warm::new(Settings::default(), "64").await?;
+    for login in ["aria", "bastien", "celeste"] {
+        assert_eq!(warm.grant(login).await?, 1, "{login}");
+    }
+    for _ in 0..3 {
+        warm.refuse().await?;
+    }
+    assert_eq!(warm.grant("dorian").await?, 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn of_several_connections_none_may_have_slept() -> Result<()> {
+    let warm = Warm::new(Settings { tls: true, ..Settings::default() }, "128").await?;
+    // After the handshake that decides, each call takes the other one.
+    for (login, connections) in [("aria", 2), ("bastien", 3), ("celeste", 5)] {
+        assert_eq!(warm.grant(login).await?, connections, "{login}");
+    }
     Ok(())
 }

@@ -193,6 +193,25 @@ async fn a_validation_that_fails_for_an_outage_is_no_invalid_token() -> Result<(
     Ok(())
 }
 
+#[tokio::test]
+async fn credentials_that_twitch_does_not_take_are_named_and_nobodys_failure() -> Result<()> {
+    let still = still().await?;
+    let world = &still.world;
+    let ids = world.add_all(vec![left("aria", 20), left("bastien", 20)]).await?;
+    let config = world.config(&[("TWITCH_CLIENT_SECRET", "wrong")])?;
+    let runner = Runner::open_at(config, world.clock.clone()).await?;
+    let checkup = check(&runner, membership(world, ids[0]).await?.campaign).await?;
+    for (id, login) in ids.into_iter().zip(["aria", "bastien"]) {
+        let checked = found(&checkup, login)?;
+        let detail = checked.detail.as_deref();
+        assert_eq!(checked.finding, Finding::Unknown);
+        assert_eq!(detail, Some("Twitch does not take our application's credentials"), "{login}");
+        assert_eq!(world.row(id).await?.token_refresh_failed_at, None);
+    }
+    assert_eq!(checkup.twitch, TwitchHealth::Unavailable);
+    Ok(())
+}
+
 /// Twitch calls it dead, and is out of reach for a new one: that much is known.
 #[tokio::test]
 async fn a_dead_token_that_can_t_be_refreshed_now_is_invalid() -> Result<()> {

@@ -16,6 +16,7 @@ use chrono::TimeDelta;
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
 use domain::{AccessToken, StreamerId};
+use end_to_end::requests::{membership, request};
 use end_to_end::roles::{app_with_password, as_app, change_password, superuser};
 use end_to_end::{Printed, Still, binary, changed, tokens, world};
 use local::aws::{Fault, Service, SimulatedAws};
@@ -369,6 +370,31 @@ async fn a_new_key_writes_after_a_quarter_of_an_hour_even_if_nobody_misses_it() 
     here.clock.advance(Duration::from_mins(1));
     here.everybody_is_refreshed(1).await?;
     assert_eq!((here.kept.asked(), here.kept.key(id).await?), (6, "2026".to_owned()));
+    Ok(())
+}
+
+/// After a restore the authorizations are in another cluster.
+#[tokio::test]
+async fn each_request_looks_whether_the_secrets_have_changed() -> Result<()> {
+    let here = InProcess::new().await?;
+    let key = membership(&here.kept.world, here.kept.world.add(NewStreamer::fresh("aria")).await?).await?;
+    let mut asked = here.kept.asked();
+    let mut have_looked = |what: &str| {
+        asked += 3;
+        assert_eq!(here.kept.asked(), asked, "{what}");
+        here.clock.advance(Duration::from_mins(15));
+    };
+    here.clock.advance(Duration::from_mins(15));
+    here.runner.membership(key).await??;
+    have_looked("one membership");
+    here.runner.memberships(key.streamer).await??;
+    have_looked("all of a streamer");
+    here.runner.revoke(key).await??;
+    have_looked("a revocation");
+    here.runner.grant(key, &request()).await?;
+    have_looked("a grant");
+    here.runner.check(key.campaign, &request(), TimeDelta::seconds(10)).await?;
+    have_looked("a check");
     Ok(())
 }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use adapters::config::NotifyConfig;
 use adapters::runner::deadline;
+use adapters::secrets::Secrets;
 use adapters::telemetry::{log_deliveries, log_delivery};
 use domain::Clock;
 use domain::notify::{NotifyReport, NotifyService, SHORTEST_RUN};
@@ -16,6 +18,7 @@ const EVENT: &str = "streamer deactivated";
 /// What outlives an event.
 pub struct Handler<O, P> {
     pub service: NotifyService<O, P>,
+    pub secrets: Secrets,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -28,6 +31,7 @@ impl<O: Outbox, P: Push> Handler<O, P> {
     /// error and counted for an alarm, and every notification stays due by its own schedule.
     pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<NotifyReport, Error> {
         check(&event.payload)?;
+        self.secrets.renew(&NotifyConfig::FOLLOWED).await;
         let deadline = deadline(event.context.deadline);
         if deadline.is_some_and(|at| at - self.clock.now() < SHORTEST_RUN) {
             return Err(format!(
@@ -56,9 +60,74 @@ fn check(payload: &Value) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use adapters::config::Source;
+    use chrono::{DateTime, Utc};
+    use domain::notification::{Next, Notification, PushAnswer, Subscription};
+    use domain::ports::{Claimed, PushMessage, StoreError};
+    use lambda_runtime::Context;
+    use local::aws::{Service, SimulatedAws};
+    use local::clock::TurnableClock;
     use serde_json::json;
 
     use super::*;
+
+    /// There is nothing to deliver, and nobody to deliver it to.
+    struct Nothing;
+
+    impl Outbox for Nothing {
+        async fn claim(&self, _: DateTime<Utc>, _: DateTime<Utc>, _: usize) -> Result<Claimed, StoreError> {
+            Ok(Claimed::default())
+        }
+
+        async fn settle(
+            &self,
+            _: &Notification,
+            _: Next,
+            _: Option<&str>,
+            _: DateTime<Utc>,
+            _: DateTime<Utc>,
+        ) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    impl Push for Nothing {
+        async fn send(&self, _: &Subscription, _: &PushMessage) -> PushAnswer {
+            PushAnswer::Accepted
+        }
+    }
+
+    /// After a restore the outbox is in another cluster.
+    #[tokio::test]
+    async fn a_database_that_has_moved_is_followed_within_a_quarter_of_an_hour() {
+        let clock = Arc::new(TurnableClock::frozen());
+        let aws = SimulatedAws::start_on(clock.clone()).await.unwrap();
+        let is_in = |name: &str| {
+            let text = json!({ "DATABASE_URL": format!("postgres://notify@127.0.0.1/{name}") });
+            aws.put_secret("polls/database", text.to_string());
+        };
+        aws.put_secret(
+            "polls/vapid",
+            r#"{"VAPID_PUBLIC_KEY": "p", "VAPID_PRIVATE_KEY": "k", "VAPID_SUBJECT": "mailto:us@example.com"}"#,
+        );
+        is_in("old");
+        let named = [("DATABASE_SECRET_ID", "polls/database"), ("VAPID_SECRET_ID", "polls/vapid")];
+        let source: Source = named.into_iter().collect();
+        let source = source.with_secrets_at(&NotifyConfig::SECRETS, aws.access(), clock.clone()).await;
+        let NotifyConfig { database, locale, secrets, .. } = NotifyConfig::read(&source).unwrap();
+        let service = NotifyService::new(Nothing, Nothing, clock.clone(), locale);
+        let handler = Handler { service, secrets, clock: clock.clone() };
+        is_in("new");
+        for (minutes, name, asked) in [(14, "old", 2), (1, "new", 3), (1, "new", 3)] {
+            clock.advance(Duration::from_mins(minutes));
+            let event = LambdaEvent::new(json!({"trigger": "timer"}), Context::default());
+            handler.handle(event).await.unwrap();
+            assert_eq!(database.current().get_database(), Some(name));
+            assert_eq!(aws.requests(Service::Secrets), asked, "VAPID's is read once");
+        }
+    }
 
     #[test]
     fn the_domain_event_and_the_timer_are_taken_and_nothing_else() {

@@ -67,6 +67,7 @@ impl Runner {
     ///
     /// If the database fails.
     pub async fn revoke(&self, key: MembershipKey) -> Result<Result<(), Unknown>, StoreError> {
+        self.renew_secrets().await;
         self.database().revoke(key, self.now()).await
     }
 
@@ -76,6 +77,7 @@ impl Runner {
     ///
     /// If the database fails.
     pub async fn membership(&self, key: MembershipKey) -> Result<Result<Membership, Unknown>, StoreError> {
+        self.renew_secrets().await;
         self.database().membership(key, self.now()).await
     }
 
@@ -88,6 +90,7 @@ impl Runner {
         &self,
         streamer: StreamerId,
     ) -> Result<Result<Vec<Membership>, Unknown>, StoreError> {
+        self.renew_secrets().await;
         self.database().memberships(streamer, None, self.now()).await
     }
 
@@ -95,7 +98,8 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// If there is nothing to check.
+    /// If the campaign is unknown, the database fails before anything was checked, or there is no way to talk to Twitch. A
+    /// campaign without anybody is no error.
     pub async fn check(
         &self,
         campaign: CampaignId,

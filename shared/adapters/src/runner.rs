@@ -22,7 +22,7 @@ use crate::telemetry::RefreshLog;
 use crate::telemetry::metrics::Metric;
 use crate::twitch::{SetUpError, TwitchClient};
 
-/// Connections to Twitch that were used within this long are taken to be alive; older ones may have slept in a frozen
+/// Connections to Twitch over which something was answered within this long are taken to be alive; older ones may have slept in a frozen
 /// sandbox. Shorter than any server or NAT gateway keeps an idle connection.
 const WARM: TimeDelta = TimeDelta::seconds(20);
 
@@ -41,8 +41,8 @@ pub enum RunError {
 pub struct Runner {
     store: PgStore,
     twitch_config: TwitchConfig,
-    /// The client that was used last, and when.
-    warm: Mutex<Option<(Arc<TwitchClient>, DateTime<Utc>)>>,
+    /// The client of the last event.
+    warm: Mutex<Option<Arc<TwitchClient>>>,
     signals: AwsSignals,
     policy: Policy,
     secrets: Secrets,
@@ -107,7 +107,7 @@ impl Runner {
 
     /// For the beginning of an event or a request, see [`Secrets::renew`].
     pub(crate) async fn renew_secrets(&self) {
-        self.secrets.renew().await;
+        self.secrets.renew(&RefreshConfig::SECRETS).await;
     }
 
     pub(crate) fn service<T: Twitch>(&self, twitch: T) -> RefreshService<PgStore, T, AwsSignals> {
@@ -121,15 +121,15 @@ impl Runner {
         )
     }
 
-    /// The client of the last event, if its connections are still warm.
+    /// The client of the last event, if its connections are still warm. An event that asks Twitch nothing warms none.
     pub(crate) fn twitch(&self) -> Result<Arc<TwitchClient>, SetUpError> {
         let now = self.clock.now();
         let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
         let client = match warm.take() {
-            Some((client, used)) if now - used < WARM => client,
+            Some(client) if client.idle_since().is_none_or(|since| now - since < WARM) => client,
             _ => Arc::new(TwitchClient::new(self.twitch_config.clone(), self.clock.clone())?),
         };
-        *warm = Some((client.clone(), now));
+        *warm = Some(client.clone());
         Ok(client)
     }
 }

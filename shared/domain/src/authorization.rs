@@ -98,7 +98,8 @@ pub struct Participant {
     pub streamer: Streamer,
     /// `streamers.is_active`.
     pub is_active: bool,
-    /// The channel is the game master's own, which needs no authorization.
+    /// The channel is the game master's own, which needs no authorization. Without one no cycle over everybody looks at it:
+    /// only a check refreshes it.
     pub is_game_master: bool,
     /// The last authorization for this campaign, over or not.
     pub authorization: Option<Authorization>,

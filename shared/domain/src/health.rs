@@ -248,8 +248,10 @@ impl Checked {
                 let detail = if alarm.is_some() { OUR_FAULT.to_owned() } else { reason };
                 (finding, Some(detail), token_expires_at)
             }
+            Some(Outcome::Skipped(Skip::Stopped)) | None => {
+                (Finding::Unknown, Some(not_reached(stopped)), before)
+            }
             Some(other) => (Finding::Unknown, Some(other.to_string()), before),
-            None => (Finding::Unknown, Some(not_reached(stopped)), before),
         };
         Self { participant, finding, detail, token_expires_at }
     }

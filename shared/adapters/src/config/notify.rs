@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::database::is_near;
 use super::{ConfigError, Reader, Secret, Source};
-use crate::secrets::Live;
+use crate::secrets::{Live, Secrets};
 
 /// Its settings that may stand in a secret.
 pub(super) const VAPID: [&str; 3] = ["VAPID_PUBLIC_KEY", "VAPID_PRIVATE_KEY", "VAPID_SUBJECT"];
@@ -62,6 +62,8 @@ pub struct NotifyConfig {
     pub vapid: VapidConfig,
     /// `NOTIFICATION_LOCALE`.
     pub locale: Locale,
+    /// What some of these settings stand in.
+    pub secrets: Secrets,
 }
 
 impl Reader<'_> {
@@ -75,7 +77,8 @@ impl Reader<'_> {
     pub(super) fn notify(&mut self, database: Option<Live<PgConnectOptions>>) -> Option<NotifyConfig> {
         let vapid = self.vapid(database.as_ref().map(Live::current).as_deref());
         let locale = self.locale();
-        database.zip(vapid).map(|(database, vapid)| NotifyConfig { database, vapid, locale })
+        let secrets = self.source.secrets.clone();
+        Some(NotifyConfig { database: database?, vapid: vapid?, locale, secrets })
     }
 
     pub(super) fn vapid(&mut self, database: Option<&PgConnectOptions>) -> Option<VapidConfig> {
@@ -152,6 +155,9 @@ impl Reader<'_> {
 impl NotifyConfig {
     /// The secrets that it may stand in.
     pub const SECRETS: [Secret; 2] = [Secret::Database, Secret::Vapid];
+
+    /// Those of them that a process follows. Who we are to push services it reads once.
+    pub const FOLLOWED: [Secret; 1] = [Secret::Database];
 
     /// Reads all that a delivery needs.
     ///

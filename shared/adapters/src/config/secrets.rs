@@ -136,7 +136,7 @@ impl Source {
             return self.clone();
         }
         let secrets = Secrets::new(self.variables.clone(), named, sdk.into(), clock);
-        secrets.renew().await;
+        secrets.renew(needed).await;
         secrets.source()
     }
 

@@ -110,14 +110,15 @@ impl Secrets {
         self.0.as_ref().map(|parts| parts.sdk.clone()).unwrap_or_default()
     }
 
-    /// Looks whether those have changed that were last looked at a while ago, at the same time. For the beginning of an
-    /// event, so that no call has to be refused first.
-    pub async fn renew(&self) {
+    /// Looks whether those of these have changed that were last looked at a while ago, at the same time. For the beginning
+    /// of an event or a request, so that no call has to be refused first.
+    pub async fn renew(&self, these: &[Secret]) {
         let Some(parts) = &self.0 else { return };
         let now = parts.clock.now();
         // A clock that was set back must not keep an old one for ever.
         let is_old = |state: &State| now >= state.renew_at || state.renew_at - now > KEPT;
-        let old = parts.named.iter().filter(|named| is_old(&named.state()));
+        let named = parts.named.iter().filter(|named| these.contains(&named.secret));
+        let old = named.filter(|named| is_old(&named.state()));
         join_all(old.map(async |named| {
             let _turn = named.turn.lock().await;
             if is_old(&named.state()) {

@@ -1,9 +1,11 @@
 //! The connections to Twitch: as many HTTP/2 connections as the calls in flight need, decided by one handshake.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use domain::Clock;
 use reqwest::Client;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -22,9 +24,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// An HTTP/2 connection takes as many calls at once; servers often stop at 128.
 const CALLS_PER_CONNECTION: usize = 64;
 
-/// After a handshake that failed, nobody tries another for this long: those who waited for it share its outcome.
-const HANDSHAKE_PAUSE: Duration = Duration::from_secs(2);
-
 /// One client for each HTTP/2 connection; one client if Twitch only speaks HTTP/1.1, which pools its connections by
 /// itself.
 ///
@@ -34,15 +33,30 @@ pub(super) struct Connections {
     id_url: Url,
     in_flight: usize,
     tls: ClientConfig,
-    clients: OnceLock<Vec<Client>>,
+    all: OnceLock<Vec<Connection>>,
     /// When setting them up failed last, and why. Held while it is tried, so that one tries for all who wait.
     failed: tokio::sync::Mutex<Option<(Instant, String)>>,
     next: AtomicUsize,
+    clock: Arc<dyn Clock>,
+}
+
+/// An HTTP/2 connection, or the pool of those with HTTP/1.1.
+pub(super) struct Connection {
+    pub(super) client: Client,
+    /// When something was answered over it last; at first, when it was prepared. In milliseconds since 1970.
+    answered_at: AtomicI64,
+}
+
+impl Connection {
+    /// Something has been answered over it.
+    pub(super) fn answered(&self, now: DateTime<Utc>) {
+        self.answered_at.store(now.timestamp_millis(), Ordering::Relaxed);
+    }
 }
 
 impl Connections {
     /// Connects to nothing yet.
-    pub(super) fn new(config: &TwitchConfig) -> Result<Self, SetUpError> {
+    pub(super) fn new(config: &TwitchConfig, clock: Arc<dyn Clock>) -> Result<Self, SetUpError> {
         let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         if let Some(path) = &config.ca_file {
             let fault = |what: &str| SetUpError(format!("TWITCH_CA_FILE {} {what}", path.display()));
@@ -61,38 +75,52 @@ impl Connections {
             id_url: config.id_url.clone(),
             in_flight: config.in_flight(),
             tls,
-            clients: OnceLock::new(),
+            all: OnceLock::new(),
             failed: tokio::sync::Mutex::default(),
             next: AtomicUsize::new(0),
+            clock,
         })
     }
 
-    /// The client whose turn it is.
-    pub(super) async fn next(&self) -> Result<&Client, String> {
-        let clients = match self.clients.get() {
-            Some(clients) => clients,
+    /// All, once it is decided how many.
+    pub(super) async fn ready(&self) -> Result<&[Connection], String> {
+        match self.all.get() {
+            Some(connections) => Ok(connections),
             // Boxed: it happens once, and every call would carry its size.
-            None => Box::pin(self.set_up()).await?,
-        };
-        Ok(&clients[self.next.fetch_add(1, Ordering::Relaxed) % clients.len()])
+            None => Box::pin(self.set_up()).await,
+        }
     }
 
-    async fn set_up(&self) -> Result<&[Client], String> {
+    /// The connection whose turn it is.
+    pub(super) async fn next(&self) -> Result<&Connection, String> {
+        let connections = self.ready().await?;
+        Ok(&connections[self.next.fetch_add(1, Ordering::Relaxed) % connections.len()])
+    }
+
+    /// Since when the one that has had no answer for longest has had none; `None`: nothing is connected.
+    pub(super) fn idle_since(&self) -> Option<DateTime<Utc>> {
+        let answers = self.all.get()?.iter().map(|one| one.answered_at.load(Ordering::Relaxed));
+        answers.min().and_then(DateTime::from_timestamp_millis)
+    }
+
+    async fn set_up(&self) -> Result<&[Connection], String> {
+        let asked = Instant::now();
         let mut failed = self.failed.lock().await;
-        if let Some(clients) = self.clients.get() {
-            return Ok(clients);
+        if let Some(connections) = self.all.get() {
+            return Ok(connections);
         }
+        // Only for those who waited for it: a quick retry is a handshake of its own.
         if let Some((at, reason)) = &*failed
-            && at.elapsed() < HANDSHAKE_PAUSE
+            && *at >= asked
         {
             return Err(reason.clone());
         }
-        let clients = self.speaks_http2().await.and_then(|http2| {
-            let connections = if http2 { self.in_flight.div_ceil(CALLS_PER_CONNECTION) } else { 1 };
-            (0..connections).map(|_| self.client(http2)).collect::<Result<_, String>>()
+        let connections = self.speaks_http2().await.and_then(|http2| {
+            let count = if http2 { self.in_flight.div_ceil(CALLS_PER_CONNECTION) } else { 1 };
+            (0..count).map(|_| self.connection(http2)).collect::<Result<_, String>>()
         });
-        match clients {
-            Ok(clients) => Ok(self.clients.get_or_init(|| clients)),
+        match connections {
+            Ok(connections) => Ok(self.all.get_or_init(|| connections)),
             Err(reason) => {
                 *failed = Some((Instant::now(), reason.clone()));
                 Err(reason)
@@ -100,7 +128,7 @@ impl Connections {
         }
     }
 
-    fn client(&self, http2: bool) -> Result<Client, String> {
+    fn connection(&self, http2: bool) -> Result<Connection, String> {
         let mut tls = self.tls.clone();
         tls.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
         let builder = Client::builder()
@@ -111,7 +139,9 @@ impl Connections {
             .no_proxy()
             .user_agent(concat!("twitch-token-refresh/", env!("CARGO_PKG_VERSION")));
         let builder = if http2 { builder.http2_prior_knowledge() } else { builder.http1_only() };
-        builder.build().map_err(|error| format!("the HTTP client can't be set up: {}", cause(&error)))
+        let client =
+            builder.build().map_err(|error| format!("the HTTP client can't be set up: {}", cause(&error)))?;
+        Ok(Connection { client, answered_at: AtomicI64::new(self.clock.now().timestamp_millis()) })
     }
 
     async fn speaks_http2(&self) -> Result<bool, String> {

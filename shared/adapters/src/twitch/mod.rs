@@ -10,6 +10,7 @@ mod pace;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use domain::ports::{Grant, Outage, RefreshError, Twitch, Validity};
 use domain::refresh::LONGEST_CALL;
 use domain::{AccessToken, Clock, RefreshToken};
@@ -27,8 +28,8 @@ use crate::telemetry::metrics::Metric;
 /// From the first byte sent to the last one read. Twitch answers within a second; past ten it won't.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The waits before the two quick retries, which are for what Twitch can't have processed. Half of each is chance,
-/// so that calls that failed together don't come back together.
+/// The waits before the two quick retries, which are for what Twitch can't have processed. They come after what Twitch
+/// asks for, if it does, and half of each is chance, so that calls that failed together don't come back together.
 const QUICK_RETRIES: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
 
 /// The longest silence that we let Twitch ask for; a cycle is over long before.
@@ -72,8 +73,14 @@ impl TwitchClient {
         };
         let (token_url, validate_url, revoke_url) =
             (url("/oauth2/token")?, url("/oauth2/validate")?, url("/oauth2/revoke")?);
-        let (connections, pace) = (Connections::new(&config)?, Pace::new(config.max_per_second));
+        let connections = Connections::new(&config, clock.clone())?;
+        let pace = Pace::new(config.max_per_second);
         Ok(Self { config, token_url, validate_url, revoke_url, connections, pace, clock })
+    }
+
+    /// Since when the connection that has had no answer for longest has had none; `None`: nothing is connected.
+    pub(crate) fn idle_since(&self) -> Option<DateTime<Utc>> {
+        self.connections.idle_since()
     }
 
     /// Asks for an access token of our application's own, which proves its id and its secret and touches no streamer's.
@@ -160,7 +167,7 @@ impl TwitchClient {
                 Err(NoAnswer::Lost(reason)) => return Err(Outage(reason)),
             };
             let Some(pause) = pauses.next() else { return Err(failed) };
-            let again = Instant::now() + wait.unwrap_or_else(|| with_jitter(pause));
+            let again = Instant::now() + wait_before_retry(wait, pause);
             if again > latest {
                 return Err(failed);
             }
@@ -169,12 +176,13 @@ impl TwitchClient {
     }
 
     async fn send(&self, request: impl Fn(&Client) -> RequestBuilder) -> Result<Answer, NoAnswer> {
-        let client = self.connections.next().await.map_err(NoAnswer::NotSent)?;
+        let connection = self.connections.next().await.map_err(NoAnswer::NotSent)?;
         let sent = Instant::now();
-        let mut response = request(client).send().await.map_err(|error| no_answer(&error))?;
+        let mut response = request(&connection.client).send().await.map_err(|error| no_answer(&error))?;
         let status = response.status();
         let wait = self.asked_to_wait(response.headers());
         let body = answer::read(&mut response).await?;
+        connection.answered(self.clock.now());
         Metric::TwitchLatency.record(sent.elapsed().as_secs_f64() * 1_000.0);
         Ok(Answer { status, wait, body })
     }
@@ -192,7 +200,7 @@ impl TwitchClient {
 
 impl Twitch for TwitchClient {
     async fn connect(&self) {
-        let _ = self.connections.next().await;
+        let _ = self.connections.ready().await;
     }
 
     async fn refresh(&self, token: &RefreshToken) -> Result<Grant, RefreshError> {
@@ -283,8 +291,32 @@ fn cause(error: &reqwest::Error) -> String {
     innermost.to_string()
 }
 
+/// What a quick retry waits: what Twitch asks for, which is the same for all and may be nothing, and then this pause.
+fn wait_before_retry(asked: Option<Duration>, pause: Duration) -> Duration {
+    asked.unwrap_or_default() + with_jitter(pause)
+}
+
 /// Between half of the pause and all of it.
 pub(crate) fn with_jitter(pause: Duration) -> Duration {
     let chance = getrandom::u32().map_or(0.5, |n| f64::from(n) / f64::from(u32::MAX));
     pause.mul_f64(0.5 + chance / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn what_failed_together_comes_back_one_by_one_and_not_before_twitch_wants_it() {
+        for asked in [None, Some(Duration::ZERO), Some(Duration::from_secs(1))] {
+            for pause in QUICK_RETRIES {
+                let least = asked.unwrap_or_default() + pause / 2;
+                let waits: BTreeSet<_> = (0..64).map(|_| wait_before_retry(asked, pause)).collect();
+                assert!(waits.len() > 32, "{} moments for 64 calls after {asked:?}", waits.len());
+                assert!(waits.iter().all(|wait| (least..=least + pause / 2).contains(wait)), "{waits:?}");
+            }
+        }
+    }
 }

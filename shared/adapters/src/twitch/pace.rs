@@ -6,6 +6,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::with_jitter;
+
+/// Whoever waits for the end of a silence calls within this long after it, not all at once.
+const AFTER_SILENCE: Duration = Duration::from_millis(200);
+
 /// When the next call may begin: as `TWITCH_MAX_PER_SECOND` spaces them, and not before Twitch wants any.
 pub(super) struct Pace {
     interval: Option<Duration>,
@@ -36,7 +41,10 @@ impl Pace {
         if times.silent_until > latest {
             return Err(times.silent_until);
         }
-        let moment = times.free.max(times.silent_until).max(Instant::now());
+        let mut moment = times.free.max(Instant::now());
+        if times.silent_until > moment {
+            moment = (times.silent_until + with_jitter(AFTER_SILENCE)).min(latest);
+        }
         if let Some(interval) = self.interval {
             times.free = moment + interval;
         }
@@ -52,6 +60,8 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     /// As long as a cycle would wait.
@@ -74,5 +84,15 @@ mod tests {
         pace.hold(Duration::from_mins(1));
         pace.hold(Duration::from_secs(1));
         assert!(pace.take(now + PATIENCE).unwrap_err() >= now + Duration::from_mins(1));
+    }
+
+    #[test]
+    fn a_silence_ends_for_one_after_the_other_and_for_nobody_too_late() {
+        let pace = Pace::new(None);
+        pace.hold(Duration::from_mins(10));
+        let end = pace.times().silent_until;
+        let moments: BTreeSet<_> = (0..64).map(|_| pace.take(end + PATIENCE).unwrap()).collect();
+        assert!(moments.len() > 32, "{} moments for 64 calls", moments.len());
+        assert_eq!(pace.take(end), Ok(end));
     }
 }

@@ -153,7 +153,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 Err(RefreshError::Refused(format!("access token: {error}")))
             }
             (_, Err(error)) => Err(RefreshError::Refused(format!("refresh token: {error}"))),
-            // An access token that can't be read, or none at all, is what a refresh mends.
+            // An access token that our keys don't open, or none at all, is what a refresh mends.
             (_, Ok(refresh)) => {
                 progress.observer.refreshing(&claim.streamer);
                 self.twitch.refresh(refresh).await
