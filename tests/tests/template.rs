@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use domain::MembershipKey;
 use domain::schedule::{NOTIFY_TIMER, PLANNED_RUNS, SWEEP};
-use end_to_end::people::refused_before;
+use end_to_end::people::{refused_before, sender};
 use end_to_end::requests::membership;
 use end_to_end::template::{Template, elements, variables};
 use end_to_end::{binary, world};
@@ -129,13 +129,7 @@ async fn refused() -> Result<(World, [MembershipKey; 2])> {
 
 /// All that any function needs.
 fn environment(world: &World, more: Vec<(String, String)>) -> Result<Vec<(String, String)>> {
-    let key = VapidKey::generate()?;
-    let vapid = [
-        ("VAPID_PUBLIC_KEY", key.public()),
-        ("VAPID_PRIVATE_KEY", key.expose_private().to_string()),
-        ("VAPID_SUBJECT", "mailto:operator@twitch-polls.net".to_owned()),
-    ];
-    let vapid = vapid.into_iter().map(|(name, value)| (name.to_owned(), value));
+    let vapid = sender(&VapidKey::generate()?);
     Ok(world.environment().into_iter().chain(vapid).chain(more).collect())
 }
 

@@ -209,10 +209,11 @@ pub fn cycles(
     if authorized.is_empty() {
         return ok("cycles", "nobody is authorized now, so there is nothing to do");
     }
-    let ago =
-        |at: Option<DateTime<Utc>>| at.map_or("none".to_owned(), |at| format!("{} ago", Human(now - at)));
+    let ago = |at: Option<DateTime<Utc>>| {
+        at.map_or("none lately".to_owned(), |at| format!("{} ago", Human(now - at)))
+    };
     let told = format!(
-        "{} authorized; the last refresh of a planned run: {}, of a sweep: {} (within a day)",
+        "{} authorized; the last refresh of a planned run: {}, of a sweep: {}",
         authorized.len(),
         ago(runs.planned),
         ago(runs.sweep)
@@ -221,12 +222,22 @@ pub fn cycles(
         |fits: &dyn Fn(&Authorized) -> bool| authorized.iter().filter(|one| fits(one)).collect::<Vec<_>>();
     let overdue = those(&|one| is_overdue(one, policy, now));
     if !overdue.is_empty() {
+        let told = format!("{told}; overdue: {}", names(&overdue));
+        // As while a backend is taken over, which refreshed them before.
+        if runs.planned.or(runs.sweep).is_none() {
+            return warning(
+                "cycles",
+                format!(
+                    "{told}. No planned run and no sweep is on record: until the rules are enabled, that is to be \
+                     expected; `tokens refresh` refreshes them now"
+                ),
+            );
+        }
         return fault(
             "cycles",
             format!(
-                "{told}; overdue: {}. Sweeps don't run, or don't come to an end: look whether the rules are enabled, then \
-                 at the log of scheduled-refresh; `tokens refresh` refreshes them now",
-                names(&overdue)
+                "{told}. Sweeps don't run, or don't come to an end: look whether the rules are enabled, then at the log \
+                 of scheduled-refresh; `tokens refresh` refreshes them now"
             ),
         );
     }
@@ -247,12 +258,11 @@ pub fn cycles(
     ok("cycles", format!("{told}; nobody is overdue"))
 }
 
-/// Whether a sweep should have been here.
+/// Whether a sweep should have been here. Before the authorization there was nothing for it to do.
 fn is_overdue(one: &Authorized, policy: Policy, now: DateTime<Utc>) -> bool {
-    let due = policy.due_at(&one.token).is_some_and(|at| now - at > LATE);
-    let unproven =
-        one.token.failure.is_none() && proven_at(one).is_some_and(|at| now - at > VALIDATION_AGE + LATE);
-    due || unproven
+    let due = policy.due_for(one, now).is_some_and(|waited| waited > LATE);
+    let unproven_since = proven_at(one).map_or(one.since(), |at| at.max(one.since()));
+    due || one.token.failure.is_none() && now - unproven_since > VALIDATION_AGE + LATE
 }
 
 /// When Twitch said last that the token lives.
@@ -367,111 +377,4 @@ pub fn schedules(found: Option<(&RetryConfig, RetryGroup)>) -> Check {
 }
 
 #[cfg(test)]
-mod tests {
-    use chrono::TimeZone;
-    use domain::ports::Outage;
-    use domain::{Streamer, StreamerId, TokenState};
-    use uuid::Uuid;
-
-    use super::*;
-
-    fn now() -> DateTime<Utc> {
-        Utc.with_ymd_and_hms(2026, 11, 23, 20, 0, 0).unwrap()
-    }
-
-    #[test]
-    fn clocks_may_be_a_little_apart() {
-        let apart =
-            |seconds| clock(now() + TimeDelta::seconds(seconds), now(), now() + TimeDelta::seconds(2));
-        for (seconds, state) in [
-            (0, State::Ok),
-            (2, State::Ok),
-            (7, State::Ok),
-            (-5, State::Ok),
-            (8, State::Warning),
-            (-6, State::Warning),
-            (62, State::Warning),
-            (63, State::Fault),
-            (-61, State::Fault),
-        ] {
-            assert_eq!(apart(seconds).state, state, "{seconds}");
-        }
-        assert!(apart(-3600).text.contains("are 3600 s apart"), "{:?}", apart(-3600));
-    }
-
-    #[test]
-    fn what_has_no_line_is_told() {
-        let checks =
-            [configuration(&["a fault".to_owned(), "another".to_owned()]), vec![vapid(None)]].concat();
-        let missing = not_among(&checks);
-        assert_eq!(missing.len(), NAMES.len() - 2);
-        assert!(!missing.contains(&"vapid") && missing.contains(&"twitch"));
-    }
-
-    #[test]
-    fn a_token_that_is_not_taken_back_is_a_warning() {
-        let check = twitch(Ok(Err(Outage("Twitch answered 500".to_owned()).into())));
-        assert_eq!(check.state, State::Warning);
-        assert!(check.text.contains("Twitch answered 500"), "{check:?}");
-    }
-
-    #[test]
-    fn our_fault_comes_before_the_streamers() {
-        let kind = |key, reason: &[Unreadable]| StoredTexts {
-            key,
-            texts: 30,
-            tried: 20,
-            unreadable: reason.to_vec(),
-        };
-        let theirs = kind(None, &[Unreadable::UnknownFormat]);
-        let ours = kind(Some(StoredUnder::TokenKey("2025".to_owned())), &[Unreadable::AuthenticationFailed]);
-        let state = |kinds: &[&StoredTexts]| tokens(Ok(kinds.iter().copied().cloned().collect())).state;
-        assert_eq!(state(&[]), State::Ok);
-        assert_eq!(state(&[&kind(Some(StoredUnder::AppKey), &[])]), State::Ok);
-        assert_eq!(state(&[&theirs]), State::Warning);
-        assert_eq!(
-            state(&[&kind(None, &[Unreadable::UnknownFormat, Unreadable::Unsupported])]),
-            State::Fault
-        );
-        assert_eq!(state(&[&theirs, &ours]), State::Fault);
-        let text = tokens(Ok(vec![theirs, ours])).text;
-        assert!(text.contains("tried 20 of those under the key `2025` of TOKEN_KEYS: "), "{text}");
-    }
-
-    #[test]
-    fn a_sweep_that_is_a_little_late_leaves_nobody_overdue() {
-        let cycle = |logins: &[&str], token: TokenState| {
-            let one = |login: &&str| Authorized {
-                streamer: Streamer {
-                    id: StreamerId(Uuid::nil()),
-                    login: (*login).to_owned(),
-                    display_name: login.to_uppercase(),
-                },
-                until: now() + TimeDelta::hours(2),
-                token: token.clone(),
-            };
-            let runs = LastRuns { planned: None, sweep: Some(now() - TimeDelta::minutes(90)) };
-            cycles(Ok(logins.iter().map(one).collect()), Ok(runs), Policy::default(), now())
-        };
-        let expiring = |minutes| TokenState {
-            expires_at: Some(now() + TimeDelta::minutes(minutes)),
-            refreshed_at: Some(now()),
-            ..TokenState::default()
-        };
-        assert_eq!(cycle(&["aria"], expiring(40)).state, State::Ok);
-        assert_eq!(cycle(&["aria"], expiring(39)).state, State::Fault);
-        let proven = |minutes| TokenState {
-            validated_at: Some(now() - TimeDelta::minutes(minutes)),
-            refreshed_at: Some(now() - TimeDelta::hours(2)),
-            ..expiring(120)
-        };
-        assert_eq!(cycle(&["aria"], proven(60)).state, State::Ok);
-        assert_eq!(cycle(&["aria"], proven(61)).state, State::Fault);
-        let many = cycle(&["a", "b", "c", "d", "e"], expiring(-60)).text;
-        assert!(
-            many.contains("of a sweep: 1 h 30 ago")
-                && many.contains("overdue: A (a), B (b), C (c) and 2 more"),
-            "{many}"
-        );
-    }
-}
+mod tests;

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use adapters::SystemClock;
 use adapters::config::{Source, TwitchConfig, Whole};
 use adapters::signals::RetryGroup;
-use adapters::store::{Database, PgStore};
+use adapters::store::{Database, HISTORY_KEPT, LastRuns, PgStore};
 use adapters::twitch::TwitchClient;
 use anyhow::Result;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::Clock;
+use domain::ports::StoreError;
 use push::Vapid;
 use serde::Serialize;
 
@@ -22,8 +23,8 @@ use self::checks::{Check, State};
 use crate::output::{self, plain, table};
 use crate::refresh::everybody;
 
-/// For how long back the rules' runs are looked for.
-const LOOKED_BACK: TimeDelta = TimeDelta::days(1);
+/// For how long back the rules' runs are looked for at first: to read the whole history takes seconds.
+const LATELY: TimeDelta = TimeDelta::days(1);
 
 /// For machines.
 #[derive(Serialize)]
@@ -97,11 +98,20 @@ async fn database(config: &Whole, clock: &Arc<dyn Clock>) -> Vec<Check> {
         let store = PgStore::new(database.clone(), cipher.clone(), clock.clone());
         found.push(checks::tokens(store.stored_texts(now).await));
     }
-    let runs = database.last_runs(now - LOOKED_BACK).await;
+    let runs = last_runs(&database, now).await;
     let authorized = everybody(&database, now).await;
     found.push(checks::cycles(authorized, runs, config.policy, now));
     found.push(checks::outbox(database.waiting(now).await, now));
     found
+}
+
+/// The rules' runs of the last day; if there was none, the last of all that are remembered.
+async fn last_runs(database: &Database, now: DateTime<Utc>) -> Result<LastRuns, StoreError> {
+    let lately = database.last_runs(now - LATELY).await?;
+    if lately.planned.or(lately.sweep).is_some() {
+        return Ok(lately);
+    }
+    database.last_runs(now - HISTORY_KEPT).await
 }
 
 /// By a token of our application's own, which is taken back at once.
