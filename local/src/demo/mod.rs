@@ -2,11 +2,13 @@
 //! HTTP; a refresh that is refused twice; a session of twelve hours; and what to try next.
 
 mod cast;
+mod end;
 mod env_file;
 mod over_http;
 mod refused;
 mod session;
 
+use std::io::{Write as _, stdout};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,6 +103,7 @@ pub async fn run(keep: bool) -> Result<()> {
     history.run(&["coverage", "--since", "1d"]).await?;
 
     if keep {
+        let end = end::asked_for().context("Ctrl-C can't be waited for")?;
         let _file = EnvFile::write(&command.environment)?;
         println!("\nThe servers stay up until Ctrl-C. In another terminal, from here:\n");
         for (name, value) in &command.environment {
@@ -111,10 +114,11 @@ pub async fn run(keep: bool) -> Result<()> {
         println!("export PATH='{}':\"$PATH\"", binaries.display());
         println!("\n{}", next_steps(&api, &paths));
         tokio::select! {
-            ended = tokio::signal::ctrl_c() => ended.context("Ctrl-C can't be waited for")?,
+            () = end => {}
             never = show_notifications(&push) => never?,
         }
-        println!("\nStopping; nothing is left running.");
+        // Where the terminal was closed there is nobody to tell.
+        let _ = writeln!(stdout(), "\nStopping; nothing is left running.");
     } else {
         println!("\nNothing is left running. What to try next:\n\n{NEXT}");
     }
