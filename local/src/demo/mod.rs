@@ -105,7 +105,10 @@ pub async fn run(keep: bool) -> Result<()> {
     if keep {
         let end = end::asked_for().context("Ctrl-C can't be waited for")?;
         let _file = EnvFile::write(&command.environment)?;
-        println!("\nThe servers stay up until Ctrl-C. In another terminal, from here:\n");
+        println!(
+            "\nThe servers stay up until Ctrl-C. No rule and no one-shot fires here: `tokens refresh` is the trigger.\n\
+             In another terminal, from here:\n"
+        );
         for (name, value) in &command.environment {
             println!("export {name}='{value}'");
         }
