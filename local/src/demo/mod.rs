@@ -99,7 +99,10 @@ pub async fn run(keep: bool) -> Result<()> {
     refused::play(&stage, &browsers).await?;
     session::play(&stage, &browsers).await?;
     let history = Tokens { binary: tokens.to_owned(), environment: stage.world.environment() };
-    println!("\nThe same from the history, as it can be asked in production:");
+    println!(
+        "\nWhat the history knows of it, as it can be asked in production. It does not see a disconnection before the next \
+         validation:"
+    );
     history.run(&["coverage", "--since", "1d"]).await?;
 
     if keep {
