@@ -19,7 +19,7 @@ use domain::ports::StoreError;
 use push::Vapid;
 use serde::Serialize;
 
-use self::checks::{Check, State};
+use self::checks::{Check, State, Topic};
 use crate::output::{self, plain, table};
 use crate::refresh::everybody;
 
@@ -33,7 +33,7 @@ struct Document<'a> {
     well: bool,
     checks: &'a [Check],
     /// What could not be looked at because of a fault above.
-    not_checked: &'a [&'static str],
+    not_checked: &'a [Topic],
 }
 
 /// Fails if something is at fault.
@@ -126,16 +126,18 @@ async fn credentials(config: TwitchConfig, clock: Arc<dyn Clock>) -> Check {
     }
 }
 
-fn text(checks: &[Check], not_checked: &[&str]) -> String {
-    let row =
-        |check: &Check| vec![check.state.as_str().to_owned(), check.name.to_owned(), plain(&check.text)];
+fn text(checks: &[Check], not_checked: &[Topic]) -> String {
+    let row = |check: &Check| {
+        vec![check.state.as_str().to_owned(), check.topic.as_str().to_owned(), plain(&check.text)]
+    };
     let count = |state| checks.iter().filter(|check| check.state == state).count();
     let mut summary = match (count(State::Fault), count(State::Warning)) {
         (0, 0) => "All is well.".to_owned(),
         (faults, warnings) => format!("Faults: {faults}. Warnings: {warnings}."),
     };
     if !not_checked.is_empty() {
-        let _ = write!(summary, " Not looked at because of a fault: {}.", not_checked.join(", "));
+        let names: Vec<_> = not_checked.iter().map(|topic| topic.as_str()).collect();
+        let _ = write!(summary, " Not looked at because of a fault: {}.", names.join(", "));
     }
     format!("{}\n\n{summary}", table(checks.iter().map(row).collect()))
 }
@@ -146,13 +148,13 @@ mod tests {
 
     #[test]
     fn each_check_has_a_line_and_the_end_sums_up() {
-        let check = |name, state, text: &str| Check { name, state, text: text.to_owned() };
+        let check = |topic, state, text: &str| Check { topic, state, text: text.to_owned() };
         let checks = [
-            check("configuration", State::Ok, "complete"),
-            check("database", State::Fault, "no\u{1b}[2J answer"),
-            check("twitch", State::Warning, "slow"),
+            check(Topic::Configuration, State::Ok, "complete"),
+            check(Topic::Database, State::Fault, "no\u{1b}[2J answer"),
+            check(Topic::Twitch, State::Warning, "slow"),
         ];
-        insta::assert_snapshot!(text(&checks, &["schema", "rights"]), @r"
+        insta::assert_snapshot!(text(&checks, &[Topic::Schema, Topic::Rights]), @r"
         ok       configuration  complete
         fault    database       no[2J answer
         warning  twitch         slow

@@ -35,8 +35,8 @@ fn clocks_may_be_a_little_apart() {
 fn what_has_no_line_is_told() {
     let checks = [configuration(&["a fault".to_owned(), "another".to_owned()]), vec![vapid(None)]].concat();
     let missing = not_among(&checks);
-    assert_eq!(missing.len(), NAMES.len() - 2);
-    assert!(!missing.contains(&"vapid") && missing.contains(&"twitch"));
+    assert_eq!(missing.len(), Topic::ALL.len() - 2);
+    assert!(!missing.contains(&Topic::Vapid) && missing.contains(&Topic::Twitch));
 }
 
 #[test]
