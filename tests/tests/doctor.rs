@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use end_to_end::people::{campaign, device, refused_before, refused_streamer, sender, user};
-use end_to_end::requests::{authorization_path, check_path, event, membership};
+use end_to_end::requests::{authorization_path, authorizations_path, check_path, event, membership};
 use end_to_end::roles::{app_with_password, as_app};
 use end_to_end::{binary, changed, tokens, world};
 use local::aws::{Fault as AwsFault, Service, SimulatedAws};
@@ -324,7 +324,7 @@ async fn everything_as(world: &World, environment: &Environment) -> Result<()> {
     invoke("scheduled-refresh", rules.into()).await?;
     assert!(!world.row(dead).await?.is_active);
     let path = authorization_path(key);
-    let list = format!("/streamers/{bastien}/authorizations");
+    let list = authorizations_path(bastien);
     let grants = [("POST", &path), ("GET", &path), ("GET", &list), ("DELETE", &path), ("POST", &path)];
     invoke("grant-refresh", grants.map(|(method, path)| event(method, path)).into()).await?;
     invoke("health-check", vec![event("POST", &check_path(key.campaign))]).await?;
