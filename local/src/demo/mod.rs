@@ -173,7 +173,7 @@ fn next_steps(api: &Api, paths: &Paths) -> String {
         "tokens refresh --dry-run                 # what would be done
 tokens refresh --force                   # everybody, due or not
 RETRY_DELAY=1 tokens refresh --force     # whoever was refused is refused again: deactivated, and people are told here
-tokens status --json                     # ids, for `refresh ID` and `history ID`
+tokens status                            # ids, for `refresh ID` and `history ID`
 psql \"$DATABASE_URL\" -c 'SELECT twitch_login, token_expires_at, token_refresh_failed_at, is_active FROM streamers'
 curl -X PUT \"$TWITCH_ID_URL/simulation/faults/aria\" -d server-error   # Twitch fails for her until DELETE; `-d any` lists how it can
 {calls}
