@@ -3,8 +3,8 @@
 use domain::StreamerId;
 
 /// Where ids are found.
-pub const LISTED: &str = "`tokens status --json` lists the ids of who is authorized, `tokens reactivate --since 30d \
-                          --dry-run` of who was deactivated";
+pub const LISTED: &str = "`tokens status` lists the ids of who is authorized, `tokens reactivate --since 30d --dry-run` \
+                          of who was deactivated; the table `streamers` has all others";
 
 /// For clap.
 pub fn parse(text: &str) -> Result<StreamerId, String> {

@@ -31,16 +31,16 @@ pub struct Arguments {
 
 /// What the streamer must still do, as the brief has it.
 const LEFT_TO_DO: &str = "\
-What is left to do: a reactivation brings no new tokens. Whoever's refresh token Twitch refuses has to
-reconnect with Twitch (/auth/twitch/redirect) to get a new, valid one. Until then their polls fail, and two more refusals
-deactivate them again. `tokens refresh STREAMER_ID --force` shows whether Twitch takes the old one.";
+a reactivation brings no new tokens. Whoever's refresh token Twitch refuses has to reconnect with Twitch
+(/auth/twitch/redirect) to get a new, valid one. Until then their polls fail, and two more refusals deactivate them again.
+`tokens refresh STREAMER_ID --force` shows whether Twitch takes the old one.";
 
 /// For machines.
 #[derive(Serialize)]
 struct Document<'a> {
     dry_run: bool,
     streamers: Vec<One<'a>>,
-    left_to_do: &'static str,
+    left_to_do: String,
 }
 
 #[derive(Serialize)]
@@ -68,7 +68,7 @@ pub async fn run(database: &Database, arguments: Arguments, clock: &dyn Clock) -
         output::json(&Document {
             dry_run: arguments.dry_run,
             streamers,
-            left_to_do: "whoever's refresh token Twitch refuses has to reconnect with Twitch to get a new, valid one",
+            left_to_do: LEFT_TO_DO.replace('\n', " "),
         })?;
     } else {
         output::line(&text(&found, arguments.dry_run, now))?;
@@ -105,7 +105,7 @@ fn text(found: &[Deactivated], dry_run: bool, now: DateTime<Utc>) -> String {
         );
         let _ = write!(text, "\n  - {}, {}: {at}", name(&one.streamer), one.streamer.id);
     }
-    let _ = write!(text, "\n\n{LEFT_TO_DO}\n\n{}", times_are_utc(now));
+    let _ = write!(text, "\n\nWhat is left to do: {LEFT_TO_DO}\n\n{}", times_are_utc(now));
     text
 }
 
@@ -137,9 +137,9 @@ mod tests {
           - ARIA (aria), 00000000-0000-0000-0000-000000000000: deactivated at 2026-11-23 20:00:00
           - JULES (jules), 00000000-0000-0000-0000-000000000000: not deactivated by us in the last 30 days
 
-        What is left to do: a reactivation brings no new tokens. Whoever's refresh token Twitch refuses has to
-        reconnect with Twitch (/auth/twitch/redirect) to get a new, valid one. Until then their polls fail, and two more refusals
-        deactivate them again. `tokens refresh STREAMER_ID --force` shows whether Twitch takes the old one.
+        What is left to do: a reactivation brings no new tokens. Whoever's refresh token Twitch refuses has to reconnect with Twitch
+        (/auth/twitch/redirect) to get a new, valid one. Until then their polls fail, and two more refusals deactivate them again.
+        `tokens refresh STREAMER_ID --force` shows whether Twitch takes the old one.
 
         Times are UTC, now 2026-11-24 08:00:00
         ");

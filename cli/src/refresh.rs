@@ -40,13 +40,28 @@ pub struct Arguments {
     json: bool,
 }
 
-/// One streamer's part of the report.
+/// One streamer's part of the report: an outcome is marked for people and named for machines.
 #[derive(Serialize)]
 struct Detail {
     #[serde(flatten)]
     streamer: Streamer,
+    #[serde(skip)]
+    mark: &'static str,
     outcome: &'static str,
     text: String,
+}
+
+impl Detail {
+    fn new(streamer: &Streamer, outcome: &Outcome) -> Self {
+        let (mark, name) = match outcome {
+            Outcome::Refreshed { .. } | Outcome::Granted { .. } => ("✓", "refreshed"),
+            Outcome::Failed { .. } => ("✗", "failed"),
+            Outcome::Skipped(_) => ("-", "skipped"),
+            Outcome::WouldRefresh => ("→", "would_refresh"),
+            Outcome::WouldValidate => ("→", "would_validate"),
+        };
+        Self { streamer: streamer.clone(), mark, outcome: name, text: outcome.to_string() }
+    }
 }
 
 /// The report for machines.
@@ -55,8 +70,10 @@ struct Document<'a> {
     dry_run: bool,
     report: &'a Report,
     streamers: &'a [Detail],
-    /// What became of the notifications; none where the command does not deliver them.
+    /// What became of the notifications; none where the command does not deliver them, or could not.
     notifications: Option<&'a Delivery>,
+    /// Why they could not be delivered.
+    notifications_error: Option<&'a str>,
 }
 
 const DRY_RUN: &str = "\nDry run: nobody is called, nothing is written.\n";
@@ -107,37 +124,37 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
     let details = Mutex::new(Vec::new());
     let observe = |streamer: &Streamer, outcome: &Outcome| {
         bar.inc(1);
-        let detail =
-            Detail { streamer: streamer.clone(), outcome: mark(outcome).1, text: outcome.to_string() };
-        details.lock().unwrap_or_else(PoisonError::into_inner).push((mark(outcome).0, detail));
+        details.lock().unwrap_or_else(PoisonError::into_inner).push(Detail::new(streamer, outcome));
     };
     let report = Box::pin(service.run(&cycle, &observe)).await;
     bar.finish_and_clear();
 
-    let (marks, details): (Vec<_>, Vec<_>) =
-        details.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().unzip();
+    let details = details.into_inner().unwrap_or_else(PoisonError::into_inner);
     // The report tells of it as well.
-    let delivery = match courier {
-        Some(courier) => Some(courier.deliver(database).await),
-        None => None,
+    let (delivered, undelivered) = match courier {
+        Some(courier) => match courier.deliver(database).await {
+            Ok(delivery) => (Some(delivery), None),
+            Err(error) => (None, Some(format!("{error:#}"))),
+        },
+        None => (None, None),
     };
-    let delivered = delivery.as_ref().and_then(|delivery| delivery.as_ref().ok());
     if arguments.json {
         output::json(&Document {
             dry_run: cycle.dry_run,
             report: &report,
             streamers: &details,
-            notifications: delivered,
+            notifications: delivered.as_ref(),
+            notifications_error: undelivered.as_deref(),
         })?;
     } else {
         output::line(&summary(&report, cycle.dry_run))?;
         if !details.is_empty() {
             output::line("\nDetails:")?;
         }
-        for (mark, detail) in marks.iter().zip(&details) {
-            output::line(&format!("  {mark} {}: {}", name(&detail.streamer), detail.text))?;
+        for Detail { streamer, mark, text, .. } in &details {
+            output::line(&format!("  {mark} {}: {text}", name(streamer)))?;
         }
-        if let Some(text) = delivered.and_then(deliver::text) {
+        if let Some(text) = delivered.as_ref().and_then(deliver::text) {
             output::line(&format!("\n{text}"))?;
         }
         output::line(&format!("\n{}", times_are_utc(clock.now())))?;
@@ -149,18 +166,15 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
         output::error(&format!("\n{} signal(s) could not be given: {reason}", report.signals_failed));
     }
     let mut nothing_failed = report.failed == 0 && report.stopped.is_none();
-    match &delivery {
-        Some(Err(error)) => {
-            output::error(&format!("\nThe notifications were not delivered: {error:#}"));
-            nothing_failed = false;
-        }
-        Some(Ok(delivery)) if delivery.report.unauthorized > 0 => {
-            output::error(
-                "\nPush services refuse our VAPID: check VAPID_PUBLIC_KEY, VAPID_PRIVATE_KEY and VAPID_SUBJECT",
-            );
-            nothing_failed = false;
-        }
-        _ => {}
+    if let Some(error) = undelivered {
+        output::error(&format!("\nThe notifications were not delivered: {error}"));
+        nothing_failed = false;
+    }
+    if delivered.is_some_and(|delivery| delivery.report.unauthorized > 0) {
+        output::error(
+            "\nPush services refuse our VAPID: check VAPID_PUBLIC_KEY, VAPID_PRIVATE_KEY and VAPID_SUBJECT",
+        );
+        nothing_failed = false;
     }
     Ok(if nothing_failed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -226,17 +240,6 @@ fn summary(report: &Report, dry_run: bool) -> String {
         ms % 1000
     );
     text
-}
-
-/// How an outcome is marked for people and named for machines.
-fn mark(outcome: &Outcome) -> (&'static str, &'static str) {
-    match outcome {
-        Outcome::Refreshed { .. } | Outcome::Granted { .. } => ("✓", "refreshed"),
-        Outcome::Failed { .. } => ("✗", "failed"),
-        Outcome::Skipped(_) => ("-", "skipped"),
-        Outcome::WouldRefresh => ("→", "would_refresh"),
-        Outcome::WouldValidate => ("→", "would_validate"),
-    }
 }
 
 /// On a terminal only; a pipe gets plain lines.

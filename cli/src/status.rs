@@ -68,6 +68,7 @@ impl Status {
             failure,
             next,
             Human(self.authorized_until - now).to_string(),
+            self.streamer.id.to_string(),
         ]
     }
 }
@@ -94,7 +95,7 @@ pub async fn run(
 
 fn text(statuses: &[Status], now: DateTime<Utc>) -> String {
     let head =
-        ["STREAMER", "TOKEN EXPIRES", "LAST REFRESH", "LAST FAILURE", "NEXT TRIGGER", "AUTHORIZED FOR"];
+        ["STREAMER", "TOKEN EXPIRES", "LAST REFRESH", "LAST FAILURE", "NEXT TRIGGER", "AUTHORIZED FOR", "ID"];
     let head = head.map(str::to_owned).to_vec();
     let rows = std::iter::once(head).chain(statuses.iter().map(|status| status.row(now))).collect();
     format!("{}\n\n{} authorized; times are UTC, now {}", table(rows), statuses.len(), time(Some(now)))
@@ -136,11 +137,11 @@ mod tests {
             status("unknown", TokenState::default()),
         ];
         insta::assert_snapshot!(text(&statuses, now), @r"
-        STREAMER           TOKEN EXPIRES  LAST REFRESH         LAST FAILURE                 NEXT TRIGGER         AUTHORIZED FOR
-        FRESH (fresh)      in 3 h 55      -                    -                            none before the end  2 h 00
-        SOON (soon)        in 1 h 15      2026-11-23 18:00:00  -                            20:22 sweep          2 h 00
-        FAILED (failed)    expired        -                    2026-11-23 19:55:00 refusal  20:10 retry          2 h 00
-        UNKNOWN (unknown)  unknown        -                    -                            20:07 sweep          2 h 00
+        STREAMER           TOKEN EXPIRES  LAST REFRESH         LAST FAILURE                 NEXT TRIGGER         AUTHORIZED FOR  ID
+        FRESH (fresh)      in 3 h 55      -                    -                            none before the end  2 h 00          00000000-0000-0000-0000-000000000000
+        SOON (soon)        in 1 h 15      2026-11-23 18:00:00  -                            20:22 sweep          2 h 00          00000000-0000-0000-0000-000000000000
+        FAILED (failed)    expired        -                    2026-11-23 19:55:00 refusal  20:10 retry          2 h 00          00000000-0000-0000-0000-000000000000
+        UNKNOWN (unknown)  unknown        -                    -                            20:07 sweep          2 h 00          00000000-0000-0000-0000-000000000000
 
         4 authorized; times are UTC, now 2026-11-23 20:00:00
         ");

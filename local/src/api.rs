@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use domain::{CampaignId, MembershipKey, StreamerId};
 use reqwest::{Client, Method};
 use serde_json::Value;
 use tempfile::{Builder, NamedTempFile};
@@ -12,6 +13,24 @@ use crate::gateway::{AtLimit, FunctionSpec, Gateway, Log, Route, Settings};
 
 /// Requests at once that each function has a sandbox for; those above wait.
 const CONCURRENCY: usize = 20;
+
+/// Where a membership's authorization is found.
+#[must_use]
+pub fn authorization_path(key: MembershipKey) -> String {
+    format!("/campaigns/{}/streamers/{}/authorization", key.campaign, key.streamer)
+}
+
+/// Where all authorizations of a streamer are found.
+#[must_use]
+pub fn authorizations_path(streamer: StreamerId) -> String {
+    format!("/streamers/{streamer}/authorizations")
+}
+
+/// Where a campaign is checked.
+#[must_use]
+pub fn check_path(campaign: CampaignId) -> String {
+    format!("/campaigns/{campaign}/health-check")
+}
 
 /// The running API. When it is dropped, its functions end.
 pub struct Api {

@@ -142,9 +142,7 @@ impl Function {
             status = process.wait() => Err(exited(status.map_or_else(|e| e.to_string(), |s| s.to_string()))),
         }
     }
-}
 
-impl Function {
     /// Ends the process as a crash does (SIGKILL), and waits until it has ended.
     ///
     /// # Errors

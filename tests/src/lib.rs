@@ -13,6 +13,7 @@ pub mod relay;
 pub mod requests;
 pub mod roles;
 pub mod session;
+pub mod settings;
 pub mod template;
 pub mod watched;
 

@@ -5,6 +5,7 @@ use adapters::runner::Runner;
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 use domain::{Caller, CampaignId, MembershipKey, StreamerId};
+pub use local::api::{authorization_path, authorizations_path, check_path};
 use local::gateway::ACCOUNT;
 use local::world::World;
 use serde_json::{Value, json};
@@ -39,16 +40,6 @@ pub fn event(method: &str, path: &str) -> Value {
     event["requestContext"]["authorizer"]["iam"]["userArn"] = json!(CALLER);
     event["body"] = Value::Null;
     event
-}
-
-/// Where a membership's authorization is found.
-pub fn authorization_path(key: MembershipKey) -> String {
-    format!("/campaigns/{}/streamers/{}/authorization", key.campaign, key.streamer)
-}
-
-/// Where a campaign is checked.
-pub fn check_path(campaign: CampaignId) -> String {
-    format!("/campaigns/{campaign}/health-check")
 }
 
 /// What stands behind the HTTP API, in this process, on the world's clock.

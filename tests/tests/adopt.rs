@@ -48,9 +48,13 @@ async fn a_backends_database_is_taken_over_and_given_back() -> Result<()> {
     let world = World::start(&postgres, Settings::default()).await?;
     let bastien = world.add(NewStreamer::due("bastien")).await?;
     let refused = world.add(NewStreamer::due("refused")).await?;
-    // As the backend has it: without us, and without expiries.
+    // As the backend has it: without us, authorized for hours, with an expiry that it has not written and one that it has.
     sql(&world, &without_a_trace()?).await?;
-    sql(&world, "UPDATE streamers SET token_expires_at = NULL").await?;
+    sql(&world, "UPDATE campaign_memberships SET poll_authorization_expires_at = now() + interval '5 hours'")
+        .await?;
+    sql(&world, "UPDATE streamers SET token_expires_at = NULL WHERE twitch_login = 'refused'").await?;
+    let refreshed = "UPDATE streamers SET last_token_refresh_at = now() - interval '2 hours' WHERE twitch_login = 'bastien'";
+    sql(&world, refreshed).await?;
     assert_eq!(ours(&world).await?, [""; 0]);
     let environment = changed(world.environment(), &[("DEACTIVATION", "off")]);
     let run = async |arguments: &[&str]| tokens(&environment, arguments).await;
@@ -59,7 +63,11 @@ async fn a_backends_database_is_taken_over_and_given_back() -> Result<()> {
     says(&run(&["migrate"]).await?, 0, "The database is at version ");
     let looked = run(&["doctor"]).await?;
     says(&looked, 0, "stored texts: 4 under APP_KEY; a sample of each could be opened");
-    says(&looked, 0, "not seen by a sweep yet: ");
+    says(
+        &looked,
+        0,
+        "No planned run and no sweep is on record: until the rules are enabled, that is to be expected",
+    );
     says(&run(&["refresh", "--dry-run"]).await?, 0, "Would refresh: 2");
     assert_eq!(world.twitch.totals().refreshes, 0);
 

@@ -129,6 +129,8 @@ async fn status_and_history_need_no_key_and_no_credentials() -> Result<()> {
     let printed = tokens(&bare, &["status"]).await?;
     assert_eq!(printed.code, 0, "{printed:?}");
     assert!(printed.stdout.contains("2 authorized"), "{}", printed.stdout);
+    let ids_last = [due, fresh].iter().all(|id| printed.stdout.contains(&format!("  {id}\n")));
+    assert!(ids_last, "{}", printed.stdout);
     let printed = tokens(&bare, &["history", &due.to_string()]).await?;
     assert!(printed.stdout.contains("refreshed"), "{}", printed.stdout);
     assert!(printed.stdout.contains("\n\nTimes are UTC, now 2"), "{}", printed.stdout);
@@ -154,7 +156,7 @@ async fn wrong_usage_ends_with_2() -> Result<()> {
             &environment,
             &[command, "bastien"],
             2,
-            "give the streamer's id, a UUID: `tokens status --json`",
+            "give the streamer's id, a UUID: `tokens status` lists",
         )
         .await?;
     }

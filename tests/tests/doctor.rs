@@ -6,8 +6,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use end_to_end::people::{campaign, device, refused_before, refused_streamer, user};
-use end_to_end::requests::{authorization_path, check_path, event, membership};
+use end_to_end::people::{campaign, device, refused_before, refused_streamer, sender, user};
+use end_to_end::requests::{authorization_path, authorizations_path, check_path, event, membership};
 use end_to_end::roles::{app_with_password, as_app};
 use end_to_end::{binary, changed, tokens, world};
 use local::aws::{Fault as AwsFault, Service, SimulatedAws};
@@ -130,16 +130,6 @@ async fn sql(pool: &PgPool, statement: &str) -> Result<()> {
     Ok(())
 }
 
-fn vapid(key: &VapidKey, private: &VapidKey, subject: &str) -> Environment {
-    let private = private.expose_private().to_string();
-    let settings = [
-        ("VAPID_PUBLIC_KEY", key.public()),
-        ("VAPID_PRIVATE_KEY", private),
-        ("VAPID_SUBJECT", subject.to_owned()),
-    ];
-    settings.map(|(name, value)| (name.to_owned(), value)).into()
-}
-
 #[tokio::test]
 async fn where_all_is_well_every_line_says_so() -> Result<()> {
     binary("tokens").await?;
@@ -152,7 +142,7 @@ async fn where_all_is_well_every_line_says_so() -> Result<()> {
     let key = VapidKey::generate()?;
     let mut environment = world.environment();
     environment.extend(aws.environment());
-    environment.extend(vapid(&key, &key, "mailto:operator@twitch-polls.net"));
+    environment.extend(sender(&key));
     ensure!(tokens(&environment, &["refresh"]).await?.code == 0);
     let totals = world.twitch.totals();
 
@@ -164,7 +154,7 @@ async fn where_all_is_well_every_line_says_so() -> Result<()> {
         ("database", "lets us in as postgres: PostgreSQL "),
         ("notify role", "poll_notify can deliver notifications"),
         ("tokens", "stored texts: 2 under APP_KEY; a sample of each could be opened"),
-        ("cycles", "1 authorized; the last refresh of a planned run: none, of a sweep: none"),
+        ("cycles", "of a planned run: none lately, of a sweep: none lately; nobody is overdue"),
         ("schedules", "the group `token-refresh` is there"),
     ] {
         said.says(name, "ok", text);
@@ -334,7 +324,7 @@ async fn everything_as(world: &World, environment: &Environment) -> Result<()> {
     invoke("scheduled-refresh", rules.into()).await?;
     assert!(!world.row(dead).await?.is_active);
     let path = authorization_path(key);
-    let list = format!("/streamers/{bastien}/authorizations");
+    let list = authorizations_path(bastien);
     let grants = [("POST", &path), ("GET", &path), ("GET", &list), ("DELETE", &path), ("POST", &path)];
     invoke("grant-refresh", grants.map(|(method, path)| event(method, path)).into()).await?;
     invoke("health-check", vec![event("POST", &check_path(key.campaign))]).await?;
@@ -399,32 +389,41 @@ async fn keys_that_do_not_open_what_is_stored() -> Result<()> {
 async fn streamers_whom_no_sweep_sees() -> Result<()> {
     let world = well().await?;
     with(&world, &[]).await?.says("cycles", "ok", "2 authorized");
-    let aria = "UPDATE streamers SET";
-    let of_aria = "WHERE twitch_login = 'aria'";
-    for (columns, text) in [
+    let change = async |what: String| sql(&world.pool, &format!("UPDATE {what}")).await;
+    let aria = |columns: &str| change(format!("streamers SET {columns} WHERE twitch_login = 'aria'"));
+    let authorized_for = |time: &str| {
+        change(format!("campaign_memberships SET poll_authorization_expires_at = now() + interval '{time}'"))
+    };
+    // The refreshes on record are made a week old, and this trigger's.
+    let refreshed_by = |trigger: &str| {
+        let record = "started_at = now() - interval '7 days', ended_at = now() - interval '7 days'";
+        change(format!("token_refresh.refreshes SET trigger = '{trigger}', {record}"))
+    };
+    for columns in [
         // Due since 30 minutes.
-        ("token_expires_at = now() + interval '30 minutes'", "overdue: Aria (aria). Sweeps don't run"),
+        "token_expires_at = now() + interval '30 minutes'",
         // Not validated for two hours.
-        (
-            "token_expires_at = now() + interval '2 hours', last_token_refresh_at = now() - interval '2 hours'",
-            "overdue: Aria (aria)",
-        ),
+        "token_expires_at = now() + interval '2 hours', last_token_refresh_at = now() - interval '2 hours'",
         // To be tried again since 25 minutes.
-        (
-            "last_token_refresh_at = now(), token_refresh_failed_at = now() - interval '40 minutes'",
-            "overdue: Aria (aria)",
-        ),
+        "last_token_refresh_at = now(), token_refresh_failed_at = now() - interval '40 minutes'",
     ] {
-        sql(&world.pool, &format!("{aria} {columns} {of_aria}")).await?;
-        with(&world, &[]).await?.only_fault("cycles", text);
+        aria(columns).await?;
+        refreshed_by("sweep").await?;
+        authorized_for("12 hours").await?;
+        assert_eq!(with(&world, &[]).await?.code, 0, "nobody could have been here yet: {columns}");
+        authorized_for("2 hours").await?;
+        with(&world, &[]).await?.only_fault("cycles", "overdue: Aria (aria). Sweeps don't run");
+        refreshed_by("command").await?;
+        with(&world, &[]).await?.warns("cycles", "overdue: Aria (aria). No planned run and no sweep is on");
     }
-    sql(&world.pool, &format!("{aria} token_refresh_failed_at = now() - interval '20 minutes' {of_aria}"))
-        .await?;
+    refreshed_by("planned").await?;
+    aria("token_refresh_failed_at = now() - interval '20 minutes'").await?;
     with(&world, &[]).await?.warns("cycles", "with a failure that stands: Aria (aria)");
-    sql(&world.pool, &format!("{aria} token_refresh_failed_at = NULL, token_expires_at = NULL {of_aria}"))
-        .await?;
+    aria("token_refresh_failed_at = NULL, token_expires_at = NULL").await?;
+    with(&world, &[]).await?.only_fault("cycles", "overdue: Aria (aria)");
+    authorized_for("12 hours").await?;
     with(&world, &[]).await?.warns("cycles", "not seen by a sweep yet: Aria (aria)");
-    sql(&world.pool, "UPDATE campaign_memberships SET poll_authorization_expires_at = now()").await?;
+    authorized_for("0 hours").await?;
     with(&world, &[]).await?.says("cycles", "ok", "nobody is authorized now");
     Ok(())
 }
@@ -469,10 +468,11 @@ async fn credentials_that_twitch_does_not_take() -> Result<()> {
 async fn keys_that_push_services_would_not_take() -> Result<()> {
     let world = well().await?;
     let (ours, theirs) = (VapidKey::generate()?, VapidKey::generate()?);
-    let environment = |pair: Environment| world.environment().into_iter().chain(pair).collect();
-    let said = doctor(&environment(vapid(&ours, &theirs, "mailto:operator@twitch-polls.net"))).await?;
+    let environment: Environment = world.environment().into_iter().chain(sender(&ours)).collect();
+    let theirs = theirs.expose_private();
+    let said = doctor(&changed(environment.clone(), &[("VAPID_PRIVATE_KEY", &theirs)])).await?;
     said.only_fault("vapid", "VAPID_PRIVATE_KEY");
-    let said = doctor(&environment(vapid(&ours, &ours, "mailto:me@localhost"))).await?;
+    let said = doctor(&changed(environment, &[("VAPID_SUBJECT", "mailto:me@localhost")])).await?;
     said.only_fault("vapid", "VAPID_SUBJECT");
     with(&world, &[]).await?.says("vapid", "ok", "no key is configured here");
     Ok(())

@@ -5,47 +5,13 @@ use std::collections::BTreeSet;
 use std::fs::{read_dir, read_to_string};
 
 use anyhow::{Context as _, Result};
+use end_to_end::settings::{Setting, settings};
 use end_to_end::template::Template;
 use local::binaries::workspace;
 use local::postgres::{Postgres, Settings as ServerSettings};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use yaml_serde::Value;
-
-/// A row of the README's table of settings: names, meaning, default.
-struct Setting {
-    names: Vec<String>,
-    meaning: String,
-    default: String,
-}
-
-fn settings() -> Result<Vec<Setting>> {
-    let readme = read_to_string(workspace().join("README.md"))?;
-    let table = readme.split_once("## Configuration").context("no table")?.1;
-    let rows = table.lines().filter_map(|row| row.strip_prefix("| `")?.strip_suffix(" |"));
-    let setting = |row: &str| {
-        let [names, meaning, default] = row.splitn(3, " |").collect::<Vec<_>>()[..] else { return None };
-        let names = names.split(['`', ',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect();
-        Some(Setting { names, meaning: without_links(meaning.trim()), default: default.trim().to_owned() })
-    };
-    let rows: Vec<_> = rows.map(|row| setting(row).with_context(|| row.to_owned())).collect::<Result<_>>()?;
-    Ok(rows)
-}
-
-/// `[text](where)` as `text`.
-fn without_links(text: &str) -> String {
-    let mut plain = String::new();
-    let mut rest = text;
-    while let Some((before, link)) = rest.split_once('[') {
-        let (shown, after) = link
-            .split_once("](")
-            .and_then(|(shown, to)| Some((shown, to.split_once(')')?.1)))
-            .expect("a link");
-        plain.extend([before, shown]);
-        rest = after;
-    }
-    plain + rest
-}
 
 #[test]
 fn the_sample_has_every_setting_in_the_readmes_words() -> Result<()> {

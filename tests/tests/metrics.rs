@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use adapters::telemetry::metrics::Metric;
 use anyhow::{Context as _, Result};
 use chrono::TimeDelta;
-use domain::{Clock as _, StreamerId};
+use domain::{Clock as _, MembershipKey, StreamerId};
 use end_to_end::emf::Values;
 use end_to_end::people::{campaign, refused_before, sender, subscribe, user};
 use end_to_end::requests::{REQUEST_ID, authorization_path, check_path, event, membership};
@@ -293,6 +293,17 @@ async fn without_a_stack_or_a_log_for_machines_there_are_no_metrics() -> Result<
     Ok(())
 }
 
+/// A membership of somebody whose refresh token nobody can read, which is logged as an error.
+async fn unreadable(world: &World) -> Result<MembershipKey> {
+    let streamer = world.add(NewStreamer::due("unreadable")).await?;
+    sqlx::query("UPDATE streamers SET refresh_token_encrypted = $1 WHERE id = $2")
+        .bind(UNREADABLE)
+        .bind(streamer.0)
+        .execute(&world.pool)
+        .await?;
+    membership(world, streamer).await
+}
+
 /// What a function logs, well and badly, at this level.
 async fn logged(name: &str, level: &str) -> Result<Vec<Value>> {
     let world = world().await?;
@@ -309,8 +320,14 @@ async fn logged(name: &str, level: &str) -> Result<Vec<Value>> {
         "scheduled-refresh" => vec![sweep(), json!({"trigger": "nonsense"})],
         "retry-refresh" => vec![json!({"trigger": "retry", "minute": "2026-11-23T04:15:00Z"}), json!({})],
         "notify" => vec![json!({"trigger": "timer"}), json!({})],
-        "grant-refresh" => vec![event("POST", &authorization_path(key)), event("GET", "/nowhere")],
-        _ => vec![event("POST", &check_path(key.campaign)), event("GET", "/nowhere")],
+        _ => {
+            let path = |of: MembershipKey| match name {
+                "grant-refresh" => authorization_path(of),
+                _ => check_path(of.campaign),
+            };
+            let (fine, bad) = (path(key), path(unreadable(&world).await?));
+            vec![event("POST", &fine), event("POST", &bad), event("GET", "/nowhere")]
+        }
     };
     for event in events {
         // What is wrong is answered as an error or a problem.
@@ -338,14 +355,28 @@ async fn each_line_of_each_function_has_its_requests_id() -> Result<()> {
                 requests.insert(id.as_str().with_context(|| format!("{name}: no id in {line}"))?);
             }
             if http {
-                assert!(requests.iter().all(|id| *id == REQUEST_ID), "{requests:?}");
+                assert_eq!(requests, BTreeSet::from([REQUEST_ID]), "{name}: {log:?}");
             } else {
                 // Both events have said something; of the good one, nothing is an error.
                 assert_eq!(requests.len(), if level == "debug" { 2 } else { 1 }, "{name}: {log:?}");
             }
             let about = log.iter().filter(|line| line["streamer"].is_string()).count();
-            assert_eq!(about > 0, level == "debug", "{name}: {log:?}");
+            assert_eq!(about > 0, http || level == "debug", "{name}: {log:?}");
         }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_keeps_a_function_from_opening_is_logged_with_the_requests_id() -> Result<()> {
+    let world = world().await?;
+    for name in ["grant-refresh", "health-check"] {
+        let changes = [("DEACTIVATION", "perhaps"), ("LOG_LEVEL", "error")];
+        let function = Watched::start(name, world.environment(), &changes).await?;
+        let _ = function.invoke(event("GET", "/nowhere")).await;
+        let log = function.log()?;
+        let [line] = log.as_slice() else { panic!("{name}: {log:?}") };
+        assert_eq!(line["span"]["request_id"], REQUEST_ID, "{line}");
     }
     Ok(())
 }

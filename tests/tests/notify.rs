@@ -4,7 +4,7 @@ use std::fs::{File, read_to_string};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use end_to_end::people::{campaign, only_row, refused_before, refused_streamer, sender, subscribe, user};
 use end_to_end::{binary, changed, tokens, world};
 use local::lambda::Function;
@@ -135,12 +135,37 @@ async fn the_command_delivers_where_it_has_the_keys() -> Result<()> {
     let printed = tokens(&environment, &["refresh", "--json"]).await?;
     let document: serde_json::Value = serde_json::from_str(&printed.stdout)?;
     assert_eq!(document["notifications"]["delivered"], 0, "nothing is left: {document}");
+    assert!(document["notifications_error"].is_null(), "{document}");
     let printed = tokens(&environment, &["notifications"]).await?;
     assert!(printed.stdout.contains("0 pending, 2 delivered"), "{}", printed.stdout);
 
     let printed = tokens(&changed(environment, &[("VAPID_SUBJECT", "")]), &["refresh"]).await?;
     assert_eq!(printed.code, 1);
     assert!(printed.stderr.contains("VAPID_SUBJECT is missing"), "{printed:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_command_could_not_deliver_it_says_in_both_forms() -> Result<()> {
+    let scene = Scene::new().await?;
+    scene.deactivate().await?;
+    let break_it = "ALTER TABLE token_refresh.outbox RENAME COLUMN attempt TO tried";
+    sqlx::query(break_it).execute(&scene.world.pool).await?;
+    let keys: Vec<_> = scene.world.environment().into_iter().chain(scene.vapid.clone()).collect();
+    let printed = tokens(&keys, &["refresh", "--json"]).await?;
+    let document: serde_json::Value = serde_json::from_str(&printed.stdout)?;
+    assert_eq!((printed.code, &document["notifications"]), (1, &json!(null)), "{document}");
+    let reason = document["notifications_error"].as_str().context("a reason")?;
+    assert!(
+        printed.stderr.contains(&format!("The notifications were not delivered: {reason}")),
+        "{printed:?}"
+    );
+
+    // Where it is not the command's to deliver, nothing is wrong.
+    let printed = tokens(&scene.world.environment(), &["refresh", "--json"]).await?;
+    let document: serde_json::Value = serde_json::from_str(&printed.stdout)?;
+    assert_eq!(printed.code, 0, "{printed:?}");
+    assert!(document["notifications"].is_null() && document["notifications_error"].is_null(), "{document}");
     Ok(())
 }
 

@@ -9,8 +9,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use domain::MembershipKey;
 use domain::schedule::{NOTIFY_TIMER, PLANNED_RUNS, SWEEP};
-use end_to_end::people::refused_before;
+use end_to_end::people::{refused_before, sender};
 use end_to_end::requests::membership;
+use end_to_end::settings::settings;
 use end_to_end::template::{Template, elements, variables};
 use end_to_end::{binary, world};
 use local::aws::SimulatedAws;
@@ -76,14 +77,7 @@ fn the_schedules_are_the_domains() -> Result<()> {
 
 #[test]
 fn every_variable_stands_in_the_readme() -> Result<()> {
-    let readme = read_to_string(workspace().join("README.md"))?;
-    let table = readme.split_once("## Configuration").context("no table")?.1;
-    // The names are in the first column.
-    let names: BTreeSet<_> = table
-        .lines()
-        .filter_map(|row| row.strip_prefix("| `")?.split(" | ").next())
-        .flat_map(|names| names.split(['`', ',', ' ']))
-        .collect();
+    let names: BTreeSet<_> = settings()?.into_iter().flat_map(|setting| setting.names).collect();
     for (binary, function) in Template::read()?.functions() {
         for (name, _) in variables(function) {
             assert!(names.contains(name), "{binary} is given {name}");
@@ -129,13 +123,7 @@ async fn refused() -> Result<(World, [MembershipKey; 2])> {
 
 /// All that any function needs.
 fn environment(world: &World, more: Vec<(String, String)>) -> Result<Vec<(String, String)>> {
-    let key = VapidKey::generate()?;
-    let vapid = [
-        ("VAPID_PUBLIC_KEY", key.public()),
-        ("VAPID_PRIVATE_KEY", key.expose_private().to_string()),
-        ("VAPID_SUBJECT", "mailto:operator@twitch-polls.net".to_owned()),
-    ];
-    let vapid = vapid.into_iter().map(|(name, value)| (name.to_owned(), value));
+    let vapid = sender(&VapidKey::generate()?);
     Ok(world.environment().into_iter().chain(vapid).chain(more).collect())
 }
 

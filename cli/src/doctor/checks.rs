@@ -10,25 +10,79 @@ use domain::Authorized;
 use domain::policy::{Policy, VALIDATION_AGE};
 use domain::ports::{RefreshError, StoreError};
 use domain::report::Human;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::output::{name, time};
 
-/// What is looked at, in the order of the lines.
-const NAMES: [&str; 12] = [
-    "configuration",
-    "database",
-    "clock",
-    "schema",
-    "rights",
-    "notify role",
-    "tokens",
-    "cycles",
-    "outbox",
-    "twitch",
-    "vapid",
-    "schedules",
-];
+/// What is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    Configuration,
+    Database,
+    Clock,
+    Schema,
+    Rights,
+    NotifyRole,
+    Tokens,
+    Cycles,
+    Outbox,
+    Twitch,
+    Vapid,
+    Schedules,
+}
+
+impl Topic {
+    /// In the order of the lines.
+    const ALL: [Self; 12] = [
+        Self::Configuration,
+        Self::Database,
+        Self::Clock,
+        Self::Schema,
+        Self::Rights,
+        Self::NotifyRole,
+        Self::Tokens,
+        Self::Cycles,
+        Self::Outbox,
+        Self::Twitch,
+        Self::Vapid,
+        Self::Schedules,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Configuration => "configuration",
+            Self::Database => "database",
+            Self::Clock => "clock",
+            Self::Schema => "schema",
+            Self::Rights => "rights",
+            Self::NotifyRole => "notify role",
+            Self::Tokens => "tokens",
+            Self::Cycles => "cycles",
+            Self::Outbox => "outbox",
+            Self::Twitch => "twitch",
+            Self::Vapid => "vapid",
+            Self::Schedules => "schedules",
+        }
+    }
+
+    fn ok(self, text: impl Into<String>) -> Check {
+        Check { topic: self, state: State::Ok, text: text.into() }
+    }
+
+    fn warning(self, text: impl Into<String>) -> Check {
+        Check { topic: self, state: State::Warning, text: text.into() }
+    }
+
+    fn fault(self, text: impl Into<String>) -> Check {
+        Check { topic: self, state: State::Fault, text: text.into() }
+    }
+}
+
+impl Serialize for Topic {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
 
 /// A sweep and a delivery begin every 15 minutes and take a few at most: what has been due for longer was left.
 const LATE: TimeDelta = TimeDelta::minutes(20);
@@ -67,44 +121,33 @@ impl State {
 /// One line: what was looked at, how it is, what that means and what to do.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
-    pub name: &'static str,
+    #[serde(rename = "name")]
+    pub topic: Topic,
     pub state: State,
     pub text: String,
 }
 
-fn ok(name: &'static str, text: impl Into<String>) -> Check {
-    Check { name, state: State::Ok, text: text.into() }
-}
-
-fn warning(name: &'static str, text: impl Into<String>) -> Check {
-    Check { name, state: State::Warning, text: text.into() }
-}
-
-fn fault(name: &'static str, text: impl Into<String>) -> Check {
-    Check { name, state: State::Fault, text: text.into() }
-}
-
 /// What has no line.
-pub fn not_among(checks: &[Check]) -> Vec<&'static str> {
-    NAMES.into_iter().filter(|name| checks.iter().all(|check| check.name != *name)).collect()
+pub fn not_among(checks: &[Check]) -> Vec<Topic> {
+    Topic::ALL.into_iter().filter(|topic| checks.iter().all(|check| check.topic != *topic)).collect()
 }
 
 /// A line for each fault.
 pub fn configuration(faults: &[String]) -> Vec<Check> {
     if faults.is_empty() {
-        return vec![ok("configuration", "complete")];
+        return vec![Topic::Configuration.ok("complete")];
     }
-    faults.iter().map(|text| fault("configuration", text)).collect()
+    faults.iter().map(|text| Topic::Configuration.fault(text)).collect()
 }
 
 pub fn out_of_reach(error: &StoreError) -> Check {
-    fault("database", error.to_string())
+    Topic::Database.fault(error.to_string())
 }
 
 pub fn database(server: &Server) -> Check {
     let Server { version, place, role, verified, .. } = server;
     let trust = if *verified { "its certificate is verified" } else { "on this machine" };
-    ok("database", format!("{place} lets us in as {role}: PostgreSQL {version}, {trust}"))
+    Topic::Database.ok(format!("{place} lets us in as {role}: PostgreSQL {version}, {trust}"))
 }
 
 /// The server's time, asked for between these two of ours.
@@ -112,61 +155,56 @@ pub fn clock(server: DateTime<Utc>, asked_at: DateTime<Utc>, answered_at: DateTi
     let apart = (server - asked_at).min(TimeDelta::zero()) + (server - answered_at).max(TimeDelta::zero());
     let told = format!("this machine and the database are {} s apart", apart.num_seconds().abs());
     match apart.abs() {
-        apart if apart <= APART => ok("clock", "this machine and the database agree on the time"),
+        apart if apart <= APART => Topic::Clock.ok("this machine and the database agree on the time"),
         apart if apart <= TOO_FAR_APART => {
-            warning("clock", format!("{told}: let both follow the same time service (NTP)"))
+            Topic::Clock.warning(format!("{told}: let both follow the same time service (NTP)"))
         }
-        _ => fault(
-            "clock",
-            format!(
-                "{told}: leases, retries and expiries go by the clock of whoever runs a cycle. Set the one that is \
-                 wrong; on this machine, see timedatectl"
-            ),
-        ),
+        _ => Topic::Clock.fault(format!(
+            "{told}: leases, retries and expiries go by the clock of whoever runs a cycle. Set the one that is \
+             wrong; on this machine, see timedatectl"
+        )),
     }
 }
 
 pub fn schema(version: Result<i64, StoreError>) -> Check {
     match version {
-        Ok(version) => ok("schema", format!("at version {version}, which is this program's")),
-        Err(error) => fault("schema", error.to_string()),
+        Ok(version) => Topic::Schema.ok(format!("at version {version}, which is this program's")),
+        Err(error) => Topic::Schema.fault(error.to_string()),
     }
 }
 
 pub fn rights(role: &str, missing: Result<Vec<String>, StoreError>) -> Check {
     match missing {
-        Err(error) => fault("rights", error.to_string()),
-        Ok(missing) if missing.is_empty() => ok("rights", format!("{role} may do all that a cycle does")),
+        Err(error) => Topic::Rights.fault(error.to_string()),
+        Ok(missing) if missing.is_empty() => Topic::Rights.ok(format!("{role} may do all that a cycle does")),
         Ok(missing) => {
             let grants: Vec<_> = missing.iter().map(|right| format!("GRANT {right} TO \"{role}\"")).collect();
-            fault("rights", format!("{role} lacks rights: as the tables' owner, {}", grants.join("; ")))
+            Topic::Rights.fault(format!("{role} lacks rights: as the tables' owner, {}", grants.join("; ")))
         }
     }
 }
 
 pub fn notify_role(found: Result<NotifyRole, StoreError>) -> Check {
     match found {
-        Err(error) => fault("notify role", error.to_string()),
-        Ok(NotifyRole { exists: false, .. }) => warning(
-            "notify role",
+        Err(error) => Topic::NotifyRole.fault(error.to_string()),
+        Ok(NotifyRole { exists: false, .. }) => Topic::NotifyRole.warning(
             "there is no role token_refresh_notify, so the function notify can't work: CREATE ROLE \
              token_refresh_notify NOLOGIN, then as the tables' owner CALL token_refresh.grant_notify()",
         ),
-        Ok(NotifyRole { logins, .. }) if logins.is_empty() => warning(
-            "notify role",
+        Ok(NotifyRole { logins, .. }) if logins.is_empty() => Topic::NotifyRole.warning(
             "no login has the role token_refresh_notify, which the function notify needs: GRANT \
              token_refresh_notify TO the login in its secret. Where notify is not deployed, nothing has to be done",
         ),
         Ok(NotifyRole { logins, .. }) => {
-            ok("notify role", format!("{} can deliver notifications, and read no token", logins.join(", ")))
+            Topic::NotifyRole.ok(format!("{} can deliver notifications, and read no token", logins.join(", ")))
         }
     }
 }
 
 pub fn tokens(found: Result<Vec<StoredTexts>, StoreError>) -> Check {
     let kinds = match found {
-        Err(error) => return fault("tokens", error.to_string()),
-        Ok(kinds) if kinds.is_empty() => return ok("tokens", "none is stored yet"),
+        Err(error) => return Topic::Tokens.fault(error.to_string()),
+        Ok(kinds) if kinds.is_empty() => return Topic::Tokens.ok("none is stored yet"),
         Ok(kinds) => kinds,
     };
     let counts: Vec<_> = kinds.iter().map(|kind| format!("{} {}", kind.texts, under(kind))).collect();
@@ -180,10 +218,10 @@ pub fn tokens(found: Result<Vec<StoredTexts>, StoreError>) -> Check {
     };
     match (first(true), first(false)) {
         (Some(ours), _) => {
-            fault("tokens", format!("{counts}; {ours}. Nobody is deactivated for it, nor refreshed"))
+            Topic::Tokens.fault(format!("{counts}; {ours}. Nobody is deactivated for it, nor refreshed"))
         }
-        (None, Some(theirs)) => warning("tokens", format!("{counts}; {theirs}")),
-        (None, None) => ok("tokens", format!("{counts}; a sample of each could be opened")),
+        (None, Some(theirs)) => Topic::Tokens.warning(format!("{counts}; {theirs}")),
+        (None, None) => Topic::Tokens.ok(format!("{counts}; a sample of each could be opened")),
     }
 }
 
@@ -203,16 +241,17 @@ pub fn cycles(
 ) -> Check {
     let (authorized, runs) = match (authorized, runs) {
         (Ok(authorized), Ok(runs)) => (authorized, runs),
-        (Err(error), _) => return fault("cycles", error.to_string()),
-        (_, Err(error)) => return fault("cycles", error.to_string()),
+        (Err(error), _) => return Topic::Cycles.fault(error.to_string()),
+        (_, Err(error)) => return Topic::Cycles.fault(error.to_string()),
     };
     if authorized.is_empty() {
-        return ok("cycles", "nobody is authorized now, so there is nothing to do");
+        return Topic::Cycles.ok("nobody is authorized now, so there is nothing to do");
     }
-    let ago =
-        |at: Option<DateTime<Utc>>| at.map_or("none".to_owned(), |at| format!("{} ago", Human(now - at)));
+    let ago = |at: Option<DateTime<Utc>>| {
+        at.map_or("none lately".to_owned(), |at| format!("{} ago", Human(now - at)))
+    };
     let told = format!(
-        "{} authorized; the last refresh of a planned run: {}, of a sweep: {} (within a day)",
+        "{} authorized; the last refresh of a planned run: {}, of a sweep: {}",
         authorized.len(),
         ago(runs.planned),
         ago(runs.sweep)
@@ -221,38 +260,39 @@ pub fn cycles(
         |fits: &dyn Fn(&Authorized) -> bool| authorized.iter().filter(|one| fits(one)).collect::<Vec<_>>();
     let overdue = those(&|one| is_overdue(one, policy, now));
     if !overdue.is_empty() {
-        return fault(
-            "cycles",
-            format!(
-                "{told}; overdue: {}. Sweeps don't run, or don't come to an end: look whether the rules are enabled, then \
-                 at the log of scheduled-refresh; `tokens refresh` refreshes them now",
-                names(&overdue)
-            ),
-        );
+        let told = format!("{told}; overdue: {}", names(&overdue));
+        // As while a backend is taken over, which refreshed them before.
+        if runs.planned.or(runs.sweep).is_none() {
+            return Topic::Cycles.warning(format!(
+                "{told}. No planned run and no sweep is on record: until the rules are enabled, that is to be \
+                 expected; `tokens refresh` refreshes them now"
+            ));
+        }
+        return Topic::Cycles.fault(format!(
+            "{told}. Sweeps don't run, or don't come to an end: look whether the rules are enabled, then at the log \
+             of scheduled-refresh; `tokens refresh` refreshes them now"
+        ));
     }
     let failed = those(&|one| one.token.failure.is_some());
     if !failed.is_empty() {
-        return warning(
-            "cycles",
-            format!("{told}; with a failure that stands: {}. See `tokens status`", names(&failed)),
-        );
+        return Topic::Cycles
+            .warning(format!("{told}; with a failure that stands: {}. See `tokens status`", names(&failed)));
     }
     let unseen = those(&|one| one.token.expires_at.is_none() || proven_at(one).is_none());
     if !unseen.is_empty() {
-        return warning(
-            "cycles",
-            format!("{told}; not seen by a sweep yet: {}. The next one is to change that", names(&unseen)),
-        );
+        return Topic::Cycles.warning(format!(
+            "{told}; not seen by a sweep yet: {}. The next one is to change that",
+            names(&unseen)
+        ));
     }
-    ok("cycles", format!("{told}; nobody is overdue"))
+    Topic::Cycles.ok(format!("{told}; nobody is overdue"))
 }
 
-/// Whether a sweep should have been here.
+/// Whether a sweep should have been here. Before the authorization there was nothing for it to do.
 fn is_overdue(one: &Authorized, policy: Policy, now: DateTime<Utc>) -> bool {
-    let due = policy.due_at(&one.token).is_some_and(|at| now - at > LATE);
-    let unproven =
-        one.token.failure.is_none() && proven_at(one).is_some_and(|at| now - at > VALIDATION_AGE + LATE);
-    due || unproven
+    let due = policy.due_for(one, now).is_some_and(|waited| waited > LATE);
+    let unproven_since = proven_at(one).map_or(one.since(), |at| at.max(one.since()));
+    due || one.token.failure.is_none() && now - unproven_since > VALIDATION_AGE + LATE
 }
 
 /// When Twitch said last that the token lives.
@@ -271,207 +311,78 @@ fn names(those: &[&Authorized]) -> String {
 pub fn outbox(waiting: Result<Waiting, StoreError>, now: DateTime<Utc>) -> Check {
     let Waiting { pending, due_since, given_up } = match waiting {
         Ok(waiting) => waiting,
-        Err(error) => return fault("outbox", error.to_string()),
+        Err(error) => return Topic::Outbox.fault(error.to_string()),
     };
     if let Some(since) = due_since.filter(|since| now - *since > LATE) {
-        return fault(
-            "outbox",
-            format!(
-                "{pending} notifications wait, and one has been due since {} UTC: nobody delivers. Look at the rules and the \
-                 log of the function notify, and at `tokens notifications`; after 24 hours they are given up",
-                time(Some(since))
-            ),
-        );
+        return Topic::Outbox.fault(format!(
+            "{pending} notifications wait, and one has been due since {} UTC: nobody delivers. Look at the rules and the \
+             log of the function notify, and at `tokens notifications`; after 24 hours they are given up",
+            time(Some(since))
+        ));
     }
     if given_up > 0 {
-        return warning(
-            "outbox",
-            format!("{given_up} notifications were given up within a day: `tokens notifications` says why"),
-        );
+        return Topic::Outbox.warning(format!(
+            "{given_up} notifications were given up within a day: `tokens notifications` says why"
+        ));
     }
-    ok("outbox", format!("{pending} notifications wait, none of them for long"))
+    Topic::Outbox.ok(format!("{pending} notifications wait, none of them for long"))
 }
 
 pub fn no_client(reason: &str) -> Check {
-    fault("twitch", reason)
+    Topic::Twitch.fault(reason)
 }
 
 /// Whether our application was given a token, and whether it could give it back.
 pub fn twitch(asked: Result<Result<(), RefreshError>, RefreshError>) -> Check {
     match asked {
-        Ok(Ok(())) => ok("twitch", "takes the client id and the client secret"),
-        Ok(Err(error)) => warning(
-            "twitch",
-            format!(
-                "takes the client id and the client secret, but not back the token that this check was given: {error}. \
-                 It is our application's own and expires by itself"
-            ),
-        ),
+        Ok(Ok(())) => Topic::Twitch.ok("takes the client id and the client secret"),
+        Ok(Err(error)) => Topic::Twitch.warning(format!(
+            "takes the client id and the client secret, but not back the token that this check was given: {error}. \
+             It is our application's own and expires by itself"
+        )),
         Err(RefreshError::Misconfigured(text) | RefreshError::Refused(text)) => {
-            fault("twitch", format!("{text}. Until then nobody is refreshed, and nobody is marked"))
+            Topic::Twitch.fault(format!("{text}. Until then nobody is refreshed, and nobody is marked"))
         }
-        Err(RefreshError::Outage(outage)) => fault(
-            "twitch",
-            format!(
-                "{outage}: is Twitch down (https://status.twitch.com), or this machine's way out? Nobody is \
-                 deactivated for it"
-            ),
-        ),
+        Err(RefreshError::Outage(outage)) => Topic::Twitch.fault(format!(
+            "{outage}: is Twitch down (https://status.twitch.com), or this machine's way out? Nobody is \
+             deactivated for it"
+        )),
     }
 }
 
 /// Nothing where no key is configured.
 pub fn vapid(keys: Option<Result<(), Vec<String>>>) -> Check {
     match keys {
-        None => ok("vapid", "no key is configured here, so nothing is delivered from here"),
-        Some(Ok(())) => ok("vapid", "the keys are a pair, and the subject is an address"),
-        Some(Err(faults)) => fault("vapid", faults.join("; ")),
+        None => Topic::Vapid.ok("no key is configured here, so nothing is delivered from here"),
+        Some(Ok(())) => Topic::Vapid.ok("the keys are a pair, and the subject is an address"),
+        Some(Err(faults)) => Topic::Vapid.fault(faults.join("; ")),
     }
 }
 
 /// Nothing where no one-shots are configured.
 pub fn schedules(found: Option<(&RetryConfig, RetryGroup)>) -> Check {
     let Some((RetryConfig { group, target_arn, .. }, found)) = found else {
-        return ok("schedules", "no one-shots are configured here (RETRY_GROUP): the sweep retries");
+        return Topic::Schedules.ok("no one-shots are configured here (RETRY_GROUP): the sweep retries");
     };
     match found {
-        RetryGroup::There => ok(
-            "schedules",
-            format!(
-                "the group `{group}` is there; whether its target is, says aws lambda get-function \
-                 --function-name {target_arn}"
-            ),
-        ),
-        RetryGroup::Missing => fault(
-            "schedules",
-            format!(
-                "there is no schedule group `{group}` in this region and account, so no retry can be armed, and the \
-                 sweep retries: check RETRY_GROUP and AWS_REGION"
-            ),
-        ),
-        RetryGroup::Hidden(reason) => warning(
-            "schedules",
-            format!(
-                "the group `{group}` could not be looked up: {reason}. That needs scheduler:GetScheduleGroup on it, \
-                 which the functions don't"
-            ),
-        ),
-        RetryGroup::OutOfReach(reason) => fault(
-            "schedules",
-            format!(
-                "EventBridge Scheduler can't be asked for the group `{group}`: {reason}; check region, credentials and \
-                 the way out. The sweep retries meanwhile"
-            ),
-        ),
+        RetryGroup::There => Topic::Schedules.ok(format!(
+            "the group `{group}` is there; whether its target is, says aws lambda get-function \
+             --function-name {target_arn}"
+        )),
+        RetryGroup::Missing => Topic::Schedules.fault(format!(
+            "there is no schedule group `{group}` in this region and account, so no retry can be armed, and the \
+             sweep retries: check RETRY_GROUP and AWS_REGION"
+        )),
+        RetryGroup::Hidden(reason) => Topic::Schedules.warning(format!(
+            "the group `{group}` could not be looked up: {reason}. That needs scheduler:GetScheduleGroup on it, \
+             which the functions don't"
+        )),
+        RetryGroup::OutOfReach(reason) => Topic::Schedules.fault(format!(
+            "EventBridge Scheduler can't be asked for the group `{group}`: {reason}; check region, credentials and \
+             the way out. The sweep retries meanwhile"
+        )),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use chrono::TimeZone;
-    use domain::ports::Outage;
-    use domain::{Streamer, StreamerId, TokenState};
-    use uuid::Uuid;
-
-    use super::*;
-
-    fn now() -> DateTime<Utc> {
-        Utc.with_ymd_and_hms(2026, 11, 23, 20, 0, 0).unwrap()
-    }
-
-    #[test]
-    fn clocks_may_be_a_little_apart() {
-        let apart =
-            |seconds| clock(now() + TimeDelta::seconds(seconds), now(), now() + TimeDelta::seconds(2));
-        for (seconds, state) in [
-            (0, State::Ok),
-            (2, State::Ok),
-            (7, State::Ok),
-            (-5, State::Ok),
-            (8, State::Warning),
-            (-6, State::Warning),
-            (62, State::Warning),
-            (63, State::Fault),
-            (-61, State::Fault),
-        ] {
-            assert_eq!(apart(seconds).state, state, "{seconds}");
-        }
-        assert!(apart(-3600).text.contains("are 3600 s apart"), "{:?}", apart(-3600));
-    }
-
-    #[test]
-    fn what_has_no_line_is_told() {
-        let checks =
-            [configuration(&["a fault".to_owned(), "another".to_owned()]), vec![vapid(None)]].concat();
-        let missing = not_among(&checks);
-        assert_eq!(missing.len(), NAMES.len() - 2);
-        assert!(!missing.contains(&"vapid") && missing.contains(&"twitch"));
-    }
-
-    #[test]
-    fn a_token_that_is_not_taken_back_is_a_warning() {
-        let check = twitch(Ok(Err(Outage("Twitch answered 500".to_owned()).into())));
-        assert_eq!(check.state, State::Warning);
-        assert!(check.text.contains("Twitch answered 500"), "{check:?}");
-    }
-
-    #[test]
-    fn our_fault_comes_before_the_streamers() {
-        let kind = |key, reason: &[Unreadable]| StoredTexts {
-            key,
-            texts: 30,
-            tried: 20,
-            unreadable: reason.to_vec(),
-        };
-        let theirs = kind(None, &[Unreadable::UnknownFormat]);
-        let ours = kind(Some(StoredUnder::TokenKey("2025".to_owned())), &[Unreadable::AuthenticationFailed]);
-        let state = |kinds: &[&StoredTexts]| tokens(Ok(kinds.iter().copied().cloned().collect())).state;
-        assert_eq!(state(&[]), State::Ok);
-        assert_eq!(state(&[&kind(Some(StoredUnder::AppKey), &[])]), State::Ok);
-        assert_eq!(state(&[&theirs]), State::Warning);
-        assert_eq!(
-            state(&[&kind(None, &[Unreadable::UnknownFormat, Unreadable::Unsupported])]),
-            State::Fault
-        );
-        assert_eq!(state(&[&theirs, &ours]), State::Fault);
-        let text = tokens(Ok(vec![theirs, ours])).text;
-        assert!(text.contains("tried 20 of those under the key `2025` of TOKEN_KEYS: "), "{text}");
-    }
-
-    #[test]
-    fn a_sweep_that_is_a_little_late_leaves_nobody_overdue() {
-        let cycle = |logins: &[&str], token: TokenState| {
-            let one = |login: &&str| Authorized {
-                streamer: Streamer {
-                    id: StreamerId(Uuid::nil()),
-                    login: (*login).to_owned(),
-                    display_name: login.to_uppercase(),
-                },
-                until: now() + TimeDelta::hours(2),
-                token: token.clone(),
-            };
-            let runs = LastRuns { planned: None, sweep: Some(now() - TimeDelta::minutes(90)) };
-            cycles(Ok(logins.iter().map(one).collect()), Ok(runs), Policy::default(), now())
-        };
-        let expiring = |minutes| TokenState {
-            expires_at: Some(now() + TimeDelta::minutes(minutes)),
-            refreshed_at: Some(now()),
-            ..TokenState::default()
-        };
-        assert_eq!(cycle(&["aria"], expiring(40)).state, State::Ok);
-        assert_eq!(cycle(&["aria"], expiring(39)).state, State::Fault);
-        let proven = |minutes| TokenState {
-            validated_at: Some(now() - TimeDelta::minutes(minutes)),
-            refreshed_at: Some(now() - TimeDelta::hours(2)),
-            ..expiring(120)
-        };
-        assert_eq!(cycle(&["aria"], proven(60)).state, State::Ok);
-        assert_eq!(cycle(&["aria"], proven(61)).state, State::Fault);
-        let many = cycle(&["a", "b", "c", "d", "e"], expiring(-60)).text;
-        assert!(
-            many.contains("of a sweep: 1 h 30 ago")
-                && many.contains("overdue: A (a), B (b), C (c) and 2 more"),
-            "{many}"
-        );
-    }
-}
+mod tests;

@@ -10,20 +10,21 @@ use std::sync::Arc;
 use adapters::SystemClock;
 use adapters::config::{Source, TwitchConfig, Whole};
 use adapters::signals::RetryGroup;
-use adapters::store::{Database, PgStore};
+use adapters::store::{Database, HISTORY_KEPT, LastRuns, PgStore};
 use adapters::twitch::TwitchClient;
 use anyhow::Result;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::Clock;
+use domain::ports::StoreError;
 use push::Vapid;
 use serde::Serialize;
 
-use self::checks::{Check, State};
+use self::checks::{Check, State, Topic};
 use crate::output::{self, plain, table};
 use crate::refresh::everybody;
 
-/// For how long back the rules' runs are looked for.
-const LOOKED_BACK: TimeDelta = TimeDelta::days(1);
+/// For how long back the rules' runs are looked for at first: to read the whole history takes seconds.
+const LATELY: TimeDelta = TimeDelta::days(1);
 
 /// For machines.
 #[derive(Serialize)]
@@ -32,7 +33,7 @@ struct Document<'a> {
     well: bool,
     checks: &'a [Check],
     /// What could not be looked at because of a fault above.
-    not_checked: &'a [&'static str],
+    not_checked: &'a [Topic],
 }
 
 /// Fails if something is at fault.
@@ -97,11 +98,20 @@ async fn database(config: &Whole, clock: &Arc<dyn Clock>) -> Vec<Check> {
         let store = PgStore::new(database.clone(), cipher.clone(), clock.clone());
         found.push(checks::tokens(store.stored_texts(now).await));
     }
-    let runs = database.last_runs(now - LOOKED_BACK).await;
+    let runs = last_runs(&database, now).await;
     let authorized = everybody(&database, now).await;
     found.push(checks::cycles(authorized, runs, config.policy, now));
     found.push(checks::outbox(database.waiting(now).await, now));
     found
+}
+
+/// The rules' runs of the last day; if there was none, the last of all that are remembered.
+async fn last_runs(database: &Database, now: DateTime<Utc>) -> Result<LastRuns, StoreError> {
+    let lately = database.last_runs(now - LATELY).await?;
+    if lately.planned.or(lately.sweep).is_some() {
+        return Ok(lately);
+    }
+    database.last_runs(now - HISTORY_KEPT).await
 }
 
 /// By a token of our application's own, which is taken back at once.
@@ -116,16 +126,18 @@ async fn credentials(config: TwitchConfig, clock: Arc<dyn Clock>) -> Check {
     }
 }
 
-fn text(checks: &[Check], not_checked: &[&str]) -> String {
-    let row =
-        |check: &Check| vec![check.state.as_str().to_owned(), check.name.to_owned(), plain(&check.text)];
+fn text(checks: &[Check], not_checked: &[Topic]) -> String {
+    let row = |check: &Check| {
+        vec![check.state.as_str().to_owned(), check.topic.as_str().to_owned(), plain(&check.text)]
+    };
     let count = |state| checks.iter().filter(|check| check.state == state).count();
     let mut summary = match (count(State::Fault), count(State::Warning)) {
         (0, 0) => "All is well.".to_owned(),
         (faults, warnings) => format!("Faults: {faults}. Warnings: {warnings}."),
     };
     if !not_checked.is_empty() {
-        let _ = write!(summary, " Not looked at because of a fault: {}.", not_checked.join(", "));
+        let names: Vec<_> = not_checked.iter().map(|topic| topic.as_str()).collect();
+        let _ = write!(summary, " Not looked at because of a fault: {}.", names.join(", "));
     }
     format!("{}\n\n{summary}", table(checks.iter().map(row).collect()))
 }
@@ -136,13 +148,13 @@ mod tests {
 
     #[test]
     fn each_check_has_a_line_and_the_end_sums_up() {
-        let check = |name, state, text: &str| Check { name, state, text: text.to_owned() };
+        let check = |topic, state, text: &str| Check { topic, state, text: text.to_owned() };
         let checks = [
-            check("configuration", State::Ok, "complete"),
-            check("database", State::Fault, "no\u{1b}[2J answer"),
-            check("twitch", State::Warning, "slow"),
+            check(Topic::Configuration, State::Ok, "complete"),
+            check(Topic::Database, State::Fault, "no\u{1b}[2J answer"),
+            check(Topic::Twitch, State::Warning, "slow"),
         ];
-        insta::assert_snapshot!(text(&checks, &["schema", "rights"]), @r"
+        insta::assert_snapshot!(text(&checks, &[Topic::Schema, Topic::Rights]), @r"
         ok       configuration  complete
         fault    database       no[2J answer
         warning  twitch         slow

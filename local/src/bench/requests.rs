@@ -16,7 +16,7 @@ use tokio::time::interval;
 use uuid::Uuid;
 
 use super::world;
-use crate::api::Api;
+use crate::api::{Api, authorization_path, check_path};
 use crate::binaries::Binaries;
 use crate::postgres::Postgres;
 use crate::world::{NewStreamer, World};
@@ -95,10 +95,6 @@ async fn start(binaries: &Binaries, world: &World) -> Result<Api> {
     Api::start(binaries, &environment).await
 }
 
-fn authorization(key: MembershipKey) -> String {
-    format!("/campaigns/{}/streamers/{}/authorization", key.campaign, key.streamer)
-}
-
 /// Asks, and has no other answer than a success that says so in this member.
 async fn ask(api: &Api, method: &str, path: &str, success: &str) -> Result<Value> {
     let answer = api.ask(method, path).await?;
@@ -107,7 +103,7 @@ async fn ask(api: &Api, method: &str, path: &str, success: &str) -> Result<Value
 }
 
 async fn grant(api: &Api, key: MembershipKey) -> Result<Granted> {
-    Ok(serde_json::from_value(ask(api, "POST", &authorization(key), "authorized").await?)?)
+    Ok(serde_json::from_value(ask(api, "POST", &authorization_path(key), "authorized").await?)?)
 }
 
 /// What is read of an answer to a grant.
@@ -188,7 +184,7 @@ async fn check(binaries: &Binaries, postgres: &Postgres) -> Result<(Duration, Du
                 .fetch_one(&world.pool)
                 .await?;
         let started = Instant::now();
-        ask(&api, "POST", &format!("/campaigns/{campaign}/health-check"), "healthy").await?;
+        ask(&api, "POST", &check_path(CampaignId(campaign)), "healthy").await?;
         checks.push(started.elapsed());
 
         let pair = world.twitch.current_tokens(&format!("check_{n}_1")).context("no such streamer")?;
@@ -225,7 +221,7 @@ async fn mixed(binaries: &Binaries, postgres: &Postgres) -> Result<Mixed> {
             let granted = if n.is_multiple_of(2) {
                 Some((key, grant(&api, key).await?))
             } else {
-                ask(&api, "GET", &authorization(key), "authorized").await?;
+                ask(&api, "GET", &authorization_path(key), "authorized").await?;
                 None
             };
             anyhow::Ok((began.elapsed(), granted))

@@ -2,11 +2,13 @@
 //! HTTP; a refresh that is refused twice; a session of twelve hours; and what to try next.
 
 mod cast;
+mod end;
 mod env_file;
 mod over_http;
 mod refused;
 mod session;
 
+use std::io::{Write as _, stdout};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,12 +99,19 @@ pub async fn run(keep: bool) -> Result<()> {
     refused::play(&stage, &browsers).await?;
     session::play(&stage, &browsers).await?;
     let history = Tokens { binary: tokens.to_owned(), environment: stage.world.environment() };
-    println!("\nThe same from the history, as it can be asked in production:");
+    println!(
+        "\nWhat the history knows of it, as it can be asked in production. It does not see a disconnection before the next \
+         validation:"
+    );
     history.run(&["coverage", "--since", "1d"]).await?;
 
     if keep {
+        let end = end::asked_for().context("Ctrl-C can't be waited for")?;
         let _file = EnvFile::write(&command.environment)?;
-        println!("\nThe servers stay up until Ctrl-C. In another terminal, from here:\n");
+        println!(
+            "\nThe servers stay up until Ctrl-C. No rule and no one-shot fires here: `tokens refresh` is the trigger.\n\
+             In another terminal, from here:\n"
+        );
         for (name, value) in &command.environment {
             println!("export {name}='{value}'");
         }
@@ -111,10 +120,11 @@ pub async fn run(keep: bool) -> Result<()> {
         println!("export PATH='{}':\"$PATH\"", binaries.display());
         println!("\n{}", next_steps(&api, &paths));
         tokio::select! {
-            ended = tokio::signal::ctrl_c() => ended.context("Ctrl-C can't be waited for")?,
+            () = end => {}
             never = show_notifications(&push) => never?,
         }
-        println!("\nStopping; nothing is left running.");
+        // Where the terminal was closed there is nobody to tell.
+        let _ = writeln!(stdout(), "\nStopping; nothing is left running.");
     } else {
         println!("\nNothing is left running. What to try next:\n\n{NEXT}");
     }
@@ -163,7 +173,7 @@ fn next_steps(api: &Api, paths: &Paths) -> String {
         "tokens refresh --dry-run                 # what would be done
 tokens refresh --force                   # everybody, due or not
 RETRY_DELAY=1 tokens refresh --force     # whoever was refused is refused again: deactivated, and people are told here
-tokens status --json                     # ids, for `refresh ID` and `history ID`
+tokens status                            # ids, for `refresh ID` and `history ID`
 psql \"$DATABASE_URL\" -c 'SELECT twitch_login, token_expires_at, token_refresh_failed_at, is_active FROM streamers'
 curl -X PUT \"$TWITCH_ID_URL/simulation/faults/aria\" -d server-error   # Twitch fails for her until DELETE; `-d any` lists how it can
 {calls}

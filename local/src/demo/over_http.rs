@@ -5,9 +5,10 @@ use std::fs::read_to_string;
 
 use anyhow::{Context as _, Result, ensure};
 use chrono::{DateTime, Utc};
+use domain::{CampaignId, MembershipKey, StreamerId};
 use uuid::Uuid;
 
-use crate::api::{Answer, Api};
+use crate::api::{Answer, Api, authorization_path, authorizations_path, check_path};
 use crate::world::World;
 
 /// The brief's own SQL.
@@ -35,14 +36,13 @@ impl Paths {
                 "SELECT m.campaign_id, s.id FROM campaign_memberships m JOIN streamers s ON s.id = m.streamer_id
                  WHERE s.twitch_login = $1",
             );
-            ids.bind(login).fetch_one(&world.pool).await
+            let (campaign, streamer) = ids.bind(login).fetch_one(&world.pool).await?;
+            anyhow::Ok(MembershipKey { campaign: CampaignId(campaign), streamer: StreamerId(streamer) })
         };
-        let ((campaign, ines), (_, kim), (checked, _)) =
-            (ids("ines").await?, ids("kim").await?, ids("aria").await?);
         Ok(Self {
-            authorization: format!("/campaigns/{campaign}/streamers/{ines}/authorization"),
-            authorizations: format!("/streamers/{kim}/authorizations"),
-            check: format!("/campaigns/{checked}/health-check"),
+            authorization: authorization_path(ids("ines").await?),
+            authorizations: authorizations_path(ids("kim").await?.streamer),
+            check: check_path(ids("aria").await?.campaign),
         })
     }
 

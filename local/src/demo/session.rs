@@ -86,10 +86,9 @@ pub(super) async fn play<P: Push>(stage: &Stage<P>, browsers: &SimulatedPush) ->
         println!("\n{}", notification(LAPTOP, &message)?);
     }
     println!("\n{fired} triggers fired, {quiet} of them had nothing to do. Dead minutes of {}:", HOURS * 60);
-    for Watched { login, dead, .. } in &watched {
-        let why =
-            if *dead == 0 { "" } else { " (disconnected by the streamer; until we were refused twice)" };
-        println!("  {login:<6} {dead}{why}");
+    for Watched { login, id, dead } in &watched {
+        let until = if world.row(*id).await?.is_active { "" } else { " (until deactivated)" };
+        println!("  {login:<6} {dead}{until}");
     }
     Ok(())
 }

@@ -3,7 +3,8 @@
 //! Whoever calls it is the [`Caller`] of the settings, as if IAM had authenticated them; nothing in a request changes
 //! that. A request becomes an event of payload format 2.0, and a function's answer the response. Limits and refusals
 //! are those of the real one. Whatever isn't documented about it is resolved towards what others report of it or else
-//! towards the stricter behaviour: what works here must work there.
+//! towards the stricter behaviour: what works here must work there. It has no list of routes: what no route of the real one
+//! takes, which would get a 404 from there, here gets a function's own.
 
 mod answer;
 mod event;

@@ -1,9 +1,10 @@
 //! Where the server's files may lie.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::user::ServerUser;
+use crate::binaries::workspace;
 use crate::env;
 
 /// The directories that the server's user can work in, best first: `target/local`, so that nothing lies outside the
@@ -21,13 +22,13 @@ pub(super) fn usable(user: ServerUser) -> Vec<PathBuf> {
 }
 
 fn target_directory(configured: Option<&str>) -> PathBuf {
-    let workspace =
-        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate is a directory of the workspace");
-    workspace.join(configured.unwrap_or("target"))
+    workspace().join(configured.unwrap_or("target"))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]

@@ -105,10 +105,13 @@ impl Source {
     ///
     /// If the file is there and can't be read.
     pub fn environment_and_file(directory: &Path) -> Result<Self, ConfigError> {
-        let mut source = Self::environment();
+        Self::environment().and_file(directory)
+    }
+
+    fn and_file(mut self, directory: &Path) -> Result<Self, ConfigError> {
         let path = directory.join(".env");
         if !path.exists() {
-            return Ok(source);
+            return Ok(self);
         }
         // The crate's own errors carry the line, which may be a secret.
         let fault = |what: &str| ConfigError(vec![format!("{} {what}", path.display())]);
@@ -117,9 +120,11 @@ impl Source {
         for (number, line) in lines.enumerate() {
             let (name, value) = line
                 .map_err(|_| fault(&format!("has a line that is not NAME=value, after {number} that are")))?;
-            source.variables.entry(name).or_insert(value);
+            if self.get(&name).is_none() {
+                self.variables.insert(name, value);
+            }
         }
-        Ok(source)
+        Ok(self)
     }
 
     /// An empty value counts as none, as in a `.env` file that was copied from a sample.
@@ -388,6 +393,17 @@ mod tests {
         let faults = Source::environment_and_file(directory.path()).map(|_| ()).unwrap_err().0;
         let [fault] = &faults[..] else { panic!("{faults:?}") };
         assert!(fault.ends_with("has a line that is not NAME=value, after 2 that are"), "{fault}");
+    }
+
+    #[test]
+    fn the_file_says_what_the_environment_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join(".env"), "SET=file\nEMPTY=file\nBLANK=file\nMISSING=file\n")
+            .unwrap();
+        let environment = Source::from_iter([("SET", "environment"), ("EMPTY", ""), ("BLANK", " ")]);
+        let source = environment.and_file(directory.path()).unwrap();
+        let found = ["SET", "EMPTY", "BLANK", "MISSING"].map(|name| source.get(name).unwrap_or_default());
+        assert_eq!(found, ["environment", "file", "file", "file"]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ fn write_page(page: &mut String, document: &Value) -> Result {
         page,
         "Made from [openapi.json](openapi.json) by `cargo run -p api --example openapi`; [http-api.md](http-api.md)"
     )?;
-    writeln!(page, "says how it is used. Each answer carries the header `x-request-id`.")?;
+    writeln!(page, "says how it is used. Each answer of a function carries the header `x-request-id`.")?;
     let mut problems = BTreeMap::new();
     for tag in list(&document["tags"]) {
         writeln!(page, "\n## {}\n\n{}", capital(text(&tag["name"])), text(&tag["description"]))?;

@@ -1,0 +1,143 @@
+//! What is well, a warning and a fault.
+
+use chrono::TimeZone;
+use domain::authorization::AUTHORIZATION;
+use domain::ports::Outage;
+use domain::{Streamer, StreamerId, TokenState};
+use uuid::Uuid;
+
+use super::*;
+
+fn now() -> DateTime<Utc> {
+    Utc.with_ymd_and_hms(2026, 11, 23, 20, 0, 0).unwrap()
+}
+
+#[test]
+fn clocks_may_be_a_little_apart() {
+    let apart = |seconds| clock(now() + TimeDelta::seconds(seconds), now(), now() + TimeDelta::seconds(2));
+    for (seconds, state) in [
+        (0, State::Ok),
+        (2, State::Ok),
+        (7, State::Ok),
+        (-5, State::Ok),
+        (8, State::Warning),
+        (-6, State::Warning),
+        (62, State::Warning),
+        (63, State::Fault),
+        (-61, State::Fault),
+    ] {
+        assert_eq!(apart(seconds).state, state, "{seconds}");
+    }
+    assert!(apart(-3600).text.contains("are 3600 s apart"), "{:?}", apart(-3600));
+}
+
+#[test]
+fn what_has_no_line_is_told() {
+    let checks = [configuration(&["a fault".to_owned(), "another".to_owned()]), vec![vapid(None)]].concat();
+    let missing = not_among(&checks);
+    assert_eq!(missing.len(), Topic::ALL.len() - 2);
+    assert!(!missing.contains(&Topic::Vapid) && missing.contains(&Topic::Twitch));
+}
+
+#[test]
+fn a_token_that_is_not_taken_back_is_a_warning() {
+    let check = twitch(Ok(Err(Outage("Twitch answered 500".to_owned()).into())));
+    assert_eq!(check.state, State::Warning);
+    assert!(check.text.contains("Twitch answered 500"), "{check:?}");
+}
+
+#[test]
+fn our_fault_comes_before_the_streamers() {
+    let kind =
+        |key, reason: &[Unreadable]| StoredTexts { key, texts: 30, tried: 20, unreadable: reason.to_vec() };
+    let theirs = kind(None, &[Unreadable::UnknownFormat]);
+    let ours = kind(Some(StoredUnder::TokenKey("2025".to_owned())), &[Unreadable::AuthenticationFailed]);
+    let state = |kinds: &[&StoredTexts]| tokens(Ok(kinds.iter().copied().cloned().collect())).state;
+    assert_eq!(state(&[]), State::Ok);
+    assert_eq!(state(&[&kind(Some(StoredUnder::AppKey), &[])]), State::Ok);
+    assert_eq!(state(&[&theirs]), State::Warning);
+    assert_eq!(state(&[&kind(None, &[Unreadable::UnknownFormat, Unreadable::Unsupported])]), State::Fault);
+    assert_eq!(state(&[&theirs, &ours]), State::Fault);
+    let text = tokens(Ok(vec![theirs, ours])).text;
+    assert!(text.contains("tried 20 of those under the key `2025` of TOKEN_KEYS: "), "{text}");
+}
+
+/// Authorized since this many minutes; the rules have last refreshed somebody as these runs have it.
+fn cycle(logins: &[&str], token: &TokenState, authorized_for: i64, runs: LastRuns) -> Check {
+    let one = |login: &&str| Authorized {
+        streamer: Streamer {
+            id: StreamerId(Uuid::nil()),
+            login: (*login).to_owned(),
+            display_name: login.to_uppercase(),
+        },
+        until: now() + AUTHORIZATION - TimeDelta::minutes(authorized_for),
+        token: token.clone(),
+    };
+    cycles(Ok(logins.iter().map(one).collect()), Ok(runs), Policy::default(), now())
+}
+
+fn swept() -> LastRuns {
+    LastRuns { planned: None, sweep: Some(now() - TimeDelta::minutes(90)) }
+}
+
+fn expiring(minutes: i64) -> TokenState {
+    TokenState {
+        expires_at: Some(now() + TimeDelta::minutes(minutes)),
+        refreshed_at: Some(now()),
+        ..TokenState::default()
+    }
+}
+
+fn proven(minutes: i64) -> TokenState {
+    TokenState {
+        validated_at: Some(now() - TimeDelta::minutes(minutes)),
+        refreshed_at: Some(now() - TimeDelta::hours(2)),
+        ..expiring(120)
+    }
+}
+
+#[test]
+fn a_sweep_that_is_a_little_late_leaves_nobody_overdue() {
+    let cycle = |logins: &[&str], token| cycle(logins, &token, 600, swept());
+    assert_eq!(cycle(&["aria"], expiring(40)).state, State::Ok);
+    assert_eq!(cycle(&["aria"], expiring(39)).state, State::Fault);
+    assert_eq!(cycle(&["aria"], proven(60)).state, State::Ok);
+    assert_eq!(cycle(&["aria"], proven(61)).state, State::Fault);
+    let many = cycle(&["a", "b", "c", "d", "e"], expiring(-60)).text;
+    assert!(
+        many.contains(
+            "of a planned run: none lately, of a sweep: 1 h 30 ago; overdue: A (a), B (b), C (c) and 2 more"
+        ),
+        "{many}"
+    );
+}
+
+#[test]
+fn whoever_was_authorized_just_now_is_not_overdue() {
+    let unknown = TokenState::default;
+    let unseen = || TokenState { refreshed_at: None, ..expiring(120) };
+    for (token, authorized_for, state) in [
+        (expiring(-120), 20, State::Ok),
+        (expiring(-120), 21, State::Fault),
+        (proven(600), 60, State::Ok),
+        (proven(600), 61, State::Fault),
+        (unknown(), 20, State::Warning),
+        (unknown(), 21, State::Fault),
+        (unseen(), 60, State::Warning),
+        (unseen(), 61, State::Fault),
+    ] {
+        let check = cycle(&["aria"], &token, authorized_for, swept());
+        assert_eq!(check.state, state, "authorized since {authorized_for} min: {check:?}");
+    }
+}
+
+#[test]
+fn before_the_rules_are_enabled_whoever_is_overdue_is_a_warning() {
+    let overdue = |runs| cycle(&["aria"], &proven(110), 600, runs);
+    let none = LastRuns { planned: None, sweep: None };
+    assert_eq!(overdue(none).state, State::Warning);
+    let text = overdue(none).text;
+    assert!(text.contains("overdue: ARIA (aria). No planned run and no sweep is on record"), "{text}");
+    assert_eq!(overdue(LastRuns { planned: Some(now()), ..none }).state, State::Fault);
+    assert_eq!(overdue(swept()).state, State::Fault);
+}
