@@ -213,9 +213,7 @@ impl Store for PgStore {
         until: DateTime<Utc>,
         give_up_at: DateTime<Utc>,
     ) -> Result<Vec<Claim>, StoreError> {
-        Box::pin(self.persistently(give_up_at, || self.lease(ids, now, until)))
-            .await
-            .map_err(failed("leasing streamers"))
+        Box::pin(self.lease(ids, now, until, give_up_at)).await.map_err(failed("leasing streamers"))
     }
 
     async fn record(
@@ -250,7 +248,8 @@ impl PgStore {
 }
 
 /// Runs a statement again while the database is away, until `give_up_at`. The statement must be one that can be
-/// repeated after its first answer was lost.
+/// repeated after its first answer was lost. That which takes leases is not quite: it meets its own, as if they were
+/// another run's, and they have to run out.
 async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
     clock: &dyn Clock,
     give_up_at: DateTime<Utc>,
