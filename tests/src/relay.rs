@@ -1,12 +1,13 @@
-//! What stands between the program and its PostgreSQL, and falls silent as a host does that has vanished.
+//! What stands between the program and its PostgreSQL, and falls silent as a host does that has vanished, or hangs up.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use local::world::World;
 use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy, split};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 
@@ -15,7 +16,11 @@ pub struct Relay {
     directory: TempDir,
     server: PgConnectOptions,
     frozen: watch::Sender<()>,
+    hangs_up_at: Heard,
 }
+
+/// What is to be heard, once.
+type Heard = Arc<Mutex<Option<&'static str>>>;
 
 impl Relay {
     /// Stands before this world's database.
@@ -23,13 +28,14 @@ impl Relay {
         let server: PgConnectOptions = world.database_url().parse()?;
         let (directory, frozen) = (tempfile::tempdir()?, watch::Sender::new(()));
         let listener = UnixListener::bind(socket(directory.path(), server.get_port()))?;
-        let (to, freezes) = (server.clone(), frozen.subscribe());
+        let (to, freezes, hangs_up_at) = (server.clone(), frozen.subscribe(), Heard::default());
+        let heard = hangs_up_at.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(relay(client, to.clone(), freezes.clone()));
+                tokio::spawn(relay(client, to.clone(), freezes.clone(), heard.clone()));
             }
         });
-        Ok(Self { directory, server, frozen })
+        Ok(Self { directory, server, frozen, hangs_up_at })
     }
 
     /// How the database is reached through it.
@@ -41,31 +47,76 @@ impl Relay {
     pub fn freeze(&self) {
         self.frozen.send_replace(());
     }
+
+    /// Hangs up as soon as the program says this, and lets nothing of it through; once.
+    pub fn hang_up_at(&self, text: &'static str) {
+        *self.hangs_up_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+    }
+
+    /// Whether it did.
+    pub fn hung_up(&self) -> bool {
+        self.hangs_up_at.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
 }
 
 fn socket(directory: &Path, port: u16) -> PathBuf {
     directory.join(format!(".s.PGSQL.{port}"))
 }
 
-async fn relay(client: UnixStream, to: PgConnectOptions, freezes: watch::Receiver<()>) -> Result<()> {
-    match to.get_socket() {
-        Some(directory) => {
-            between(client, UnixStream::connect(socket(directory, to.get_port())).await?, freezes).await
-        }
-        None => between(client, TcpStream::connect((to.get_host(), to.get_port())).await?, freezes).await,
+async fn relay(
+    client: UnixStream,
+    to: PgConnectOptions,
+    freezes: watch::Receiver<()>,
+    heard: Heard,
+) -> Result<()> {
+    if let Some(directory) = to.get_socket() {
+        let server = UnixStream::connect(socket(directory, to.get_port())).await?;
+        between(client, server, freezes, heard).await
+    } else {
+        let server = TcpStream::connect((to.get_host(), to.get_port())).await?;
+        between(client, server, freezes, heard).await
     }
 }
 
 async fn between(
-    mut client: UnixStream,
-    mut server: impl AsyncRead + AsyncWrite + Unpin,
+    client: UnixStream,
+    server: impl AsyncRead + AsyncWrite,
     mut freezes: watch::Receiver<()>,
+    heard: Heard,
 ) -> Result<()> {
     freezes.mark_unchanged();
+    let ((from_client, mut to_client), (mut from_server, to_server)) = (split(client), split(server));
     tokio::select! {
-        copied = copy_bidirectional(&mut client, &mut server) => copied.map(drop)?,
+        said = listen(from_client, to_server, &heard) => said?,
+        answered = copy(&mut from_server, &mut to_client) => answered.map(drop)?,
         // Held until the relay is gone.
         _ = freezes.changed() => while freezes.changed().await.is_ok() {},
     }
     Ok(())
+}
+
+/// Passes on what is said, until what is to be heard was.
+async fn listen(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    heard: &Heard,
+) -> Result<()> {
+    // It may come in pieces.
+    let mut said = Vec::new();
+    loop {
+        let before = said.len();
+        if from.read_buf(&mut said).await? == 0 {
+            return Ok(());
+        }
+        {
+            let mut awaited = heard.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_said = |text: &str| said.windows(text.len()).any(|piece| piece == text.as_bytes());
+            if awaited.is_some_and(is_said) {
+                *awaited = None;
+                return Ok(());
+            }
+        }
+        to.write_all(&said[before..]).await?;
+        said.drain(..said.len().saturating_sub(1_000));
+    }
 }

@@ -7,7 +7,6 @@ use domain::report::{Outcome, Skip, Standing, Stop};
 use end_to_end::cycles::{failed_as, forced, planned, sweep};
 use end_to_end::entrance::Entrance;
 use end_to_end::people::refused_before;
-use end_to_end::requests::{membership, request, runner};
 use end_to_end::{Still, run};
 use local::twitch::{Endpoint, Fault, Settings};
 use local::world::NewStreamer;
@@ -280,39 +279,6 @@ async fn deactivation_has_a_switch_and_a_budget() -> Result<()> {
     still.turn(61);
     let ran = run(&service, &planned()).await;
     assert_eq!((ran.report.deactivated, active().await?), (3, 4), "an hour later there is a new one");
-    Ok(())
-}
-
-/// Another program writes local time as if it were UTC, two hours ahead.
-#[tokio::test]
-async fn a_time_from_the_future_says_nothing() -> Result<()> {
-    let still = Still::new().await?;
-    let world = &still.world;
-    let failed = world.add(NewStreamer::due("failed")).await?;
-    let refreshed = world.add(NewStreamer::fresh("refreshed")).await?;
-    let validated = world.add(NewStreamer::fresh("validated")).await?;
-    for (statement, id) in [
-        ("UPDATE streamers SET token_refresh_failed_at = $1 WHERE id = $2", failed),
-        ("UPDATE streamers SET last_token_refresh_at = $1 WHERE id = $2", refreshed),
-        (
-            "INSERT INTO token_refresh.streamers (validated_at, streamer_id, fence) VALUES ($1, $2, 1)",
-            validated,
-        ),
-    ] {
-        let ahead = still.now() + TimeDelta::hours(2);
-        sqlx::query(statement).bind(ahead).bind(id.0).execute(&world.pool).await?;
-    }
-
-    let ran = run(&world.service(&[]).await?, &sweep()).await;
-    assert!(matches!(ran.outcome("failed"), Outcome::Refreshed { .. }), "{}", ran.outcome("failed"));
-    for login in ["refreshed", "validated"] {
-        let outcome = ran.outcome(login);
-        assert!(matches!(outcome, Outcome::Skipped(Skip::Validated { .. })), "{login}: {outcome}");
-    }
-    let key = membership(world, refreshed).await?;
-    assert!(runner(world).await?.grant(key, &request()).await.is_ok());
-    assert_eq!(world.twitch.activity("refreshed")?.refreshes, 1, "not refreshed just now");
-    assert!(world.row(refreshed).await?.last_token_refresh_at <= Some(still.now()));
     Ok(())
 }
 

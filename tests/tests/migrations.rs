@@ -1,8 +1,9 @@
 //! The migrations, on an empty database and on those that the existing application has.
 
 use adapters::store::{Database, migrate};
-use anyhow::Result;
-use end_to_end::Still;
+use anyhow::{Context as _, Result};
+use end_to_end::cycles::planned;
+use end_to_end::{Still, run};
 use local::postgres::Postgres;
 use local::world::NewStreamer;
 use sqlx::PgPool;
@@ -90,6 +91,22 @@ async fn several_at_once() -> Result<()> {
     a?;
     b?;
     c?;
+    Ok(())
+}
+
+/// Between `tokens migrate` and `sam deploy`: a migration has to suit them.
+#[tokio::test]
+async fn who_is_at_work_goes_on_when_the_schema_becomes_newer() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    world.add(NewStreamer::due("someone")).await?;
+    let service = world.service(&[]).await?;
+    sqlx::query("UPDATE token_refresh._sqlx_migrations SET version = version + 1000")
+        .execute(&world.pool)
+        .await?;
+    assert_eq!(run(&service, &planned()).await.report.success, 1);
+    let refused = world.service(&[]).await.err().context("it is too old")?;
+    assert!(refused.to_string().contains("deploy the program that migrated it"), "{refused}");
     Ok(())
 }
 

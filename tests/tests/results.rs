@@ -6,7 +6,7 @@ use domain::refresh::{Cycle, Limits};
 use domain::report::{Alarm, Outcome, Skip, Stop};
 use end_to_end::cycles::{forced, planned, sweep};
 use end_to_end::doomed::until;
-use end_to_end::{Still, run, wait_for_locks, with_change_at};
+use end_to_end::{Ran, Still, run, wait_for_locks, with_change_at};
 use local::twitch::{Endpoint, Fault, RefreshTokens, Settings};
 use local::world::NewStreamer;
 
@@ -198,41 +198,91 @@ async fn a_streamer_deleted_meanwhile_does_no_harm() -> Result<()> {
     Ok(())
 }
 
-/// The database is away until there is no time left. Who is under way by then is told of without another try, which would
-/// cost the report.
-#[tokio::test]
-async fn what_comes_after_the_last_try_is_told_of_and_not_tried() -> Result<()> {
-    let still = Still::new().await?;
+const HANG_UP: &str = "SELECT count(pg_terminate_backend(pid)) > 0 FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+
+/// The database is away until there is no time left: what the first result was tried with fails. What comes then is told
+/// of without another try, which would cost the report; and the run counts as failed.
+async fn away_at_the_end(still: &Still) -> Result<Ran> {
     let world = &still.world;
-    let ids = [world.add(NewStreamer::due("first")).await?, world.add(NewStreamer::due("second")).await?];
+    world.add_all(["first", "second", "third"].map(NewStreamer::due).into()).await?;
     wait_for_locks(world).await?;
-    let service = world.service(&[]).await?;
-    let (first, second) = (world.twitch.pause("first")?, world.twitch.pause("second")?);
+    let service = world.service(&[("TWITCH_MAX_IN_FLIGHT", "3")]).await?;
+    let gate = |login| world.twitch.pause(login);
+    let (first, second, third) = (gate("first")?, gate("second")?, gate("third")?);
     let limits = Limits::of_function(Some(still.now() + TimeDelta::minutes(5)));
     let cycle = Cycle { limits, ..planned() };
-    let hang_up = "SELECT count(pg_terminate_backend(pid)) > 0 FROM pg_stat_activity
-                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let script = async {
-        first.arrived().await;
-        second.arrived().await;
+        for gate in [&first, &second, &third] {
+            gate.arrived().await;
+        }
         let mut away = world.pool.begin().await?;
         sqlx::query("LOCK TABLE streamers IN SHARE MODE").execute(&mut *away).await?;
         still.turn(5);
         first.release();
-        until(world, hang_up).await?;
+        until(world, HANG_UP).await?;
         away.rollback().await?;
         second.release();
+        third.release();
         anyhow::Ok(())
     };
     let (ran, done) = tokio::join!(run(&service, &cycle), script);
     done?;
     assert!(matches!(ran.report.stopped, Some(Stop::Store(_))), "{:?}", ran.report);
-    for login in ["first", "second"] {
+    for login in ["first", "second", "third"] {
         let outcome = ran.outcome(login);
         assert!(matches!(outcome, Outcome::Failed { alarm: Some(Alarm::NotStored), .. }), "{outcome:?}");
     }
-    for id in ids {
-        assert_eq!(world.row(id).await?.last_token_refresh_at, None);
-    }
+    let stored = "SELECT count(*) FROM streamers WHERE last_token_refresh_at IS NOT NULL";
+    assert_eq!(sqlx::query_scalar::<_, i64>(stored).fetch_one(&world.pool).await?, 0);
+    Ok(ran)
+}
+
+#[tokio::test]
+async fn what_comes_after_the_last_try_is_told_of_and_not_tried() -> Result<()> {
+    let ran = away_at_the_end(&Still::new().await?).await?;
+    assert_eq!(ran.report.total, 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn so_it_is_in_a_cycle_that_has_stopped_for_want_of_time() -> Result<()> {
+    let still = Still::new().await?;
+    // A cycle goes by the end of the authorization: it is the last, and begins when another has ended.
+    let late = Some(TimeDelta::hours(13));
+    still.world.add(NewStreamer { authorized_for: late, ..NewStreamer::due("late") }).await?;
+    away_at_the_end(&still).await?;
+    assert_eq!(still.world.twitch.activity("late")?.refresh_requests, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pair_without_a_lifetime_that_is_lost_fails_the_cycle() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    world.add(NewStreamer::due("untold")).await?;
+    world.twitch.fault("untold", Fault::NoExpiresIn.on(Endpoint::Token))?;
+    wait_for_locks(world).await?;
+    let service = world.service(&[]).await?;
+    let gate = world.twitch.pause("untold")?;
+    let limits = Limits::of_function(Some(still.now() + TimeDelta::minutes(5)));
+    let cycle = Cycle { limits, ..planned() };
+    let script = async {
+        gate.arrived().await;
+        let mut away = world.pool.begin().await?;
+        sqlx::query("LOCK TABLE streamers IN SHARE MODE").execute(&mut *away).await?;
+        still.turn(5);
+        gate.release();
+        until(world, HANG_UP).await?;
+        away.rollback().await?;
+        anyhow::Ok(())
+    };
+    let (ran, done) = tokio::join!(run(&service, &cycle), script);
+    done?;
+    assert!(matches!(ran.report.stopped, Some(Stop::Store(_))), "{:?}", ran.report);
+    let Outcome::Failed { alarm: Some(Alarm::NotStored), reason, .. } = ran.outcome("untold") else {
+        panic!("{:?}", ran.outcome("untold"))
+    };
+    assert_eq!(reason.matches("could not be stored").count(), 1, "{reason}");
     Ok(())
 }

@@ -34,7 +34,7 @@ pub trait Store: Send + Sync {
 
     /// Takes a lease until `until` on each of these streamers that is active, that nobody else holds one on, and whose
     /// row nobody has locked, and reads what it protects, as of after the lease was taken. While the database is away it
-    /// tries again until `give_up_at`.
+    /// tries again until `give_up_at`; what is leased by then, it tries to read for seconds more.
     fn claim(
         &self,
         ids: &[StreamerId],

@@ -277,7 +277,8 @@ pub struct Report {
     /// How long the cycle took; in milliseconds where it is serialized.
     #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
     pub duration: TimeDelta,
-    /// Why the cycle ended before everybody was looked at, if it did.
+    /// Why the cycle ended before everybody was looked at, or could not store all that it knew; what is ours to mend before
+    /// what passes.
     pub stopped: Option<Stop>,
 }
 

@@ -7,63 +7,47 @@ use sqlx::Error;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::{PgStore, StreamerRow};
+use super::{Kept, LAST_STATEMENT, PgStore, StreamerRow};
 use crate::cipher::{self, Column, TokenCipher};
 
 impl PgStore {
     /// Two statements on purpose: the second sees what the holder before us committed, which the snapshot of a
-    /// statement that had to wait for it would not.
+    /// statement that had to wait for it would not. The second is repeated by itself, even for those who don't wait for
+    /// the first: leases that nobody has read hold everybody up until they run out.
     pub(super) async fn lease(
         &self,
         ids: &[StreamerId],
         now: DateTime<Utc>,
         until: DateTime<Utc>,
+        give_up_at: DateTime<Utc>,
     ) -> Result<Vec<Claim>, Error> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-        let mut connection = self.acquire().await?;
-        // In the order of the ids, and ours before the application's, so that two runs that want the same streamers never
-        // wait for each other in a ring. A row that somebody has locked could not be written either: a new pair would have
-        // no place.
-        let leases = sqlx::query!(
-            r#"
-            WITH known AS ( -- locked before the streamer, as whoever writes a result does
-                SELECT streamer_id FROM token_refresh.streamers WHERE streamer_id = ANY($1)
-                ORDER BY streamer_id FOR UPDATE
+        let kept = Kept::default();
+        let (ids, fences) =
+            self.persistently(give_up_at, || self.take_leases(&kept, &ids, now, until)).await?;
+        let protected = || {
+            sqlx::query!(
+                r#"
+                SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
+                       s.token_expires_at, s.last_token_refresh_at, ours.validated_at, s.token_refresh_failed_at,
+                       ours.failed_at, ours.failure_kind, ours.refusals, ours.fence,
+                       s.access_token_encrypted, s.refresh_token_encrypted
+                FROM unnest($1::uuid[], $2::bigint[]) AS leased (id, fence)
+                JOIN token_refresh.streamers ours ON ours.streamer_id = leased.id AND ours.fence = leased.fence
+                JOIN streamers s ON s.id = leased.id
+                "#,
+                &ids,
+                &fences
             )
-            INSERT INTO token_refresh.streamers AS ours (streamer_id, fence, leased_until)
-            SELECT s.id, 1, $3 FROM streamers s
-            WHERE s.id = ANY($1) AND s.is_active
-              AND (SELECT count(*) FROM known) >= 0 -- true; reading it first locks it first
-            ORDER BY s.id FOR NO KEY UPDATE SKIP LOCKED
-            ON CONFLICT (streamer_id) DO UPDATE SET fence = ours.fence + 1, leased_until = $3
-                WHERE ours.leased_until IS NULL OR ours.leased_until <= $2
-            RETURNING streamer_id, fence
-            "#,
-            &ids,
-            now,
-            until
-        )
-        .fetch_all(&mut *connection)
-        .await?;
-
-        let (ids, fences): (Vec<_>, Vec<_>) =
-            leases.into_iter().map(|lease| (lease.streamer_id, lease.fence)).unzip();
-        let rows = sqlx::query!(
-            r#"
-            SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
-                   s.token_expires_at, s.last_token_refresh_at, ours.validated_at, s.token_refresh_failed_at,
-                   ours.failed_at, ours.failure_kind, ours.refusals, ours.fence,
-                   s.access_token_encrypted, s.refresh_token_encrypted
-            FROM unnest($1::uuid[], $2::bigint[]) AS leased (id, fence)
-            JOIN token_refresh.streamers ours ON ours.streamer_id = leased.id AND ours.fence = leased.fence
-            JOIN streamers s ON s.id = leased.id
-            "#,
-            &ids,
-            &fences
-        )
-        .fetch_all(&mut *connection)
-        .await?;
-        drop(connection);
+        };
+        let read = async || {
+            let mut connection = kept.take(&self.database).await?;
+            let rows = protected().fetch_all(&mut *connection).await?;
+            kept.keep(connection);
+            Ok(rows)
+        };
+        let rows = self.persistently(give_up_at.max(self.clock.now() + LAST_STATEMENT), read).await?;
+        drop(kept);
         let open = |cipher: &TokenCipher| {
             let pairs = rows.iter().map(|row| {
                 [
@@ -117,6 +101,43 @@ impl PgStore {
                 }
             })
             .collect())
+    }
+
+    /// Answers on whom, with which fencing ids.
+    async fn take_leases(
+        &self,
+        kept: &Kept,
+        ids: &[Uuid],
+        now: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Result<(Vec<Uuid>, Vec<i64>), Error> {
+        let mut connection = kept.take(&self.database).await?;
+        // In the order of the ids, and ours before the application's, so that two runs that want the same streamers never
+        // wait for each other in a ring. A row that somebody has locked could not be written either: a new pair would have
+        // no place.
+        let leases = sqlx::query!(
+            r#"
+            WITH known AS ( -- locked before the streamer, as whoever writes a result does
+                SELECT streamer_id FROM token_refresh.streamers WHERE streamer_id = ANY($1)
+                ORDER BY streamer_id FOR UPDATE
+            )
+            INSERT INTO token_refresh.streamers AS ours (streamer_id, fence, leased_until)
+            SELECT s.id, 1, $3 FROM streamers s
+            WHERE s.id = ANY($1) AND s.is_active
+              AND (SELECT count(*) FROM known) >= 0 -- true; reading it first locks it first
+            ORDER BY s.id FOR NO KEY UPDATE SKIP LOCKED
+            ON CONFLICT (streamer_id) DO UPDATE SET fence = ours.fence + 1, leased_until = $3
+                WHERE ours.leased_until IS NULL OR ours.leased_until <= $2
+            RETURNING streamer_id, fence
+            "#,
+            ids,
+            now,
+            until
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        kept.keep(connection);
+        Ok(leases.into_iter().map(|lease| (lease.streamer_id, lease.fence)).unzip())
     }
 }
 

@@ -10,7 +10,7 @@ use sqlx::{Error, PgConnection};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use super::{Database, PgStore, StreamerRow, failed};
+use super::{Database, Moment, PgStore, StreamerRow, failed};
 
 /// Somebody waits; a database that takes longer is away.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -22,12 +22,10 @@ const FIRST_LOOK: Duration = Duration::from_millis(20);
 const LONGEST_LOOK: Duration = Duration::from_millis(160);
 
 /// Should nobody have written when it was granted: it holds for twelve hours.
-fn authorization(
-    granted_at: Option<DateTime<Utc>>,
-    expires_at: Option<DateTime<Utc>>,
-) -> Option<Authorization> {
-    let expires_at = expires_at?;
-    let granted_at = granted_at.unwrap_or(expires_at - domain::authorization::AUTHORIZATION);
+fn authorization(granted_at: Option<Moment>, expires_at: Option<Moment>) -> Option<Authorization> {
+    let expires_at = expires_at?.end();
+    let granted_at =
+        granted_at.and_then(Moment::known).unwrap_or(expires_at - domain::authorization::AUTHORIZATION);
     Some(Authorization { granted_at, expires_at })
 }
 
@@ -167,7 +165,9 @@ impl Database {
             revoked AS (
                 -- A grant that was written just now by a clock ahead of ours never ends before it began.
                 UPDATE campaign_memberships m SET
-                    poll_authorization_expires_at = greatest(before.granted_at, $3), updated_at = $3
+                    poll_authorization_expires_at =
+                        greatest($3, CASE WHEN isfinite(before.granted_at) THEN before.granted_at END),
+                    updated_at = $3
                 FROM before WHERE m.id = before.id
                 RETURNING m.id, before.granted_at, m.poll_authorization_expires_at AS ends_at
             ),

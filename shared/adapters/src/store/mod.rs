@@ -10,6 +10,7 @@ mod coverage;
 mod deactivate;
 mod history;
 mod memberships;
+mod moment;
 mod outbox;
 mod pages;
 mod reactivate;
@@ -36,6 +37,7 @@ use uuid::Uuid;
 pub use self::condition::{LastRuns, NotifyRole, Server, StoredTexts, StoredUnder, Waiting};
 pub use self::coverage::{BrokenSession, Coverage, Gap};
 pub use self::history::{HISTORY_KEPT, HistoryEntry};
+pub(crate) use self::moment::Moment;
 pub use self::outbox::{OutboxCounts, OutboxEntry, PgOutbox};
 pub use self::pages::Lookup;
 pub use self::reactivate::Deactivated;
@@ -211,9 +213,7 @@ impl Store for PgStore {
         until: DateTime<Utc>,
         give_up_at: DateTime<Utc>,
     ) -> Result<Vec<Claim>, StoreError> {
-        Box::pin(self.persistently(give_up_at, || self.lease(ids, now, until)))
-            .await
-            .map_err(failed("leasing streamers"))
+        Box::pin(self.lease(ids, now, until, give_up_at)).await.map_err(failed("leasing streamers"))
     }
 
     async fn record(
@@ -248,7 +248,8 @@ impl PgStore {
 }
 
 /// Runs a statement again while the database is away, until `give_up_at`. The statement must be one that can be
-/// repeated after its first answer was lost.
+/// repeated after its first answer was lost. That which takes leases is not quite: it meets its own, as if they were
+/// another run's, and they have to run out.
 async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
     clock: &dyn Clock,
     give_up_at: DateTime<Utc>,
@@ -309,12 +310,12 @@ struct StreamerRow {
     display_name: String,
     is_active: bool,
     /// The end of the last authorization.
-    until: Option<DateTime<Utc>>,
-    expires_at: Option<DateTime<Utc>>,
-    refreshed_at: Option<DateTime<Utc>>,
+    until: Option<Moment>,
+    expires_at: Option<Moment>,
+    refreshed_at: Option<Moment>,
     validated_at: Option<DateTime<Utc>>,
     /// The application's column, which others write as well.
-    failed_at: Option<DateTime<Utc>>,
+    failed_at: Option<Moment>,
     /// What we remember of the failure at the very time `known_failure_at`, and of no other.
     known_failure_at: Option<DateTime<Utc>>,
     failure_kind: Option<String>,
@@ -326,7 +327,7 @@ impl StreamerRow {
     /// written it in a wrong zone.
     fn into_parts(self, now: DateTime<Utc>) -> (Streamer, TokenState) {
         let past = |at: &DateTime<Utc>| *at <= now + LARGEST_SKEW;
-        let failure = self.failed_at.filter(past).map(|at| {
+        let failure = self.failed_at.and_then(Moment::known).filter(past).map(|at| {
             let known = self.known_failure_at == Some(at);
             match self.failure_kind.as_deref().and_then(parse_kind).filter(|_| known) {
                 Some(kind) => {
@@ -337,8 +338,8 @@ impl StreamerRow {
             }
         });
         let token = TokenState {
-            expires_at: self.expires_at,
-            refreshed_at: self.refreshed_at.filter(past),
+            expires_at: self.expires_at.and_then(Moment::known),
+            refreshed_at: self.refreshed_at.and_then(Moment::known).filter(past),
             validated_at: self.validated_at.filter(past),
             failure,
         };

@@ -6,7 +6,7 @@ use domain::{Authorized, Streamer, StreamerId};
 use sqlx::Error;
 use uuid::Uuid;
 
-use super::{Database, StreamerRow, failed};
+use super::{Database, Moment, StreamerRow, failed};
 
 /// Large enough that a page's round trip weighs nothing, small enough that memory doesn't grow with the table.
 const PAGE: i64 = 1_000;
@@ -69,14 +69,14 @@ impl Database {
             ORDER BY m.poll_authorization_expires_at, m.streamer_id
             LIMIT $3
             "#,
-            until,
+            Moment::from(until) as Moment,
             id,
             PAGE
         )
         .fetch_all(&mut *self.acquire().await?)
         .await?;
         let authorized = |row: StreamerRow| {
-            let until = row.until?;
+            let until = row.until?.end();
             let (streamer, token) = row.into_parts(now);
             Some(Authorized { streamer, until, token })
         };
@@ -94,7 +94,7 @@ impl Database {
             r#"
             SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
                    (SELECT max(m.poll_authorization_expires_at) FROM campaign_memberships m
-                    WHERE m.streamer_id = s.id AND m.status = 'ACTIVE') AS until,
+                    WHERE m.streamer_id = s.id AND m.status = 'ACTIVE') AS "until: Moment",
                    s.token_expires_at AS expires_at, s.last_token_refresh_at AS refreshed_at,
                    ours.validated_at AS "validated_at?", s.token_refresh_failed_at AS failed_at,
                    ours.failed_at AS "known_failure_at?", ours.failure_kind AS "failure_kind?",
@@ -109,7 +109,7 @@ impl Database {
         .await
         .map_err(failed("looking up the streamer"))?;
         let Some(row) = row else { return Ok(Lookup::Unknown) };
-        let (is_active, until) = (row.is_active, row.until.filter(|until| *until > now));
+        let (is_active, until) = (row.is_active, row.until.map(Moment::end).filter(|until| *until > now));
         let (streamer, token) = row.into_parts(now);
         Ok(match until {
             _ if !is_active => Lookup::Inactive(streamer),

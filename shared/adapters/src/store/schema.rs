@@ -1,4 +1,4 @@
-//! The schema: migrating it, and refusing to work on another than ours.
+//! The schema: migrating it, and refusing to start on another than ours.
 
 use domain::ports::StoreError;
 use sqlx::migrate::Migrator;

@@ -60,7 +60,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     async fn learn_expiry(&self, cycle: &Cycle, progress: &Progress<'_>, refreshed: Arrived) -> Arrived {
         let Arrived { mut attempt, outcome, before } = refreshed;
         let now = self.clock.now();
-        let stored = self.store.record(std::slice::from_ref(&attempt), cycle.last_write(now)).await;
+        let stored = self.store_results(cycle, progress, std::slice::from_ref(&attempt)).await;
         let outcome = match stored.as_deref() {
             Ok([recorded]) => stored_as(outcome, *recorded, &attempt),
             Ok(_) => Outcome::Skipped(Skip::Superseded),

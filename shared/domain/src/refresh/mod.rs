@@ -230,6 +230,8 @@ struct State {
     over_budget: bool,
     /// The minutes for which a retry was asked.
     retries: BTreeSet<DateTime<Utc>>,
+    /// Why results could not be stored, however often it was tried.
+    not_stored: Option<StoreError>,
 }
 
 impl Progress<'_> {
@@ -242,9 +244,17 @@ impl Progress<'_> {
         self.observer.done(streamer, outcome);
     }
 
-    /// The first reason to stop is the one that counts.
+    /// The first reason to stop is the one that counts; but one that somebody has to mend is not hidden by one that passes.
     fn stop(&self, reason: Stop) {
-        self.state().report.stopped.get_or_insert(reason);
+        let stopped = &mut self.state().report.stopped;
+        if stopped.as_ref().is_none_or(|first| reason.is_ours() && !first.is_ours()) {
+            *stopped = Some(reason);
+        }
+    }
+
+    fn not_stored(&self, error: &StoreError) {
+        self.stop(Stop::Store(error.0.clone()));
+        self.state().not_stored = Some(error.clone());
     }
 
     fn stopped(&self) -> bool {

@@ -7,7 +7,7 @@ use super::{Arrived, Cycle, Progress, RefreshService, Signaller};
 use crate::notification::Told;
 use crate::policy::FailureKind;
 use crate::ports::{Attempt, Change, Deactivation, Recorded, Signals, Store, StoreError, Twitch};
-use crate::report::{Alarm, Outcome, Skip, Standing, Stop};
+use crate::report::{Alarm, Outcome, Skip, Standing};
 
 impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     /// Deactivates those who were refused for good, as far as the budget goes, then tells of it.
@@ -25,7 +25,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let done = match done {
             Ok(done) => done,
             Err(error) => {
-                progress.stop(Stop::Store(error.0.clone()));
+                progress.not_stored(&error);
                 for (attempt, (outcome, _)) in attempts.iter().zip(rest) {
                     progress.done(&attempt.streamer, &not_stored(outcome, &error));
                 }
@@ -57,14 +57,9 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             return;
         }
         let progress = signaller.progress;
-        let give_up_at = cycle.last_write(self.clock.now());
         let (attempts, told): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|one| (one.attempt, one.outcome)).unzip();
-        let recorded = match self.waited_for(progress, give_up_at) {
-            Some(error) => Err(error),
-            None => self.store.record(&attempts, give_up_at).await,
-        };
-        match recorded {
+        match self.store_results(cycle, progress, &attempts).await {
             Ok(recorded) => {
                 for ((attempt, outcome), recorded) in attempts.iter().zip(told).zip(recorded) {
                     let outcome = stored_as(outcome, recorded, attempt);
@@ -73,7 +68,6 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 }
             }
             Err(error) => {
-                progress.stop(Stop::Store(error.0.clone()));
                 for (attempt, outcome) in attempts.iter().zip(told) {
                     progress.done(&attempt.streamer, &not_stored(outcome, &error));
                 }
@@ -81,13 +75,25 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         }
     }
 
+    /// Writes these, for as long as there is time.
+    pub(super) async fn store_results(
+        &self,
+        cycle: &Cycle,
+        progress: &Progress<'_>,
+        attempts: &[Attempt],
+    ) -> Result<Vec<Recorded>, StoreError> {
+        let give_up_at = cycle.last_write(self.clock.now());
+        let recorded = match self.waited_for(progress, give_up_at) {
+            Some(error) => Err(error),
+            None => self.store.record(attempts, give_up_at).await,
+        };
+        recorded.inspect_err(|error| progress.not_stored(error))
+    }
+
     /// The database is away and was waited for until now, when nothing is tried any more: what is left would pass the
     /// deadline, one after the other.
     fn waited_for(&self, progress: &Progress<'_>, give_up_at: DateTime<Utc>) -> Option<StoreError> {
-        match progress.state().report.stopped.clone() {
-            Some(Stop::Store(why)) if self.clock.now() >= give_up_at => Some(StoreError(why)),
-            _ => None,
-        }
+        progress.state().not_stored.clone().filter(|_| self.clock.now() >= give_up_at)
     }
 
     /// The budget is used up: the refusal counts as an outage, and an alarm says so.
@@ -129,7 +135,7 @@ pub(super) fn not_stored(outcome: Outcome, error: &StoreError) -> Outcome {
             FailureKind::Outage,
             format!("refreshed, but the new tokens could not be stored: {error}"),
         ),
-        Outcome::Failed { kind, reason, .. } => {
+        Outcome::Failed { kind, reason, standing, .. } if standing != Standing::NotRecorded => {
             not_recorded(kind, format!("{reason}; this could not be stored: {error}"))
         }
         other => other,

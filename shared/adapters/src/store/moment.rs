@@ -1,0 +1,78 @@
+//! Times in the application's columns. PostgreSQL knows `infinity`, and years that chrono doesn't; both end sqlx's own
+//! decoding with a panic. `sqlx.toml` says which columns are read as this instead.
+
+use chrono::{DateTime, Utc};
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo, PgValueRef};
+use sqlx::{Decode, Encode, Postgres, Type};
+
+/// As PostgreSQL has it: microseconds since 2000, where the least and the greatest number are `-infinity` and `infinity`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment(i64);
+
+/// From 1970 to 2000, in microseconds.
+const TO_2000: i64 = 946_684_800_000_000;
+
+/// The last nanosecond that RFC 3339 can say. PostgreSQL counts in microseconds and stores no such time.
+const END_OF_TIME: DateTime<Utc> =
+    DateTime::from_timestamp(253_402_300_799, 999_999_999).expect("the end of the year 9999");
+
+impl Moment {
+    /// `None`: infinite, or after the year 9999, which tells of nothing that happens.
+    pub(super) fn known(self) -> Option<DateTime<Utc>> {
+        let at = DateTime::from_timestamp_micros(self.0.checked_add(TO_2000)?)?;
+        Some(at).filter(|at| *at < END_OF_TIME)
+    }
+
+    /// When something ends that may go on for ever, or may always have been over.
+    pub(super) fn end(self) -> DateTime<Utc> {
+        let endless = if self.0 > 0 { END_OF_TIME } else { DateTime::UNIX_EPOCH };
+        self.known().unwrap_or(endless)
+    }
+}
+
+/// What ends after the year 9999 is as if it never did.
+impl From<DateTime<Utc>> for Moment {
+    fn from(at: DateTime<Utc>) -> Self {
+        Self(if at < END_OF_TIME { at.timestamp_micros() - TO_2000 } else { i64::MAX })
+    }
+}
+
+impl Type<Postgres> for Moment {
+    fn type_info() -> PgTypeInfo {
+        <DateTime<Utc> as Type<Postgres>>::type_info()
+    }
+}
+
+impl Decode<'_, Postgres> for Moment {
+    fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
+        <i64 as Decode<Postgres>>::decode(value).map(Self)
+    }
+}
+
+impl Encode<'_, Postgres> for Moment {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        Encode::<Postgres>::encode(self.0, buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_is_a_time_or_none() {
+        for number in [i64::MIN, i64::MIN + 1, -1, 0, 1, i64::MAX - 1, i64::MAX] {
+            let moment = Moment(number);
+            assert_eq!(moment.known().is_some(), number.abs_diff(0) <= 1, "{number}");
+            assert_eq!(moment.end() > DateTime::UNIX_EPOCH, number >= -1, "{number}");
+        }
+        for text in ["-4712-01-01T00:00:00Z", "1999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"] {
+            let at: DateTime<Utc> = text.parse().unwrap();
+            assert_eq!(Moment::from(at).known(), Some(at));
+            assert_eq!(Moment::from(at).end(), at);
+        }
+        assert_eq!(Moment::from(Moment(i64::MAX).end()), Moment(i64::MAX));
+    }
+}

@@ -1,0 +1,204 @@
+//! Times in the application's columns that say nothing, because others write them as well: what has been and is to come,
+//! what is infinite, and years of no calendar.
+
+use adapters::store::{Database, Lookup};
+use anyhow::Result;
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
+use domain::StreamerId;
+use domain::health::Finding;
+use domain::report::{Outcome, Skip};
+use end_to_end::cycles::{planned, sweep};
+use end_to_end::requests::{membership, request, runner};
+use end_to_end::{Still, run};
+use local::world::{NewStreamer, World};
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnectOptions;
+
+/// Another program writes local time as if it were UTC, two hours ahead.
+#[tokio::test]
+async fn a_time_from_the_future_says_nothing() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let failed = world.add(NewStreamer::due("failed")).await?;
+    let refreshed = world.add(NewStreamer::fresh("refreshed")).await?;
+    let validated = world.add(NewStreamer::fresh("validated")).await?;
+    for (statement, id) in [
+        ("UPDATE streamers SET token_refresh_failed_at = $1 WHERE id = $2", failed),
+        ("UPDATE streamers SET last_token_refresh_at = $1 WHERE id = $2", refreshed),
+        (
+            "INSERT INTO token_refresh.streamers (validated_at, streamer_id, fence) VALUES ($1, $2, 1)",
+            validated,
+        ),
+    ] {
+        let ahead = still.now() + TimeDelta::hours(2);
+        sqlx::query(statement).bind(ahead).bind(id.0).execute(&world.pool).await?;
+    }
+
+    let ran = run(&world.service(&[]).await?, &sweep()).await;
+    assert!(matches!(ran.outcome("failed"), Outcome::Refreshed { .. }), "{}", ran.outcome("failed"));
+    for login in ["refreshed", "validated"] {
+        let outcome = ran.outcome(login);
+        assert!(matches!(outcome, Outcome::Skipped(Skip::Validated { .. })), "{login}: {outcome}");
+    }
+    let key = membership(world, refreshed).await?;
+    assert!(runner(world).await?.grant(key, &request()).await.is_ok());
+    assert_eq!(world.twitch.activity("refreshed")?.refreshes, 1, "not refreshed just now");
+    assert!(world.row(refreshed).await?.last_token_refresh_at <= Some(still.now()));
+    Ok(())
+}
+
+/// PostgreSQL takes each of these, and chrono none.
+const NO_TIMES: [&str; 3] = ["infinity", "-infinity", "294276-12-31"];
+
+async fn set(world: &World, id: StreamerId, table: &str, column: &str, text: &str) -> Result<()> {
+    let key = if table == "streamers" { "id" } else { "streamer_id" };
+    let sql = format!("UPDATE {table} SET {column} = nullif($1, '')::timestamptz WHERE {key} = $2");
+    sqlx::query(AssertSqlSafe(sql)).bind(text).bind(id.0).execute(&world.pool).await?;
+    Ok(())
+}
+
+/// For each column of a token and each of [`NO_TIMES`], one who is due.
+async fn people_without_times(world: &World, whose: &str) -> Result<Vec<(StreamerId, String)>> {
+    let mut people = Vec::new();
+    for column in ["token_expires_at", "last_token_refresh_at", "token_refresh_failed_at"] {
+        for text in NO_TIMES {
+            let login = format!("{whose} {column} {text}");
+            let id = world.add(NewStreamer::due(&login)).await?;
+            set(world, id, "streamers", column, text).await?;
+            people.push((id, login));
+        }
+    }
+    Ok(people)
+}
+
+async fn database(world: &World) -> Result<Database> {
+    Ok(Database::open(world.database_url().parse::<PgConnectOptions>()?).await?)
+}
+
+#[tokio::test]
+async fn to_a_cycle_what_is_no_time_says_nothing() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let people = people_without_times(world, "any").await?;
+    world.add(NewStreamer::due("healthy")).await?;
+
+    let ran = run(&world.service(&[]).await?, &sweep()).await;
+
+    assert_eq!((ran.report.success, ran.report.total, &ran.report.stopped), (10, 10, &None));
+    for (id, login) in people {
+        let row = world.row(id).await?;
+        assert!(row.token_expires_at.is_some_and(|at| at > still.now()), "{login}");
+        assert_eq!((row.last_token_refresh_at, row.token_refresh_failed_at), (Some(still.now()), None));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn to_a_request_what_is_no_time_says_nothing() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let (runner, database) = (runner(world).await?, database(world).await?);
+    for (id, login) in people_without_times(world, "checked").await? {
+        let key = membership(world, id).await?;
+        let found = database.find(id, still.now()).await?;
+        let Lookup::Authorized(found) = found else { panic!("{login}: {found:?}") };
+        assert_eq!(found.token.failure, None, "{login}");
+        assert_eq!(found.token.refreshed_at, None, "{login}");
+        let Ok(read) = runner.memberships(id).await? else { panic!("{login}") };
+        assert_eq!(read.iter().map(|one| &one.token).collect::<Vec<_>>(), [&found.token], "{login}");
+        let checkup = runner.check(key.campaign, &request(), TimeDelta::seconds(10)).await?;
+        let findings: Vec<_> = checkup.streamers.iter().map(|one| &one.finding).collect();
+        assert_eq!(findings, [&Finding::Refreshed], "{login}");
+    }
+    for (id, login) in people_without_times(world, "granted").await? {
+        let granted = runner.grant(membership(world, id).await?, &request()).await;
+        assert!(granted.is_ok_and(|membership| membership.remaining(still.now()).is_some()), "{login}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_authorization_may_have_no_end() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let database = database(world).await?;
+    let mut ids = Vec::new();
+    for (login, end) in
+        [("for ever", "infinity"), ("too", "infinity"), ("late", "294276-12-31"), ("over", "-infinity")]
+    {
+        let id = world.add(NewStreamer::due(login)).await?;
+        set(world, id, "campaign_memberships", "poll_authorization_expires_at", end).await?;
+        ids.push(id);
+    }
+
+    let all = database.authorized(None, still.now()).await?;
+    let logins: Vec<_> = all.iter().map(|one| one.streamer.login.as_str()).collect();
+    assert_eq!((logins.len(), logins[0]), (3, "late"), "{logins:?}");
+    assert!(all.iter().all(|one| one.until.year() == 9_999), "{all:?}");
+    for (place, one) in all.iter().enumerate().skip(1) {
+        assert_eq!(database.authorized(Some(one), still.now()).await?, all[place + 1..], "behind {place}");
+    }
+    let ran = run(&world.service(&[]).await?, &planned()).await;
+    assert_eq!((ran.report.success, ran.report.total), (3, 3));
+
+    for id in &ids[..3] {
+        let found = database.find(*id, still.now()).await?;
+        assert!(matches!(found, Lookup::Authorized(_)), "{found:?}");
+        let found = database.membership(membership(world, *id).await?, still.now()).await?;
+        assert!(found.is_ok_and(|one| one.remaining(still.now()) > Some(TimeDelta::days(365))));
+    }
+    assert!(matches!(database.find(ids[3], still.now()).await?, Lookup::NotAuthorized(_)));
+    let over = database.membership(membership(world, ids[3]).await?, still.now()).await?;
+    assert!(over.is_ok_and(|one| one.authorization.is_some() && one.remaining(still.now()).is_none()));
+    Ok(())
+}
+
+/// What was seen of it is remembered as it stands, and measured.
+#[tokio::test]
+async fn a_session_without_an_end_or_a_beginning_is_measured() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let database = database(world).await?;
+    for (column, text) in
+        [("poll_authorization_expires_at", "infinity"), ("poll_authorization_granted_at", "-infinity")]
+    {
+        let dead = NewStreamer { token_left: TimeDelta::minutes(-10), ..NewStreamer::due(column) };
+        set(world, world.add(dead).await?, "campaign_memberships", column, text).await?;
+    }
+    let from = still.now();
+    assert_eq!(database.remember_sessions(from).await?, 2);
+    still.turn(60);
+    assert_eq!(database.remember_sessions(still.now()).await?, 0, "nothing has changed");
+
+    let coverage = database.coverage(from, still.now()).await?;
+
+    assert_eq!((coverage.broken.len(), coverage.dead()), (2, TimeDelta::hours(2)));
+    let years: Vec<_> =
+        coverage.broken.iter().map(|one| (one.granted_at.year(), one.ends_at.year())).collect();
+    assert!(years.contains(&(from.year(), 9_999)) && years.contains(&(1_970, from.year())), "{years:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_goes_on_for_ever_can_be_revoked() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let runner = runner(world).await?;
+    let columns = ["poll_authorization_granted_at", "poll_authorization_expires_at"];
+    for granted_at in ["infinity", "-infinity", ""] {
+        let id = world.add(NewStreamer::due(format!("since {granted_at}"))).await?;
+        for (column, text) in columns.into_iter().zip([granted_at, "infinity"]) {
+            set(world, id, "campaign_memberships", column, text).await?;
+        }
+        let key = membership(world, id).await?;
+        runner.revoke(key).await??;
+        let ends: Option<DateTime<Utc>> = sqlx::query_scalar(
+            "SELECT poll_authorization_expires_at FROM campaign_memberships WHERE streamer_id = $1",
+        )
+        .bind(id.0)
+        .fetch_one(&world.pool)
+        .await?;
+        assert_eq!(ends, Some(still.now()), "since {granted_at}");
+    }
+    Ok(())
+}
