@@ -114,10 +114,10 @@ mod tests {
             display_name: "Aria\u{1b}".to_owned(),
         };
         let left = |column, reason| Unreadable::from(Left { streamer: streamer.clone(), column, reason });
-        let unknown = cipher::Unreadable::UnknownKey { key_id: "2025".to_owned() };
+        let unknown = cipher::DecryptError::UnknownKey { key_id: "2025".to_owned() };
         let unreadable = vec![
             left(Column::AccessToken, unknown),
-            left(Column::RefreshToken, cipher::Unreadable::UnknownFormat),
+            left(Column::RefreshToken, cipher::DecryptError::UnknownFormat),
         ];
         let done = Done { dry_run: false, total: 4, rekeyed: 2, busy: 1, unreadable };
         insta::assert_snapshot!(text(&done), @r"

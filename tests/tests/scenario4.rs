@@ -230,7 +230,7 @@ async fn a_second_failure_deactivates_and_everybody_is_told() -> Result<()> {
     let printed = scene.tokens(&["reactivate", &scene.aria.to_string()]).await?;
     assert_eq!(printed.code, 0, "{printed:?}");
     assert!(printed.stdout.starts_with("Active again: 1 streamer(s)"), "{}", printed.stdout);
-    assert!(printed.stdout.contains("has to\nreconnect with Twitch"), "{}", printed.stdout);
+    assert!(printed.stdout.contains("has to reconnect with Twitch"), "{}", printed.stdout);
     assert_eq!(scene.state().await?, (true, None));
     scene.reconnect().await?;
     scene.all_is_well().await

@@ -1,6 +1,6 @@
 //! What is well and what is not: facts in, a line out. Asks nobody.
 
-use adapters::cipher::Unreadable;
+use adapters::cipher::DecryptError;
 use adapters::config::RetryConfig;
 use adapters::signals::RetryGroup;
 use adapters::store::{LastRuns, NotifyRole, Server, StoredTexts, StoredUnder, Waiting};
@@ -212,7 +212,7 @@ pub fn tokens(found: Result<Vec<StoredTexts>, StoreError>) -> Check {
     let first = |is_ours: bool| {
         kinds.iter().find_map(|kind| {
             let mut reasons = kind.unreadable.iter();
-            let reason = reasons.find(|reason| (**reason != Unreadable::UnknownFormat) == is_ours)?;
+            let reason = reasons.find(|reason| (**reason != DecryptError::UnknownFormat) == is_ours)?;
             Some(format!("tried {} of those {}: {reason}", kind.tried, under(kind)))
         })
     };

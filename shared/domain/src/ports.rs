@@ -228,7 +228,10 @@ pub trait Twitch: Send + Sync {
     fn connect(&self) -> impl Future<Output = ()> + Send;
 
     /// Asks for a new pair.
-    fn refresh(&self, token: &RefreshToken) -> impl Future<Output = Result<Grant, RefreshError>> + Send;
+    fn refresh(
+        &self,
+        token: &RefreshToken,
+    ) -> impl Future<Output = Result<TokenResponse, RefreshError>> + Send;
 
     /// Asks whether the access token lives.
     fn validate(&self, token: &AccessToken) -> impl Future<Output = Result<Validity, Outage>> + Send;
@@ -239,7 +242,7 @@ impl<T: Twitch> Twitch for Arc<T> {
         self.as_ref().connect().await;
     }
 
-    async fn refresh(&self, token: &RefreshToken) -> Result<Grant, RefreshError> {
+    async fn refresh(&self, token: &RefreshToken) -> Result<TokenResponse, RefreshError> {
         self.as_ref().refresh(token).await
     }
 
@@ -248,9 +251,9 @@ impl<T: Twitch> Twitch for Arc<T> {
     }
 }
 
-/// A successful refresh.
+/// What the token endpoint answers to a refresh that succeeds (RFC 6749, section 5.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Grant {
+pub struct TokenResponse {
     /// The pair to keep from now on.
     pub pair: TokenPair,
     /// How long the access token lives; Twitch does not always say.

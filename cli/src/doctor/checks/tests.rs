@@ -49,14 +49,17 @@ fn a_token_that_is_not_taken_back_is_a_warning() {
 #[test]
 fn our_fault_comes_before_the_streamers() {
     let kind =
-        |key, reason: &[Unreadable]| StoredTexts { key, texts: 30, tried: 20, unreadable: reason.to_vec() };
-    let theirs = kind(None, &[Unreadable::UnknownFormat]);
-    let ours = kind(Some(StoredUnder::TokenKey("2025".to_owned())), &[Unreadable::AuthenticationFailed]);
+        |key, reason: &[DecryptError]| StoredTexts { key, texts: 30, tried: 20, unreadable: reason.to_vec() };
+    let theirs = kind(None, &[DecryptError::UnknownFormat]);
+    let ours = kind(Some(StoredUnder::TokenKey("2025".to_owned())), &[DecryptError::AuthenticationFailed]);
     let state = |kinds: &[&StoredTexts]| tokens(Ok(kinds.iter().copied().cloned().collect())).state;
     assert_eq!(state(&[]), State::Ok);
     assert_eq!(state(&[&kind(Some(StoredUnder::AppKey), &[])]), State::Ok);
     assert_eq!(state(&[&theirs]), State::Warning);
-    assert_eq!(state(&[&kind(None, &[Unreadable::UnknownFormat, Unreadable::Unsupported])]), State::Fault);
+    assert_eq!(
+        state(&[&kind(None, &[DecryptError::UnknownFormat, DecryptError::Unsupported])]),
+        State::Fault
+    );
     assert_eq!(state(&[&theirs, &ours]), State::Fault);
     let text = tokens(Ok(vec![theirs, ours])).text;
     assert!(text.contains("tried 20 of those under the key `2025` of TOKEN_KEYS: "), "{text}");

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::{NoRandomness, Unreadable, random};
+use super::{DecryptError, NoRandomness, random};
 
 const IV_LENGTH: usize = 16;
 const MAC_LENGTH: usize = 32;
@@ -118,27 +118,27 @@ impl AdonisKey {
 
     /// The token inside, if the text is authentic.
     ///
-    /// An authentic text that holds no token that we understand is [`Unreadable::NoToken`]: somebody with the right
+    /// An authentic text that holds no token that we understand is [`DecryptError::NoToken`]: somebody with the right
     /// key wrote it, so it is between our programs, and no streamer's fault.
     pub(super) fn decrypt(
         &self,
         sealed: Sealed<'_>,
         now: DateTime<Utc>,
-    ) -> Result<Zeroizing<String>, Unreadable> {
+    ) -> Result<Zeroizing<String>, DecryptError> {
         self.hmac
             .clone()
             .chain_update(sealed.signed)
             .verify_slice(&sealed.mac)
-            .map_err(|_| Unreadable::AuthenticationFailed)?;
+            .map_err(|_| DecryptError::AuthenticationFailed)?;
 
         let mut buffer = Zeroizing::new(sealed.ciphertext);
         let payload = cbc::Decryptor::inner_iv_init(&self.aes, &sealed.iv.into())
             .decrypt_padded::<Pkcs7>(&mut buffer)
-            .map_err(|_| Unreadable::NoToken)?;
+            .map_err(|_| DecryptError::NoToken)?;
         let payload: Payload<Zeroizing<String>> =
-            serde_json::from_slice(payload).map_err(|_| Unreadable::NoToken)?;
+            serde_json::from_slice(payload).map_err(|_| DecryptError::NoToken)?;
         if payload.expires_at.is_some_and(|expires_at| expires_at < now) {
-            return Err(Unreadable::NoToken);
+            return Err(DecryptError::NoToken);
         }
         Ok(payload.message)
     }
@@ -167,12 +167,12 @@ mod tests {
         AdonisKey::new("0123456789abcdefghijklmnopqrstuv").unwrap()
     }
 
-    fn decrypt_at(stored: &str, now: DateTime<Utc>) -> Result<String, Unreadable> {
-        let sealed = Sealed::parse(stored).ok_or(Unreadable::UnknownFormat)?;
+    fn decrypt_at(stored: &str, now: DateTime<Utc>) -> Result<String, DecryptError> {
+        let sealed = Sealed::parse(stored).ok_or(DecryptError::UnknownFormat)?;
         key().decrypt(sealed, now).map(|plain| plain.as_str().to_owned())
     }
 
-    fn decrypt(stored: &str) -> Result<String, Unreadable> {
+    fn decrypt(stored: &str) -> Result<String, DecryptError> {
         decrypt_at(stored, DateTime::UNIX_EPOCH)
     }
 
@@ -220,7 +220,7 @@ mod tests {
                     .map(|part| BASE64_URL_SAFE_NO_PAD.encode(part))
                     .collect::<Vec<_>>()
                     .join(".");
-                assert_eq!(decrypt(&changed), Err(Unreadable::AuthenticationFailed), "{changed}");
+                assert_eq!(decrypt(&changed), Err(DecryptError::AuthenticationFailed), "{changed}");
             }
         }
     }
@@ -228,15 +228,15 @@ mod tests {
     #[test]
     fn a_ciphertext_cut_short_fails_authentication() {
         let cut = format!("IyOo05nnlAXW{}", &MADE_BY_ADONIS[MADE_BY_ADONIS.find('.').unwrap()..]);
-        assert_eq!(decrypt(&cut), Err(Unreadable::AuthenticationFailed));
-        assert_eq!(decrypt(&cut[12..]), Err(Unreadable::AuthenticationFailed));
+        assert_eq!(decrypt(&cut), Err(DecryptError::AuthenticationFailed));
+        assert_eq!(decrypt(&cut[12..]), Err(DecryptError::AuthenticationFailed));
     }
 
     #[test]
     fn another_key_fails_authentication() {
         let other = AdonisKey::new("another key of more than 16").unwrap();
         let stored = other.encrypt("hello").unwrap();
-        assert_eq!(decrypt(&stored), Err(Unreadable::AuthenticationFailed));
+        assert_eq!(decrypt(&stored), Err(DecryptError::AuthenticationFailed));
     }
 
     #[test]
@@ -255,7 +255,7 @@ mod tests {
             r#"{"message":"hello","expiryDate":"soon"}"#,
         ] {
             let stored = key().seal(IV, payload.as_bytes());
-            assert_eq!(decrypt(&stored), Err(Unreadable::NoToken), "{payload}");
+            assert_eq!(decrypt(&stored), Err(DecryptError::NoToken), "{payload}");
         }
     }
 
@@ -268,7 +268,7 @@ mod tests {
 
         assert_eq!(decrypt_at(&stored, expires_at).as_deref(), Ok("hello"));
         let after = expires_at + chrono::TimeDelta::milliseconds(1);
-        assert_eq!(decrypt_at(&stored, after), Err(Unreadable::NoToken));
+        assert_eq!(decrypt_at(&stored, after), Err(DecryptError::NoToken));
     }
 
     #[test]
@@ -276,6 +276,6 @@ mod tests {
         let signed = format!("AAAA.{}", BASE64_URL_SAFE_NO_PAD.encode(IV));
         let mac = key().hmac.chain_update(&signed).finalize().into_bytes();
         let stored = format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(mac));
-        assert_eq!(decrypt(&stored), Err(Unreadable::NoToken));
+        assert_eq!(decrypt(&stored), Err(DecryptError::NoToken));
     }
 }

@@ -20,7 +20,7 @@ use base64::{
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::{Column, NoRandomness, Unreadable, random};
+use super::{Column, DecryptError, NoRandomness, random};
 
 const VERSION: &str = "v1";
 const NONCE_LENGTH: usize = 12;
@@ -144,8 +144,8 @@ impl Key {
         streamer: Uuid,
         column: Column,
         body: &str,
-    ) -> Result<Zeroizing<String>, Unreadable> {
-        self.open(streamer, column, body).ok_or(Unreadable::AuthenticationFailed)
+    ) -> Result<Zeroizing<String>, DecryptError> {
+        self.open(streamer, column, body).ok_or(DecryptError::AuthenticationFailed)
     }
 
     fn open(&self, streamer: Uuid, column: Column, body: &str) -> Option<Zeroizing<String>> {
@@ -183,11 +183,11 @@ mod tests {
         .unwrap()
     }
 
-    fn decrypt(streamer: Uuid, column: Column, stored: &str) -> Result<String, Unreadable> {
-        let sealed = Sealed::parse(stored).ok_or(Unreadable::UnknownFormat)?;
+    fn decrypt(streamer: Uuid, column: Column, stored: &str) -> Result<String, DecryptError> {
+        let sealed = Sealed::parse(stored).ok_or(DecryptError::UnknownFormat)?;
         let ring = ring();
         let key =
-            ring.key(sealed.key_id).ok_or(Unreadable::UnknownKey { key_id: sealed.key_id.to_owned() })?;
+            ring.key(sealed.key_id).ok_or(DecryptError::UnknownKey { key_id: sealed.key_id.to_owned() })?;
         key.decrypt(streamer, column, sealed.body).map(|plain| plain.as_str().to_owned())
     }
 
@@ -196,7 +196,7 @@ mod tests {
     fn assert_not_authentic(stored: &str) {
         assert_eq!(
             decrypt(STREAMER, Column::RefreshToken, stored),
-            Err(Unreadable::AuthenticationFailed),
+            Err(DecryptError::AuthenticationFailed),
             "{stored}"
         );
     }
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_text_is_read_only_in_its_place() {
-        let failed = Err(Unreadable::AuthenticationFailed);
+        let failed = Err(DecryptError::AuthenticationFailed);
         assert_eq!(decrypt(STREAMER, Column::AccessToken, MADE_ELSEWHERE), failed);
         assert_eq!(decrypt(Uuid::nil(), Column::RefreshToken, MADE_ELSEWHERE), failed);
     }

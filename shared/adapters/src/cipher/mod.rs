@@ -4,7 +4,7 @@
 //! is bound to its row and column, and that of an `AdonisJS` 6 backend on the same database (`adonis`).
 //!
 //! This module must never let a key or a plain text into `Debug`, an error or a log, and must never call a text
-//! that some key of ours might open the streamer's fault: [`Unreadable`] decides who loses their access.
+//! that some key of ours might open the streamer's fault: [`DecryptError`] decides who loses their access.
 
 mod adonis;
 mod aes_gcm;
@@ -100,7 +100,7 @@ impl Column {
 /// Why a stored text gave no token. [`UnknownFormat`](Self::UnknownFormat) is the streamer's to mend; the others
 /// are ours, so the grant must not be taken for dead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
+pub enum DecryptError {
     /// A text in no known format (such as `invalid`), or an empty token: nothing is stored that any key would open.
     #[error("the stored text is not a token: the streamer has to connect again")]
     UnknownFormat,
@@ -129,7 +129,7 @@ pub enum Unreadable {
     AuthenticationFailed,
 }
 
-impl Unreadable {
+impl DecryptError {
     /// Whether a key that we don't have might open the text.
     #[must_use]
     pub fn needs_another_key(&self) -> bool {
@@ -204,7 +204,7 @@ impl TokenCipher {
 
     /// Encrypts a token for one streamer's column.
     ///
-    /// An empty text is not a token: it can be written, but reads as [`Unreadable::UnknownFormat`].
+    /// An empty text is not a token: it can be written, but reads as [`DecryptError::UnknownFormat`].
     ///
     /// # Errors
     ///
@@ -220,30 +220,30 @@ impl TokenCipher {
     ///
     /// # Errors
     ///
-    /// [`Unreadable`] says whether the streamer or our keys are the reason.
+    /// [`DecryptError`] says whether the streamer or our keys are the reason.
     pub fn decrypt(
         &self,
         streamer: Uuid,
         column: Column,
         stored: &str,
         now: DateTime<Utc>,
-    ) -> Result<Zeroizing<String>, Unreadable> {
+    ) -> Result<Zeroizing<String>, DecryptError> {
         let plain = if let Some(sealed) = aes_gcm::Sealed::parse(stored) {
-            let unknown = || Unreadable::UnknownKey { key_id: sealed.key_id.to_owned() };
+            let unknown = || DecryptError::UnknownKey { key_id: sealed.key_id.to_owned() };
             self.key_ring().and_then(|ring| ring.key(sealed.key_id)).ok_or_else(unknown)?.decrypt(
                 streamer,
                 column,
                 sealed.body,
             )?
         } else if let Some(sealed) = adonis::Sealed::parse(stored) {
-            let unknown = || Unreadable::UnknownKey { key_id: "APP_KEY".to_owned() };
+            let unknown = || DecryptError::UnknownKey { key_id: "APP_KEY".to_owned() };
             self.adonis_key().ok_or_else(unknown)?.decrypt(sealed, now)?
         } else if is_of_adonis_7(stored) {
-            return Err(Unreadable::Unsupported);
+            return Err(DecryptError::Unsupported);
         } else {
-            return Err(Unreadable::UnknownFormat);
+            return Err(DecryptError::UnknownFormat);
         };
-        if plain.is_empty() { Err(Unreadable::UnknownFormat) } else { Ok(plain) }
+        if plain.is_empty() { Err(DecryptError::UnknownFormat) } else { Ok(plain) }
     }
 
     /// Whether what is written now looks like this: our format under the key that writes, or the other one, which has one
@@ -312,7 +312,7 @@ mod tests {
         TokenCipher::new(&settings(None, Some(token_keys), None)).unwrap()
     }
 
-    fn decrypt(cipher: &TokenCipher, stored: &str) -> Result<String, Unreadable> {
+    fn decrypt(cipher: &TokenCipher, stored: &str) -> Result<String, DecryptError> {
         cipher
             .decrypt(STREAMER, Column::AccessToken, stored, DateTime::UNIX_EPOCH)
             .map(|plain| plain.as_str().to_owned())
@@ -322,8 +322,8 @@ mod tests {
         cipher.encrypt(STREAMER, Column::AccessToken, plain).unwrap()
     }
 
-    fn unknown_key(key_id: &str) -> Result<String, Unreadable> {
-        Err(Unreadable::UnknownKey { key_id: key_id.to_owned() })
+    fn unknown_key(key_id: &str) -> Result<String, DecryptError> {
+        Err(DecryptError::UnknownKey { key_id: key_id.to_owned() })
     }
 
     fn text() -> impl Strategy<Value = String> {
@@ -393,7 +393,10 @@ mod tests {
         let without_old = aes_gcm(&format!("new:{KEY}"));
         assert_eq!(decrypt(&without_old, &written_before), unknown_key("old"));
         let another_under_its_name = aes_gcm(&format!("old:{KEY}"));
-        assert_eq!(decrypt(&another_under_its_name, &written_before), Err(Unreadable::AuthenticationFailed));
+        assert_eq!(
+            decrypt(&another_under_its_name, &written_before),
+            Err(DecryptError::AuthenticationFailed)
+        );
     }
 
     #[test]
@@ -433,14 +436,14 @@ mod tests {
             &format!("{ciphertext}.{iv}.{}", &mac[..mac.len() - 3]),
             &format!(" {HELLO_IN_ADONIS}"),
         ] {
-            assert_eq!(decrypt(&both, stored), Err(Unreadable::UnknownFormat), "{stored}");
+            assert_eq!(decrypt(&both, stored), Err(DecryptError::UnknownFormat), "{stored}");
         }
     }
 
     #[test]
     fn an_empty_text_is_not_a_token() {
         for cipher in [adonis(), aes_gcm(&format!("k:{KEY}"))] {
-            assert_eq!(decrypt(&cipher, &encrypt(&cipher, "")), Err(Unreadable::UnknownFormat));
+            assert_eq!(decrypt(&cipher, &encrypt(&cipher, "")), Err(DecryptError::UnknownFormat));
         }
     }
 
@@ -556,7 +559,7 @@ mod tests {
                 .decrypt(Uuid::nil(), Column::RefreshToken, text, DateTime::UNIX_EPOCH)
                 .map(|plain| plain.to_string())
         };
-        assert_eq!(read("main.v1:AAAA.BBBB.CCCC"), Err(Unreadable::Unsupported));
-        assert_eq!(read("invalid"), Err(Unreadable::UnknownFormat));
+        assert_eq!(read("main.v1:AAAA.BBBB.CCCC"), Err(DecryptError::Unsupported));
+        assert_eq!(read("invalid"), Err(DecryptError::UnknownFormat));
     }
 }

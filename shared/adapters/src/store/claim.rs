@@ -142,19 +142,19 @@ impl PgStore {
 }
 
 /// A stored token in plain; `None` if none is stored.
-type Opened = Option<Result<Zeroizing<String>, cipher::Unreadable>>;
+type Opened = Option<Result<Zeroizing<String>, cipher::DecryptError>>;
 
 fn open(cipher: &TokenCipher, id: Uuid, column: Column, stored: Option<&str>, now: DateTime<Utc>) -> Opened {
     Some(cipher.decrypt(id, column, stored.filter(|text| !text.is_empty())?, now))
 }
 
 fn needs_another_key(opened: &Opened) -> bool {
-    matches!(opened, Some(Err(unreadable)) if unreadable.needs_another_key())
+    matches!(opened, Some(Err(error)) if error.needs_another_key())
 }
 
 fn as_read(opened: Opened) -> Result<String, Unreadable> {
     opened.ok_or(Unreadable::Missing)?.map(|plain| plain.to_string()).map_err(|error| match error {
-        cipher::Unreadable::UnknownFormat => Unreadable::UnknownFormat,
+        cipher::DecryptError::UnknownFormat => Unreadable::UnknownFormat,
         ours => Unreadable::Keys(ours.to_string()),
     })
 }

@@ -6,7 +6,7 @@ use domain::ports::StoreError;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::{Database, PgStore, failed, schema};
-use crate::cipher::{Column, Unreadable};
+use crate::cipher::{Column, DecryptError};
 use crate::secrets::Live;
 
 /// What the login of everything but the function notify needs, of whole tables.
@@ -71,7 +71,7 @@ pub struct StoredTexts {
     /// How many of them were tried.
     pub tried: usize,
     /// Why some of those gave no token, each reason once.
-    pub unreadable: Vec<Unreadable>,
+    pub unreadable: Vec<DecryptError>,
 }
 
 /// What a text says that it was encrypted with.

@@ -11,7 +11,7 @@ use sqlx::Error;
 use uuid::Uuid;
 
 use super::{PgStore, failed};
-use crate::cipher::{Column, TokenCipher, Unreadable};
+use crate::cipher::{Column, DecryptError, TokenCipher};
 
 /// Streamers that are looked at with one statement, and leased for as long as it takes to write them.
 const PAGE: i64 = 200;
@@ -39,7 +39,7 @@ pub struct Left {
     /// Which.
     pub column: Column,
     /// Why.
-    pub reason: Unreadable,
+    pub reason: DecryptError,
 }
 
 /// A streamer with the two stored texts.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use domain::ports::{Grant, Outage, RefreshError, Validity};
+use domain::ports::{Outage, RefreshError, TokenResponse, Validity};
 use domain::{AccessToken, RefreshToken, TokenPair};
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
@@ -41,14 +41,14 @@ struct ErrorAnswer {
 }
 
 impl Answer {
-    pub(super) fn into_grant(self, sent: &RefreshToken) -> Result<Grant, RefreshError> {
+    pub(super) fn into_token_response(self, sent: &RefreshToken) -> Result<TokenResponse, RefreshError> {
         let message = self.message();
         let message = message.as_deref();
         match self.status {
             StatusCode::OK => {
                 let answer = self.tokens()?;
                 let refresh = answer.refresh_token.filter(|token| !token.is_empty());
-                Ok(Grant {
+                Ok(TokenResponse {
                     pair: TokenPair {
                         access: AccessToken::new(answer.access_token),
                         refresh: refresh.map_or_else(|| sent.clone(), RefreshToken::new),
@@ -183,7 +183,9 @@ mod tests {
     fn what_is_said_of_a_token_accuses_no_application() {
         let refresh = |status, message: &str| {
             let body = serde_json::json!({ "message": message }).to_string().into_bytes();
-            Answer { status, wait: None, body }.into_grant(&RefreshToken::new("sent".to_owned())).unwrap_err()
+            Answer { status, wait: None, body }
+                .into_token_response(&RefreshToken::new("sent".to_owned()))
+                .unwrap_err()
         };
         for (status, message) in [
             (StatusCode::BAD_REQUEST, "invalid client"),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use domain::ports::{Grant, Outage, RefreshError, Twitch, Validity};
+use domain::ports::{Outage, RefreshError, TokenResponse, Twitch, Validity};
 use domain::refresh::LONGEST_CALL;
 use domain::{AccessToken, Clock, RefreshToken};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -126,7 +126,7 @@ impl TwitchClient {
         credentials: &Credentials,
         token: &RefreshToken,
         latest: Instant,
-    ) -> Result<Grant, RefreshError> {
+    ) -> Result<TokenResponse, RefreshError> {
         let form = [
             ("client_id", credentials.client_id.as_str()),
             ("client_secret", credentials.client_secret.expose()),
@@ -134,7 +134,7 @@ impl TwitchClient {
             ("refresh_token", token.expose()),
         ];
         let answer = self.call(latest, |client| client.post(self.token_url.clone()).form(&form)).await?;
-        answer.into_grant(token)
+        answer.into_token_response(token)
     }
 
     /// One call with its quick retries, none of which begins after `latest`.
@@ -203,7 +203,7 @@ impl Twitch for TwitchClient {
         let _ = self.connections.ready().await;
     }
 
-    async fn refresh(&self, token: &RefreshToken) -> Result<Grant, RefreshError> {
+    async fn refresh(&self, token: &RefreshToken) -> Result<TokenResponse, RefreshError> {
         let (latest, credentials) = (latest(), self.config.credentials.current());
         let answer = self.refresh_as(&credentials, token, latest).await;
         if !matches!(answer, Err(RefreshError::Misconfigured(_))) {
@@ -253,7 +253,7 @@ impl Twitch for Bounded {
         self.client.connect().await;
     }
 
-    async fn refresh(&self, token: &RefreshToken) -> Result<Grant, RefreshError> {
+    async fn refresh(&self, token: &RefreshToken) -> Result<TokenResponse, RefreshError> {
         self.in_time(self.client.refresh(token)).await
     }
 
