@@ -1,8 +1,5 @@
 //! A claim that something comes in between: the leases are its own, and it goes on under them.
 
-use std::future::pending;
-
-use adapters::aws::Access;
 use adapters::config::{RefreshConfig, Secret, Source};
 use adapters::runner::Runner;
 use anyhow::{Result, bail};
@@ -11,12 +8,9 @@ use end_to_end::cycles::planned;
 use end_to_end::relay::Relay;
 use end_to_end::requests::{membership, request};
 use end_to_end::{Still, changed};
-use local::aws::SimulatedAws;
+use local::aws::{Fault, Service, SimulatedAws};
 use local::world::{NewStreamer, World};
 use serde_json::json;
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 
 /// A claim says this when it has its leases and reads what they protect.
 const READS: &str = "AS leased (id, fence)";
@@ -58,48 +52,23 @@ async fn so_does_a_request() -> Result<()> {
     Ok(())
 }
 
-/// Stands before this AWS; what is sent, `true`, makes it silent for good.
-async fn silenced(aws: &SimulatedAws) -> Result<(Access, watch::Sender<bool>)> {
-    let Access::At { endpoint, region, key_id, secret } = aws.access() else { bail!("it is here") };
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let access =
-        Access::At { endpoint: format!("http://{}", listener.local_addr()?), region, key_id, secret };
-    let (silence, is_silent) = watch::channel(false);
-    tokio::spawn(async move {
-        while let Ok((mut client, _)) = listener.accept().await {
-            let (to, mut is_silent) = (endpoint.trim_start_matches("http://").to_owned(), is_silent.clone());
-            tokio::spawn(async move {
-                let mut server = TcpStream::connect(to).await?;
-                tokio::select! {
-                    biased;
-                    silent = is_silent.wait_for(|silent| *silent) => drop(silent),
-                    copied = copy_bidirectional(&mut client, &mut server) => return copied.map(drop),
-                }
-                pending().await
-            });
-        }
-    });
-    Ok((access, silence))
-}
-
 /// A token is under a key that we don't have, and Secrets Manager, which might, doesn't answer.
 #[tokio::test]
-async fn a_secrets_manager_that_is_silent_is_no_fault_of_the_database() -> Result<()> {
+async fn a_secrets_manager_that_stalls_is_no_fault_of_the_database() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     let aws = SimulatedAws::start_on(still.clock.clone()).await?;
-    let (access, silence) = silenced(&aws).await?;
     let (keys, others): (Vec<_>, Vec<_>) =
         world.environment().into_iter().partition(|(name, _)| name == "APP_KEY");
     aws.put_secret("keys", json!({ "APP_KEY": keys[0].1 }).to_string());
     let source: Source = changed(others, &[("TOKEN_KEYS_SECRET_ID", "keys")]).into_iter().collect();
-    let source = source.with_secrets_at(&[Secret::TokenKeys], access, still.clock.clone()).await;
+    let source = source.with_secrets_at(&[Secret::TokenKeys], aws.access(), still.clock.clone()).await;
     let runner = Runner::open_at(RefreshConfig::read(&source)?, still.clock.clone()).await?;
     let key = membership(world, world.add(NewStreamer::due("someone")).await?).await?;
     sqlx::query("UPDATE streamers SET refresh_token_encrypted = 'v1.2027.AAAA.AAAA'")
         .execute(&world.pool)
         .await?;
-    silence.send_replace(true);
+    aws.fault(Service::Secrets, Fault::Stall, usize::MAX);
 
     // The second finds neither a lease that was left behind nor a need to ask again.
     for _ in 0..2 {

@@ -414,7 +414,9 @@ async fn streamers_whom_no_sweep_sees() -> Result<()> {
         authorized_for("2 hours").await?;
         with(&world, &[]).await?.only_fault("cycles", "overdue: Aria (aria). Sweeps don't run");
         refreshed_by("command").await?;
-        with(&world, &[]).await?.warns("cycles", "overdue: Aria (aria). No planned run and no sweep is on");
+        with(&world, &[])
+            .await?
+            .warns("cycles", "overdue: Aria (aria). No planned run and no sweep has refreshed anybody");
     }
     refreshed_by("planned").await?;
     aria("token_refresh_failed_at = now() - interval '20 minutes'").await?;

@@ -264,8 +264,8 @@ pub fn cycles(
         // As while a backend is taken over, which refreshed them before.
         if runs.planned.or(runs.sweep).is_none() {
             return Topic::Cycles.warning(format!(
-                "{told}. No planned run and no sweep is on record: until the rules are enabled, that is to be \
-                 expected; `tokens refresh` refreshes them now"
+                "{told}. No planned run and no sweep has refreshed anybody yet: before the rules are enabled, that is to be \
+                 expected; if they are, look at the log of scheduled-refresh. `tokens refresh` refreshes them now"
             ));
         }
         return Topic::Cycles.fault(format!(
@@ -291,8 +291,8 @@ pub fn cycles(
 /// Whether a sweep should have been here. Before the authorization there was nothing for it to do.
 fn is_overdue(one: &Authorized, policy: Policy, now: DateTime<Utc>) -> bool {
     let due = policy.due_for(one, now).is_some_and(|waited| waited > LATE);
-    let unproven_since = proven_at(one).map_or(one.since(), |at| at.max(one.since()));
-    due || one.token.failure.is_none() && now - unproven_since > VALIDATION_AGE + LATE
+    let unproven_since = proven_at(one).max(one.since(now));
+    due || one.token.failure.is_none() && unproven_since.is_some_and(|at| now - at > VALIDATION_AGE + LATE)
 }
 
 /// When Twitch said last that the token lives.

@@ -17,6 +17,8 @@ pub(super) enum Refusal {
     Answer { service: Service, status: StatusCode, code: &'static str, message: String },
     /// Without an answer.
     HangUp,
+    /// With an answer that does not come to its end.
+    Stall,
 }
 
 impl Refusal {
@@ -64,7 +66,11 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let Self::Answer { service, status, code, message } = self else { return hang_up() };
+        let (service, status, code, message) = match self {
+            Self::Answer { service, status, code, message } => (service, status, code, message),
+            Self::HangUp => return hang_up(),
+            Self::Stall => return Body::from_stream(stream::pending::<io::Result<Bytes>>()).into_response(),
+        };
         match service {
             Service::Scheduler => {
                 let mut response = rest(status, &json!({ "Message": message }));

@@ -22,6 +22,8 @@ pub enum Fault {
     AccessDenied,
     /// The connection is closed without an answer.
     HangUp,
+    /// The answer begins, and goes no further.
+    Stall,
     /// Every second entry of a `PutEvents`, from the first on, is not taken; the answer is 200 all the same.
     FailEntries,
 }

@@ -248,6 +248,7 @@ impl Simulation {
         self.held.send_modify(|held| fault = held.count(service));
         match fault {
             Some(Fault::HangUp) => Err(Refusal::HangUp),
+            Some(Fault::Stall) => Err(Refusal::Stall),
             Some(Fault::Throttle) => Err(Refusal::throttled(service)),
             Some(Fault::ServerError) => Err(Refusal::internal(service)),
             Some(Fault::AccessDenied) => Err(Refusal::denied(service)),

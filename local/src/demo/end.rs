@@ -20,22 +20,3 @@ pub(super) fn asked_for() -> io::Result<impl Future<Output = ()>> {
         if came { Poll::Ready(()) } else { Poll::Pending }
     }))
 }
-
-#[cfg(test)]
-mod tests {
-    use anyhow::{Result, ensure};
-    use tokio::process::Command;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn it_is_asked_for_by_each_signal_that_means_it() -> Result<()> {
-        for name in ["INT", "TERM", "HUP"] {
-            let asked = asked_for()?;
-            let us = std::process::id().to_string();
-            ensure!(Command::new("kill").args(["-s", name, &us]).status().await?.success(), "{name}");
-            asked.await;
-        }
-        Ok(())
-    }
-}

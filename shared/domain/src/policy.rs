@@ -195,7 +195,7 @@ impl Policy {
     /// For how long this streamer has been due; `None`: not due. Before the authorization nobody was waiting.
     #[must_use]
     pub fn due_for(&self, streamer: &Authorized, now: DateTime<Utc>) -> Option<TimeDelta> {
-        let since = self.due_at(&streamer.token).max(Some(streamer.since()))?;
+        let since = self.due_at(&streamer.token).max(streamer.since(now))?;
         (since <= now).then(|| now - since)
     }
 

@@ -66,10 +66,10 @@ pub struct Authorized {
 }
 
 impl Authorized {
-    /// When that authorization began.
+    /// When that authorization began; `None`: it is longer than ours are, and does not tell.
     #[must_use]
-    pub fn since(&self) -> DateTime<Utc> {
-        self.until - AUTHORIZATION
+    pub fn since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        Some(self.until - AUTHORIZATION).filter(|since| *since <= now)
     }
 }
 
@@ -109,5 +109,6 @@ mod tests {
         assert_eq!(due_for(None, None, 20), Some(20), "an unknown expiry");
         assert_eq!(due_for(Some(-10), Some(14), 300), None, "its retry comes");
         assert_eq!(due_for(Some(-10), Some(40), 300), Some(25));
+        assert_eq!(due_for(Some(-10), None, -43_200), Some(70), "an authorization of a month");
     }
 }

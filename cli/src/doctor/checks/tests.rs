@@ -128,6 +128,8 @@ fn whoever_was_authorized_just_now_is_not_overdue() {
         (unknown(), 21, State::Fault),
         (unseen(), 60, State::Warning),
         (unseen(), 61, State::Fault),
+        (expiring(-120), -43_200, State::Fault),
+        (proven(81), -43_200, State::Fault),
     ] {
         let check = cycle(&["aria"], &token, authorized_for, swept());
         assert_eq!(check.state, state, "authorized since {authorized_for} min: {check:?}");
@@ -140,7 +142,10 @@ fn before_the_rules_are_enabled_whoever_is_overdue_is_a_warning() {
     let none = LastRuns { planned: None, sweep: None };
     assert_eq!(overdue(none).state, State::Warning);
     let text = overdue(none).text;
-    assert!(text.contains("overdue: ARIA (aria). No planned run and no sweep is on record"), "{text}");
+    assert!(
+        text.contains("overdue: ARIA (aria). No planned run and no sweep has refreshed anybody yet"),
+        "{text}"
+    );
     assert_eq!(overdue(LastRuns { planned: Some(now()), ..none }).state, State::Fault);
     assert_eq!(overdue(swept()).state, State::Fault);
 }

@@ -114,9 +114,11 @@ impl Secrets {
     /// of an event or a request, so that no call has to be refused first.
     pub async fn renew(&self, these: &[Secret]) {
         let Some(parts) = &self.0 else { return };
-        let now = parts.clock.now();
         // A clock that was set back must not keep an old one for ever.
-        let is_old = |state: &State| now >= state.renew_at || state.renew_at - now > KEPT;
+        let is_old = |state: &State| {
+            let left = state.renew_at - parts.clock.now();
+            left <= TimeDelta::zero() || left > KEPT
+        };
         let named = parts.named.iter().filter(|named| these.contains(&named.secret));
         let old = named.filter(|named| is_old(&named.state()));
         join_all(old.map(async |named| {

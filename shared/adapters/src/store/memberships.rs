@@ -163,10 +163,10 @@ impl Database {
                 FOR UPDATE
             ),
             revoked AS (
-                -- A grant that was written just now by a clock ahead of ours never ends before it began.
+                -- A grant that was written just now by a clock a little ahead of ours never ends before it began.
                 UPDATE campaign_memberships m SET
-                    poll_authorization_expires_at =
-                        greatest($3, CASE WHEN isfinite(before.granted_at) THEN before.granted_at END),
+                    poll_authorization_expires_at = greatest(
+                        $3, CASE WHEN before.granted_at <= $3 + interval '1 minute' THEN before.granted_at END),
                     updated_at = $3
                 FROM before WHERE m.id = before.id
                 RETURNING m.id, before.granted_at, m.poll_authorization_expires_at AS ends_at

@@ -40,6 +40,7 @@ impl Database {
         self.page(after, now).await.map_err(failed("reading the authorized streamers"))
     }
 
+    /// Behind a page whose last one ends after the year 9999, those who end later still may be left out.
     pub(super) async fn page(
         &self,
         after: Option<&Authorized>,

@@ -68,7 +68,8 @@ impl Signaller<'_> {
 }
 
 impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
-    /// A cycle that stopped early has somebody look at the rest: soon if it ran out of time, later if Twitch is down.
+    /// A cycle that stopped early has somebody look at the rest: soon if it ran out of time, later if Twitch is down. A
+    /// scheduled run that fails is repeated as a whole.
     pub(super) fn arm_for_the_rest(&self, signaller: &Signaller<'_>) {
         let stopped = signaller.progress.state().report.stopped.clone();
         match stopped {
