@@ -22,8 +22,8 @@ use crate::telemetry::RefreshLog;
 use crate::telemetry::metrics::Metric;
 use crate::twitch::{SetUpError, TwitchClient};
 
-/// Connections to Twitch over which something was answered within this long are taken to be alive; older ones may have slept in a frozen
-/// sandbox. Shorter than any server or NAT gateway keeps an idle connection.
+/// Connections to Twitch over which something was answered within this long are taken to be alive; older ones may have
+/// slept in a frozen sandbox. Shorter than any server or NAT gateway keeps an idle connection.
 const WARM: TimeDelta = TimeDelta::seconds(20);
 
 /// A cycle that counts as failed: a human has to mend something first.
