@@ -7,7 +7,7 @@ use domain::report::{Alarm, Outcome, Skip, Stop};
 use end_to_end::cycles::{forced, planned, sweep};
 use end_to_end::doomed::until;
 use end_to_end::{Ran, Still, run, wait_for_locks, with_change_at};
-use local::twitch::{Endpoint, Fault, RefreshTokens, Settings};
+use local::twitch::{Endpoint, Fault, Gate, RefreshTokens, Settings};
 use local::world::NewStreamer;
 
 #[tokio::test]
@@ -201,8 +201,25 @@ async fn a_streamer_deleted_meanwhile_does_no_harm() -> Result<()> {
 const HANG_UP: &str = "SELECT count(pg_terminate_backend(pid)) > 0 FROM pg_stat_activity
                        WHERE datname = current_database() AND wait_event_type = 'Lock'";
 
-/// The database is away until there is no time left: what the first result was tried with fails. What comes then is told
-/// of without another try, which would cost the report; and the run counts as failed.
+/// A cycle with five minutes left.
+fn last_minutes(still: &Still) -> Cycle {
+    let limits = Limits::of_function(Some(still.now() + TimeDelta::minutes(5)));
+    Cycle { limits, ..planned() }
+}
+
+/// The database is away from before Twitch answers for this one until there is no time left.
+async fn away_until_the_end(still: &Still, gate: Gate) -> Result<()> {
+    gate.arrived().await;
+    let mut away = still.world.pool.begin().await?;
+    sqlx::query("LOCK TABLE streamers IN SHARE MODE").execute(&mut *away).await?;
+    still.turn(5);
+    gate.release();
+    until(&still.world, HANG_UP).await?;
+    Ok(away.rollback().await?)
+}
+
+/// What the first result was tried with fails. What comes then is told of without another try, which would cost the report;
+/// and the run counts as failed.
 async fn away_at_the_end(still: &Still) -> Result<Ran> {
     let world = &still.world;
     world.add_all(["first", "second", "third"].map(NewStreamer::due).into()).await?;
@@ -210,18 +227,11 @@ async fn away_at_the_end(still: &Still) -> Result<Ran> {
     let service = world.service(&[("TWITCH_MAX_IN_FLIGHT", "3")]).await?;
     let gate = |login| world.twitch.pause(login);
     let (first, second, third) = (gate("first")?, gate("second")?, gate("third")?);
-    let limits = Limits::of_function(Some(still.now() + TimeDelta::minutes(5)));
-    let cycle = Cycle { limits, ..planned() };
+    let cycle = last_minutes(still);
     let script = async {
-        for gate in [&first, &second, &third] {
-            gate.arrived().await;
-        }
-        let mut away = world.pool.begin().await?;
-        sqlx::query("LOCK TABLE streamers IN SHARE MODE").execute(&mut *away).await?;
-        still.turn(5);
-        first.release();
-        until(world, HANG_UP).await?;
-        away.rollback().await?;
+        second.arrived().await;
+        third.arrived().await;
+        away_until_the_end(still, first).await?;
         second.release();
         third.release();
         anyhow::Ok(())
@@ -265,19 +275,8 @@ async fn a_pair_without_a_lifetime_that_is_lost_fails_the_cycle() -> Result<()> 
     wait_for_locks(world).await?;
     let service = world.service(&[]).await?;
     let gate = world.twitch.pause("untold")?;
-    let limits = Limits::of_function(Some(still.now() + TimeDelta::minutes(5)));
-    let cycle = Cycle { limits, ..planned() };
-    let script = async {
-        gate.arrived().await;
-        let mut away = world.pool.begin().await?;
-        sqlx::query("LOCK TABLE streamers IN SHARE MODE").execute(&mut *away).await?;
-        still.turn(5);
-        gate.release();
-        until(world, HANG_UP).await?;
-        away.rollback().await?;
-        anyhow::Ok(())
-    };
-    let (ran, done) = tokio::join!(run(&service, &cycle), script);
+    let cycle = last_minutes(&still);
+    let (ran, done) = tokio::join!(run(&service, &cycle), away_until_the_end(&still, gate));
     done?;
     assert!(matches!(ran.report.stopped, Some(Stop::Store(_))), "{:?}", ran.report);
     let Outcome::Failed { alarm: Some(Alarm::NotStored), reason, .. } = ran.outcome("untold") else {

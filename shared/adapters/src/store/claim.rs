@@ -25,8 +25,9 @@ impl PgStore {
         let kept = Kept::default();
         let (ids, fences) =
             self.persistently(give_up_at, || self.take_leases(&kept, &ids, now, until)).await?;
-        let protected = || {
-            sqlx::query!(
+        let read = async || {
+            let mut connection = kept.take(&self.database).await?;
+            let rows = sqlx::query!(
                 r#"
                 SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
                        s.token_expires_at, s.last_token_refresh_at, ours.validated_at, s.token_refresh_failed_at,
@@ -39,10 +40,8 @@ impl PgStore {
                 &ids,
                 &fences
             )
-        };
-        let read = async || {
-            let mut connection = kept.take(&self.database).await?;
-            let rows = protected().fetch_all(&mut *connection).await?;
+            .fetch_all(&mut *connection)
+            .await?;
             kept.keep(connection);
             Ok(rows)
         };

@@ -10,7 +10,7 @@ use sqlx::{Error, PgConnection};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use super::{Database, Moment, PgStore, StreamerRow, failed};
+use super::{Database, LARGEST_SKEW, Moment, PgStore, StreamerRow, failed};
 
 /// Somebody waits; a database that takes longer is away.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -166,7 +166,7 @@ impl Database {
                 -- A grant that was written just now by a clock a little ahead of ours never ends before it began.
                 UPDATE campaign_memberships m SET
                     poll_authorization_expires_at = greatest(
-                        $3, CASE WHEN before.granted_at <= $3 + interval '1 minute' THEN before.granted_at END),
+                        $3, CASE WHEN before.granted_at <= $4 THEN before.granted_at END),
                     updated_at = $3
                 FROM before WHERE m.id = before.id
                 RETURNING m.id, before.granted_at, m.poll_authorization_expires_at AS ends_at
@@ -180,7 +180,8 @@ impl Database {
             "#,
             key.campaign.0,
             key.streamer.0,
-            now
+            now,
+            now + LARGEST_SKEW
         );
         let revoked = in_time("revoking an authorization", async {
             query.fetch_one(&mut *self.acquire().await?).await
