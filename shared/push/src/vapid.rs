@@ -10,13 +10,10 @@ use std::sync::{Mutex, PoisonError};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta, Utc};
-use openssl::bn::{BigNum, BigNumContext};
-use openssl::ec::{EcGroup, EcKey, EcPoint, PointConversionForm};
-use openssl::ecdsa::EcdsaSig;
-use openssl::error::ErrorStack;
-use openssl::nid::Nid;
-use openssl::pkey::Private;
-use openssl::sha::sha256;
+use p256::PublicKey;
+use p256::ecdsa::signature::Signer as _;
+use p256::ecdsa::{Signature as EcdsaSignature, SigningKey};
+use p256::elliptic_curve::Generate as _;
 use reqwest::header::HeaderValue;
 use serde_json::json;
 use url::{Host, Url};
@@ -34,11 +31,9 @@ const HOLDS_FOR: TimeDelta = TimeDelta::hours(12);
 /// There are a handful of push services. Whoever invents more of them gets no memory for it.
 const MOST_ORIGINS: usize = 256;
 
-const PRIVATE_KEY_LENGTH: i32 = 32;
-
-/// A key pair of P-256. OpenSSL wipes the private key when it is dropped.
+/// A key pair of P-256. The private key is wiped when it is dropped.
 pub struct VapidKey {
-    pair: EcKey<Private>,
+    pair: SigningKey,
     public: String,
 }
 
@@ -48,10 +43,10 @@ impl fmt::Debug for VapidKey {
     }
 }
 
-/// OpenSSL could not work with a key, as when the system gives no randomness.
+/// The system gives no randomness for a new key.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct KeyError(#[from] ErrorStack);
+#[error("the system gives no randomness: {0}")]
+pub struct KeyError(#[from] getrandom::Error);
 
 impl VapidKey {
     /// A new pair.
@@ -60,7 +55,7 @@ impl VapidKey {
     ///
     /// If the system gives no randomness.
     pub fn generate() -> Result<Self, KeyError> {
-        Ok(Self::from_pair(EcKey::generate(&*curve()?)?)?)
+        Ok(Self::from_pair(SigningKey::try_generate()?))
     }
 
     fn parse(public: &str, private: &str) -> Result<Self, Vec<String>> {
@@ -81,26 +76,22 @@ impl VapidKey {
             );
         }
         let (Some(point), Some(private)) = (point, private) else { return Err(faults) };
-        let pair = || {
-            let number = BigNum::from_slice(&private)?;
-            let pair = EcKey::from_private_components(&*curve()?, &number, &point)?;
-            // That the private key is one, and that the public one is made of it.
-            pair.check_key()?;
-            Self::from_pair(pair)
-        };
-        pair().map_err(|_| {
-            vec![
-                "VAPID_PUBLIC_KEY and VAPID_PRIVATE_KEY don't belong together: set both to one pair, as \
-                 `tokens vapid generate` prints it"
-                    .to_owned(),
-            ]
-        })
+        SigningKey::from_slice(&private)
+            .ok()
+            .filter(|pair| PublicKey::from(pair.verifying_key()) == point)
+            .map(Self::from_pair)
+            .ok_or_else(|| {
+                vec![
+                    "VAPID_PUBLIC_KEY and VAPID_PRIVATE_KEY don't belong together: set both to one pair, as \
+                     `tokens vapid generate` prints it"
+                        .to_owned(),
+                ]
+            })
     }
 
-    fn from_pair(pair: EcKey<Private>) -> Result<Self, ErrorStack> {
-        let form = PointConversionForm::UNCOMPRESSED;
-        let public = pair.public_key().to_bytes(pair.group(), form, &mut *BigNumContext::new()?)?;
-        Ok(Self { pair, public: BASE64_URL_SAFE_NO_PAD.encode(public) })
+    fn from_pair(pair: SigningKey) -> Self {
+        let public = PublicKey::from(pair.verifying_key()).to_sec1_bytes();
+        Self { pair, public: BASE64_URL_SAFE_NO_PAD.encode(public) }
     }
 
     /// The public key, 65 bytes in base64url: `VAPID_PUBLIC_KEY`, and what a browser subscribes with.
@@ -110,36 +101,25 @@ impl VapidKey {
     }
 
     /// The private key, 32 bytes in base64url: `VAPID_PRIVATE_KEY`.
-    ///
-    /// # Panics
-    ///
-    /// If no memory is left.
     #[must_use]
     pub fn expose_private(&self) -> Zeroizing<String> {
-        let bytes = self.pair.private_key().to_vec_padded(PRIVATE_KEY_LENGTH);
-        let bytes = Zeroizing::new(bytes.expect("a private key of P-256 has 32 bytes at most"));
+        let bytes = Zeroizing::new(self.pair.to_bytes());
         Zeroizing::new(BASE64_URL_SAFE_NO_PAD.encode(&*bytes))
     }
 
     /// ES256 as in a JWT: r and s, 32 bytes each.
-    fn sign(&self, text: &str) -> Result<Vec<u8>, ErrorStack> {
-        let signature = EcdsaSig::sign(&sha256(text.as_bytes()), &self.pair)?;
-        let mut bytes = signature.r().to_vec_padded(32)?;
-        bytes.extend(signature.s().to_vec_padded(32)?);
-        Ok(bytes)
+    fn sign(&self, text: &str) -> impl AsRef<[u8]> {
+        let signature: EcdsaSignature = self.pair.sign(text.as_bytes());
+        signature.to_bytes()
     }
-}
-
-fn curve() -> Result<EcGroup, ErrorStack> {
-    EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)
 }
 
 /// An uncompressed point, if these bytes are one and it lies on the curve.
-pub(crate) fn point(bytes: &[u8]) -> Option<EcPoint> {
+pub(crate) fn point(bytes: &[u8]) -> Option<PublicKey> {
     if bytes.len() != 65 || bytes[0] != 4 {
         return None;
     }
-    EcPoint::from_bytes(&*curve().ok()?, bytes, &mut *BigNumContext::new().ok()?).ok()
+    PublicKey::from_sec1_bytes(bytes).ok()
 }
 
 /// Who we are to push services.
@@ -245,37 +225,40 @@ impl Signer {
     }
 
     /// The value of `Authorization` for the push service with this origin.
-    pub(crate) fn authorization(&self, origin: &str, now: DateTime<Utc>) -> Result<HeaderValue, KeyError> {
+    pub(crate) fn authorization(&self, origin: &str, now: DateTime<Utc>) -> HeaderValue {
         let mut signatures = self.signatures.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(signature) = signatures.get(origin)
             && signature.is_usable(now)
         {
-            return Ok(signature.header.clone());
+            return signature.header.clone();
         }
         if signatures.len() >= MOST_ORIGINS {
             signatures.clear();
         }
-        let header = self.sign(origin, now)?;
+        let header = self.sign(origin, now);
         signatures.insert(origin.to_owned(), Signature { made_at: now, header: header.clone() });
-        Ok(header)
+        header
     }
 
-    fn sign(&self, origin: &str, now: DateTime<Utc>) -> Result<HeaderValue, ErrorStack> {
+    fn sign(&self, origin: &str, now: DateTime<Utc>) -> HeaderValue {
         let Vapid { key, subject } = &self.vapid;
         let part = |value: serde_json::Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
         let header = part(json!({ "typ": "JWT", "alg": "ES256" }));
         let claims = part(json!({ "aud": origin, "exp": (now + HOLDS_FOR).timestamp(), "sub": subject }));
         let signed = format!("{header}.{claims}");
-        let signature = BASE64_URL_SAFE_NO_PAD.encode(key.sign(&signed)?);
+        let signature = BASE64_URL_SAFE_NO_PAD.encode(key.sign(&signed));
         let value = format!("vapid t={signed}.{signature}, k={}", key.public);
         let mut value = HeaderValue::from_str(&value).expect("base64url is allowed in a header");
         value.set_sensitive(true);
-        Ok(value)
+        value
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use p256::ecdsa::VerifyingKey;
+    use p256::ecdsa::signature::Verifier as _;
+
     use super::*;
 
     const ORIGIN: &str = "https://push.example.com";
@@ -303,13 +286,9 @@ mod tests {
         let (token, key) =
             header.to_str().unwrap().strip_prefix("vapid t=").unwrap().split_once(", k=").unwrap();
         let (signed, signature) = token.rsplit_once('.').unwrap();
-        let signature = any_base64(signature).unwrap();
-        let number = |bytes| BigNum::from_slice(bytes).unwrap();
-        let signature =
-            EcdsaSig::from_private_components(number(&signature[..32]), number(&signature[32..])).unwrap();
-        let key =
-            EcKey::from_public_key(&curve().unwrap(), &point(&any_base64(key).unwrap()).unwrap()).unwrap();
-        assert!(signature.verify(&sha256(signed.as_bytes()), &key).unwrap());
+        let signature = EcdsaSignature::from_slice(&any_base64(signature).unwrap()).unwrap();
+        let key = VerifyingKey::from(point(&any_base64(key).unwrap()).unwrap());
+        key.verify(signed.as_bytes(), &signature).unwrap();
         serde_json::from_slice(&any_base64(signed.split_once('.').unwrap().1).unwrap()).unwrap()
     }
 
@@ -407,7 +386,7 @@ mod tests {
     fn a_signature_says_for_whom_until_when_and_by_whom() {
         let now = at("2026-11-23T04:00:00.5Z");
         for origin in [ORIGIN, "http://127.0.0.1:40001"] {
-            let header = signer().authorization(origin, now).unwrap();
+            let header = signer().authorization(origin, now);
             assert!(header.is_sensitive());
             assert!(header.to_str().unwrap().ends_with(&format!(", k={PUBLIC}")));
             let exp = at("2026-11-23T16:00:00Z").timestamp();
@@ -418,9 +397,9 @@ mod tests {
     #[test]
     fn one_signature_serves_an_origin_for_an_hour() {
         let signer = signer();
-        let header = |origin, time| signer.authorization(origin, at(time)).unwrap();
+        let header = |origin, time| signer.authorization(origin, at(time));
         let first = header(ORIGIN, "2026-11-23T04:00:00Z");
-        // ECDSA signs with chance: that the signatures are equal says that there is one.
+        // A signature made a second later would expire a second later.
         assert_eq!(header(ORIGIN, "2026-11-23T04:59:59Z"), first);
         assert_ne!(header("https://push.example.net", "2026-11-23T04:59:59Z"), first);
         let second = header(ORIGIN, "2026-11-23T05:00:00Z");
@@ -437,7 +416,7 @@ mod tests {
     fn invented_origins_take_no_memory() {
         let signer = signer();
         for n in 0..2 * MOST_ORIGINS {
-            signer.authorization(&format!("https://{n}.example.com"), at("2026-11-23T04:00:00Z")).unwrap();
+            signer.authorization(&format!("https://{n}.example.com"), at("2026-11-23T04:00:00Z"));
         }
         assert!(signer.signatures.lock().unwrap().len() <= MOST_ORIGINS);
     }

@@ -265,7 +265,7 @@ async fn a_deactivation_is_published_as_the_schema_has_it() -> Result<()> {
     let detail = stage.aws.events().swap_remove(1).detail;
     assert_eq!(detail["campaign_ids"].as_array().unwrap().len(), 2);
 
-    let schema = include_str!("../../docs/events/streamer-deactivated.schema.json");
+    let schema = include_str!("../../../docs/events/streamer-deactivated.schema.json");
     let schema = jsonschema::validator_for(&serde_json::from_str(schema)?)?;
     for valid in [&event.detail, &detail] {
         assert!(schema.is_valid(valid), "{valid}");

@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_mins(1);
 const SOON: Duration = Duration::from_millis(50);
 
 fn function() -> FunctionSpec {
-    FunctionSpec::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/function.sh"), Vec::new())
+    FunctionSpec::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/function.sh"), Vec::new())
 }
 
 async fn gateway(settings: Settings, function: FunctionSpec) -> Result<Gateway> {

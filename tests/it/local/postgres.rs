@@ -8,6 +8,7 @@ use std::time::Duration;
 use std::{env, fs, io, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use end_to_end::binary;
 use local::postgres::{Database, Postgres, Server, Settings};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
@@ -230,12 +231,8 @@ async fn a_url_that_cannot_be_used_is_refused_without_its_password() {
 }
 
 /// The demo, which keeps its server up until it is killed, and the server's socket directory.
-fn process_with_a_server() -> Result<(Child, PathBuf)> {
-    let mut process = Command::new(env!("CARGO_BIN_EXE_local"))
-        .arg("--keep")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()?;
+fn process_with_a_server(demo: &Path) -> Result<(Child, PathBuf)> {
+    let mut process = Command::new(demo).arg("--keep").stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let mut output = BufReader::new(process.stdout.take().context("it is piped")?);
     let mut line = String::new();
     while output.read_line(&mut line)? > 0 {
@@ -253,7 +250,7 @@ fn process_with_a_server() -> Result<(Child, PathBuf)> {
 
 #[tokio::test]
 async fn a_server_does_not_survive_the_killing_of_its_process() -> Result<()> {
-    let (mut parent, directory) = process_with_a_server()?;
+    let (mut parent, directory) = process_with_a_server(&binary("local").await?)?;
     let server = process_of(&directory)?;
     ensure!(is_running(&server));
 

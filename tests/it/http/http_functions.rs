@@ -201,7 +201,7 @@ async fn bodies_are_refused_in_every_form_that_api_gateway_has() -> Result<()> {
 async fn an_event_of_another_kind_is_an_error_and_the_function_goes_on() -> Result<()> {
     let scene = Scene::new("grant-refresh").await?;
     let path = authorization_path(scene.add().await?);
-    let rest: Value = serde_json::from_str(include_str!("../fixtures/example-apigw-request.json"))?;
+    let rest: Value = serde_json::from_str(include_str!("../../fixtures/example-apigw-request.json"))?;
     for other in [rest, json!({"trigger": "sweep"}), json!({})] {
         let error = scene.function.invoke(other, TIME_LEFT).await.unwrap_err();
         assert!(error.error_message.contains("API Gateway"), "{error}");

@@ -1,0 +1,68 @@
+//! The end-to-end tests: one binary, so that they share one PostgreSQL server and one build of the program.
+//! `cargo test -p end-to-end --test it failure::` runs one folder.
+
+mod cycle {
+    mod claims;
+    mod concurrency;
+    mod coverage;
+    mod due;
+    mod follow_up;
+    mod interleavings;
+    mod locks;
+    mod races;
+    mod results;
+    mod sessions;
+    mod times;
+}
+
+mod failure {
+    mod connections;
+    mod crash;
+    mod crash_at_random;
+    mod dead_grants;
+    mod failures;
+    mod outages;
+    mod retry;
+    mod scenario4;
+    mod signals;
+}
+
+mod http {
+    mod grants;
+    mod health;
+    mod http_api;
+    mod http_functions;
+    mod scenario1;
+    mod scenario5;
+}
+
+mod command {
+    mod adopt;
+    mod doctor;
+    mod migrations;
+    mod outbox_command;
+    mod rekey;
+    mod tokens;
+}
+
+mod notify {
+    mod delivery;
+    mod notify_role;
+    mod outbox;
+    mod push;
+}
+
+mod deploy {
+    mod function;
+    mod infra;
+    mod metrics;
+    mod observability;
+    mod secrets;
+    mod secrets_manager;
+    mod template;
+}
+
+mod local {
+    mod gateway;
+    mod postgres;
+}
