@@ -294,7 +294,7 @@ async fn a_login_that_lacks_rights_is_told_each_and_needs_no_other() -> Result<(
     said.says(
         "rights",
         "fault",
-        r#"as the tables' owner, GRANT UPDATE (is_active) ON streamers TO "token_app""#,
+        r#"as the tables' owner, GRANT UPDATE (is_active) ON public.streamers TO "token_app""#,
     );
     assert!(!said.of("rights")[0].1.contains(';'), "{:?}", said.checks);
     Ok(())

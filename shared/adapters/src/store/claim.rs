@@ -35,7 +35,7 @@ impl PgStore {
                        s.access_token_encrypted, s.refresh_token_encrypted
                 FROM unnest($1::uuid[], $2::bigint[]) AS leased (id, fence)
                 JOIN token_refresh.streamers ours ON ours.streamer_id = leased.id AND ours.fence = leased.fence
-                JOIN streamers s ON s.id = leased.id
+                JOIN public.streamers s ON s.id = leased.id
                 "#,
                 &ids,
                 &fences
@@ -121,7 +121,7 @@ impl PgStore {
                 ORDER BY streamer_id FOR UPDATE
             )
             INSERT INTO token_refresh.streamers AS ours (streamer_id, fence, leased_until)
-            SELECT s.id, 1, $3 FROM streamers s
+            SELECT s.id, 1, $3 FROM public.streamers s
             WHERE s.id = ANY($1) AND s.is_active
               AND (SELECT count(*) FROM known) >= 0 -- true; reading it first locks it first
             ORDER BY s.id FOR NO KEY UPDATE SKIP LOCKED

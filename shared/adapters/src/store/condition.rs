@@ -11,11 +11,11 @@ use crate::secrets::Live;
 
 /// What the login of everything but the function notify needs, of whole tables.
 const TABLE_RIGHTS: [(&str, &[&str]); 10] = [
-    ("streamers", &["SELECT"]),
-    ("campaign_memberships", &["SELECT"]),
-    ("campaigns", &["SELECT"]),
-    ("notification_preferences", &["SELECT"]),
-    ("push_subscriptions", &["SELECT"]),
+    ("public.streamers", &["SELECT"]),
+    ("public.campaign_memberships", &["SELECT"]),
+    ("public.campaigns", &["SELECT"]),
+    ("public.notification_preferences", &["SELECT"]),
+    ("public.push_subscriptions", &["SELECT"]),
     ("token_refresh.streamers", &["SELECT", "INSERT", "UPDATE"]),
     ("token_refresh.refreshes", &["SELECT", "INSERT", "DELETE"]),
     ("token_refresh.deactivations", &["SELECT", "INSERT", "DELETE"]),
@@ -25,9 +25,9 @@ const TABLE_RIGHTS: [(&str, &[&str]); 10] = [
 
 /// And of columns of the application's tables.
 const COLUMN_RIGHTS: [(&str, &str, &[&str]); 3] = [
-    ("users", "SELECT", &["id", "display_name"]),
+    ("public.users", "SELECT", &["id", "display_name"]),
     (
-        "streamers",
+        "public.streamers",
         "UPDATE",
         &[
             "access_token_encrypted",
@@ -40,7 +40,7 @@ const COLUMN_RIGHTS: [(&str, &str, &[&str]); 3] = [
         ],
     ),
     (
-        "campaign_memberships",
+        "public.campaign_memberships",
         "UPDATE",
         &["poll_authorization_granted_at", "poll_authorization_expires_at", "updated_at"],
     ),
@@ -152,7 +152,7 @@ impl Database {
         schema::check(self).await
     }
 
-    /// What this login may not do and has to, as it stands in a `GRANT`: `UPDATE (is_active) ON streamers`.
+    /// What this login may not do and has to, as it stands in a `GRANT`: `UPDATE (is_active) ON public.streamers`.
     ///
     /// # Errors
     ///
@@ -200,9 +200,9 @@ impl Database {
         sqlx::query_as!(
             NotifyRole,
             r#"
-            WITH notify AS (SELECT oid FROM pg_roles WHERE rolname = 'token_refresh_notify')
+            WITH notify AS (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = 'token_refresh_notify')
             SELECT EXISTS (SELECT FROM notify) AS "exists!",
-                   ARRAY(SELECT login.rolname::text FROM pg_roles login, notify
+                   ARRAY(SELECT login.rolname::text FROM pg_catalog.pg_roles login, notify
                          WHERE login.rolcanlogin AND NOT login.rolsuper
                            AND pg_has_role(login.oid, notify.oid, 'USAGE')
                          ORDER BY 1) AS "logins!"
@@ -272,7 +272,7 @@ impl PgStore {
                        CASE WHEN one.stored ~ '^v1\.[A-Za-z0-9_-]+\..' THEN split_part(one.stored, '.', 2)
                             WHEN one.stored ~ '^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$' THEN ''
                        END AS key
-                FROM streamers s CROSS JOIN LATERAL (VALUES
+                FROM public.streamers s CROSS JOIN LATERAL (VALUES
                     (true, s.access_token_encrypted), (false, s.refresh_token_encrypted)) AS one (is_access, stored)
                 WHERE one.stored <> ''
             ),

@@ -45,7 +45,7 @@ span AS (
              ORDER BY ended_at, fence LIMIT 1)
             UNION ALL
             SELECT 9223372036854775807, $2, $2, NULL, NULL,
-                   (SELECT token_expires_at FROM streamers WHERE id = session.streamer_id), NULL
+                   (SELECT token_expires_at FROM public.streamers WHERE id = session.streamer_id), NULL
         ) known
         WINDOW later AS (ORDER BY ended_at, fence)
     ) event
@@ -122,6 +122,6 @@ SELECT total.sessions AS "sessions!", coalesce(total.seconds, 0)::bigint AS "sec
        gap.begins_at, gap.stops_at, gap.reasons
 FROM total
 LEFT JOIN gap ON true
-LEFT JOIN streamers s ON s.id = gap.streamer_id
-LEFT JOIN campaigns c ON c.id = gap.campaign_id
+LEFT JOIN public.streamers s ON s.id = gap.streamer_id
+LEFT JOIN public.campaigns c ON c.id = gap.campaign_id
 ORDER BY gap.membership_id, gap.granted_at, gap.begins_at

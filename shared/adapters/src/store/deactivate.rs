@@ -79,7 +79,7 @@ async fn budget_left(connection: &mut PgConnection, now: DateTime<Utc>) -> Resul
                -- With those who were deactivated within the hour: each deactivation would make the budget smaller.
                (SELECT count(*) FROM (
                     SELECT m.streamer_id
-                    FROM campaign_memberships m JOIN streamers s ON s.id = m.streamer_id AND s.is_active
+                    FROM public.campaign_memberships m JOIN public.streamers s ON s.id = m.streamer_id AND s.is_active
                     WHERE m.status = 'ACTIVE' AND m.poll_authorization_expires_at > $2
                     UNION SELECT streamer_id FROM recent) AS one) AS "authorized!"
         "#,
@@ -101,7 +101,7 @@ async fn deactivate(connection: &mut PgConnection, attempt: &Attempt) -> Result<
                 SELECT streamer_id FROM token_refresh.streamers WHERE streamer_id = $1 AND fence = $2 FOR UPDATE
             ),
             written AS (
-                UPDATE streamers s SET
+                UPDATE public.streamers s SET
                     is_active = false, token_refresh_failed_at = NULL, token_expires_at = $9, updated_at = $4
                 FROM held
                 WHERE s.id = held.streamer_id AND s.is_active
@@ -158,18 +158,18 @@ async fn tell(
         r#"
         WITH person AS (
             SELECT u.id AS user_id, u.display_name AS user_name, NULL::uuid AS campaign_id, NULL::text AS campaign_name
-            FROM streamers s JOIN users u ON u.id = s.user_id WHERE s.id = $1
+            FROM public.streamers s JOIN public.users u ON u.id = s.user_id WHERE s.id = $1
             UNION ALL
             SELECT u.id, u.display_name, c.id, c.name
-            FROM streamers s
-            JOIN campaign_memberships m ON m.streamer_id = s.id AND m.status = 'ACTIVE'
-            JOIN campaigns c ON c.id = m.campaign_id AND c.owner_id IS DISTINCT FROM s.user_id
-            JOIN users u ON u.id = c.owner_id
+            FROM public.streamers s
+            JOIN public.campaign_memberships m ON m.streamer_id = s.id AND m.status = 'ACTIVE'
+            JOIN public.campaigns c ON c.id = m.campaign_id AND c.owner_id IS DISTINCT FROM s.user_id
+            JOIN public.users u ON u.id = c.owner_id
             WHERE s.id = $1
         ),
         device AS (
             SELECT person.*, p.id AS subscription_id
-            FROM person JOIN push_subscriptions p ON p.user_id = person.user_id
+            FROM person JOIN public.push_subscriptions p ON p.user_id = person.user_id
             WHERE token_refresh.wants_notice(person.user_id)
         ),
         replaced AS (
@@ -181,7 +181,7 @@ async fn tell(
                 campaign_id, campaign_name, created_at, next_attempt_at)
             SELECT d.subscription_id, d.user_id, d.user_name, s.id, s.twitch_display_name,
                    d.campaign_id, d.campaign_name, $2, $2
-            FROM device d JOIN streamers s ON s.id = $1
+            FROM device d JOIN public.streamers s ON s.id = $1
             WHERE $3
         )
         SELECT person.user_name AS "name!", person.campaign_id, person.campaign_name,

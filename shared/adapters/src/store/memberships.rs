@@ -80,11 +80,11 @@ impl Database {
                    c.id AS "campaign_id?", c.name AS "campaign_name?", m.id AS "membership_id?",
                    m.status AS "status?", m.poll_authorization_granted_at AS "granted_at?",
                    m.poll_authorization_expires_at AS "expires_at?"
-            FROM streamers s
+            FROM public.streamers s
             LEFT JOIN token_refresh.streamers ours ON ours.streamer_id = s.id
-            LEFT JOIN campaign_memberships m
+            LEFT JOIN public.campaign_memberships m
                 ON m.streamer_id = s.id AND ($2::uuid IS NULL OR m.campaign_id = $2)
-            LEFT JOIN campaigns c ON c.id = coalesce(m.campaign_id, $2)
+            LEFT JOIN public.campaigns c ON c.id = coalesce(m.campaign_id, $2)
             WHERE s.id = $1
             ORDER BY c.name, c.id
             "#,
@@ -158,13 +158,13 @@ impl Database {
             WITH before AS (
                 SELECT id, coalesce(poll_authorization_granted_at,
                                     poll_authorization_expires_at - interval '12 hours') AS granted_at
-                FROM campaign_memberships
+                FROM public.campaign_memberships
                 WHERE campaign_id = $1 AND streamer_id = $2 AND poll_authorization_expires_at > $3
                 FOR UPDATE
             ),
             revoked AS (
                 -- A grant that was written just now by a clock a little ahead of ours never ends before it began.
-                UPDATE campaign_memberships m SET
+                UPDATE public.campaign_memberships m SET
                     poll_authorization_expires_at = greatest(
                         $3, CASE WHEN before.granted_at <= $4 THEN before.granted_at END),
                     updated_at = $3
@@ -201,9 +201,9 @@ impl Database {
         let query = sqlx::query!(
             r#"
             WITH needed AS (
-                SELECT streamer_id FROM campaign_memberships WHERE campaign_id = $1 AND status = 'ACTIVE'
+                SELECT streamer_id FROM public.campaign_memberships WHERE campaign_id = $1 AND status = 'ACTIVE'
                 UNION
-                SELECT s.id FROM campaigns c JOIN streamers s ON s.user_id = c.owner_id WHERE c.id = $1
+                SELECT s.id FROM public.campaigns c JOIN public.streamers s ON s.user_id = c.owner_id WHERE c.id = $1
             )
             SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
                    s.token_expires_at, s.last_token_refresh_at AS refreshed_at,
@@ -213,11 +213,11 @@ impl Database {
                    m.poll_authorization_granted_at AS "granted_at?", m.poll_authorization_expires_at AS "expires_at?",
                    coalesce(s.user_id = c.owner_id, false) AS "is_game_master!",
                    coalesce(s.refresh_token_encrypted, '') <> '' AS "has_refresh_token!"
-            FROM campaigns c
+            FROM public.campaigns c
             CROSS JOIN needed
-            JOIN streamers s ON s.id = needed.streamer_id
+            JOIN public.streamers s ON s.id = needed.streamer_id
             LEFT JOIN token_refresh.streamers ours ON ours.streamer_id = s.id
-            LEFT JOIN campaign_memberships m
+            LEFT JOIN public.campaign_memberships m
                 ON m.campaign_id = c.id AND m.streamer_id = s.id AND m.status = 'ACTIVE'
             WHERE c.id = $1
             "#,
@@ -229,7 +229,7 @@ impl Database {
         .await?;
         if rows.is_empty() {
             let query = sqlx::query_scalar!(
-                r#"SELECT EXISTS (SELECT FROM campaigns WHERE id = $1) AS "known!""#,
+                r#"SELECT EXISTS (SELECT FROM public.campaigns WHERE id = $1) AS "known!""#,
                 campaign.0
             );
             let known =
@@ -270,8 +270,8 @@ impl Memberships for PgStore {
                 SELECT EXISTS (SELECT FROM token_refresh.streamers
                                WHERE streamer_id = ANY($1) AND leased_until > $2)
                     -- As a claim finds out.
-                    OR (SELECT count(*) FROM streamers WHERE id = ANY($1))
-                        > (SELECT count(*) FROM (SELECT FROM streamers WHERE id = ANY($1)
+                    OR (SELECT count(*) FROM public.streamers WHERE id = ANY($1))
+                        > (SELECT count(*) FROM (SELECT FROM public.streamers WHERE id = ANY($1)
                                                  FOR NO KEY UPDATE SKIP LOCKED) AS free) AS "taken!"
                 "#,
                 &ids,
@@ -304,7 +304,7 @@ pub(super) async fn grant(
     let granted = sqlx::query_scalar!(
         r#"
         WITH granted AS (
-            UPDATE campaign_memberships m SET
+            UPDATE public.campaign_memberships m SET
                 poll_authorization_granted_at = $4, poll_authorization_expires_at = $5, updated_at = $4
             FROM token_refresh.streamers ours
             WHERE m.campaign_id = $1 AND m.streamer_id = $2 AND m.status = 'ACTIVE'

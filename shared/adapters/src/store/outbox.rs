@@ -75,8 +75,8 @@ impl PgOutbox {
                             WHEN NOT token_refresh.wants_notice(due.user_id) THEN 'notifications are turned off'
                        END AS obsolete
                 FROM due
-                LEFT JOIN push_subscriptions p ON p.id = due.subscription_id AND p.user_id = due.user_id
-                LEFT JOIN streamers s ON s.id = due.streamer_id
+                LEFT JOIN public.push_subscriptions p ON p.id = due.subscription_id AND p.user_id = due.user_id
+                LEFT JOIN public.streamers s ON s.id = due.streamer_id
             )
             UPDATE token_refresh.outbox o SET
                 state = CASE WHEN c.obsolete IS NULL THEN 'pending' ELSE 'obsolete' END,
@@ -147,10 +147,10 @@ impl PgOutbox {
                 RETURNING subscription_id
             ),
             used AS (
-                UPDATE push_subscriptions p SET last_used_at = $5, updated_at = $5
+                UPDATE public.push_subscriptions p SET last_used_at = $5, updated_at = $5
                 FROM settled WHERE p.id = settled.subscription_id AND $3 = 'delivered'
             )
-            DELETE FROM push_subscriptions p USING settled
+            DELETE FROM public.push_subscriptions p USING settled
             WHERE p.id = settled.subscription_id AND p.endpoint = $7 AND $3 = 'gone'
             "#,
             notification.id,

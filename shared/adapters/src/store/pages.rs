@@ -58,13 +58,13 @@ impl Database {
                    ours.validated_at AS "validated_at?", s.token_refresh_failed_at AS failed_at,
                    ours.failed_at AS "known_failure_at?", ours.failure_kind AS "failure_kind?",
                    ours.refusals AS "refusals?"
-            FROM campaign_memberships m
-            JOIN streamers s ON s.id = m.streamer_id AND s.is_active
+            FROM public.campaign_memberships m
+            JOIN public.streamers s ON s.id = m.streamer_id AND s.is_active
             LEFT JOIN token_refresh.streamers ours ON ours.streamer_id = s.id
             WHERE m.status = 'ACTIVE'
               AND (m.poll_authorization_expires_at, m.streamer_id) > ($1, $2)
               AND NOT EXISTS (
-                  SELECT FROM campaign_memberships later
+                  SELECT FROM public.campaign_memberships later
                   WHERE later.streamer_id = m.streamer_id AND later.status = 'ACTIVE'
                     AND later.poll_authorization_expires_at > m.poll_authorization_expires_at)
             ORDER BY m.poll_authorization_expires_at, m.streamer_id
@@ -94,13 +94,13 @@ impl Database {
             StreamerRow,
             r#"
             SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
-                   (SELECT max(m.poll_authorization_expires_at) FROM campaign_memberships m
+                   (SELECT max(m.poll_authorization_expires_at) FROM public.campaign_memberships m
                     WHERE m.streamer_id = s.id AND m.status = 'ACTIVE') AS "until: Moment",
                    s.token_expires_at AS expires_at, s.last_token_refresh_at AS refreshed_at,
                    ours.validated_at AS "validated_at?", s.token_refresh_failed_at AS failed_at,
                    ours.failed_at AS "known_failure_at?", ours.failure_kind AS "failure_kind?",
                    ours.refusals AS "refusals?"
-            FROM streamers s
+            FROM public.streamers s
             LEFT JOIN token_refresh.streamers ours ON ours.streamer_id = s.id
             WHERE s.id = $1
             "#,

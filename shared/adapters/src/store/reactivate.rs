@@ -27,7 +27,7 @@ impl Database {
             r#"
             SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name,
                    max(d.deactivated_at) AS "at!"
-            FROM token_refresh.deactivations d JOIN streamers s ON s.id = d.streamer_id
+            FROM token_refresh.deactivations d JOIN public.streamers s ON s.id = d.streamer_id
             WHERE d.deactivated_at >= $1 AND NOT s.is_active
             GROUP BY s.id ORDER BY max(d.deactivated_at) DESC, s.id
             "#,
@@ -84,12 +84,12 @@ impl Database {
                 ORDER BY streamer_id FOR UPDATE
             ),
             locked AS (
-                SELECT s.id FROM streamers s WHERE s.id = ANY($1) AND NOT s.is_active
+                SELECT s.id FROM public.streamers s WHERE s.id = ANY($1) AND NOT s.is_active
                   AND (SELECT count(*) FROM ours) >= 0 -- true; reading it first locks it first
                 ORDER BY s.id FOR NO KEY UPDATE
             ),
             written AS (
-                UPDATE streamers s SET is_active = true, token_refresh_failed_at = NULL, updated_at = $2
+                UPDATE public.streamers s SET is_active = true, token_refresh_failed_at = NULL, updated_at = $2
                 FROM locked WHERE s.id = locked.id
                 RETURNING s.id
             ),

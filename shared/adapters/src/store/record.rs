@@ -136,7 +136,7 @@ async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> Result<Vec<R
                 ORDER BY ours.streamer_id FOR UPDATE OF ours
             ),
             written AS (
-                UPDATE streamers s SET
+                UPDATE public.streamers s SET
                     access_token_encrypted = coalesce(r.access_token, s.access_token_encrypted),
                     refresh_token_encrypted = coalesce(r.refresh_token, s.refresh_token_encrypted),
                     token_expires_at = r.expires_at,

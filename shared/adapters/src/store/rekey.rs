@@ -85,7 +85,7 @@ impl PgStore {
             r#"
             SELECT id, twitch_login AS login, twitch_display_name AS display_name,
                    access_token_encrypted AS access_token, refresh_token_encrypted AS refresh_token
-            FROM streamers WHERE id > $1 ORDER BY id LIMIT $2
+            FROM public.streamers WHERE id > $1 ORDER BY id LIMIT $2
             "#,
             after.map_or(Uuid::nil(), |id| id.0),
             PAGE
@@ -135,7 +135,7 @@ impl PgStore {
         let leases = sqlx::query!(
             r#"
             INSERT INTO token_refresh.streamers AS lease (streamer_id, fence, leased_until)
-            SELECT s.id, 1, $3 FROM streamers s WHERE s.id = ANY($1) ORDER BY s.id FOR KEY SHARE SKIP LOCKED
+            SELECT s.id, 1, $3 FROM public.streamers s WHERE s.id = ANY($1) ORDER BY s.id FOR KEY SHARE SKIP LOCKED
             ON CONFLICT (streamer_id) DO UPDATE SET fence = lease.fence + 1, leased_until = $3
                 WHERE lease.leased_until IS NULL OR lease.leased_until <= $2
             RETURNING streamer_id, fence
@@ -153,7 +153,7 @@ impl PgStore {
             r#"
             SELECT id, twitch_login AS login, twitch_display_name AS display_name,
                    access_token_encrypted AS access_token, refresh_token_encrypted AS refresh_token
-            FROM streamers WHERE id = ANY($1)
+            FROM public.streamers WHERE id = ANY($1)
             "#,
             &ids
         )
@@ -178,7 +178,7 @@ impl PgStore {
                 ORDER BY ours.streamer_id FOR UPDATE OF ours
             ),
             written AS (
-                UPDATE streamers s SET
+                UPDATE public.streamers s SET
                     access_token_encrypted = anew.access, refresh_token_encrypted = anew.refresh, updated_at = $8
                 FROM unnest($3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[])
                      AS anew (id, old_access, old_refresh, access, refresh)

@@ -30,8 +30,8 @@ impl Database {
                        -- An authorization holds for 12 hours, should nobody have written when it was granted.
                        coalesce(m.poll_authorization_granted_at,
                                 m.poll_authorization_expires_at - interval '12 hours') AS granted_at
-                FROM campaign_memberships m
-                CROSS JOIN LATERAL (SELECT FROM streamers WHERE id = m.streamer_id AND is_active LIMIT 1) s
+                FROM public.campaign_memberships m
+                CROSS JOIN LATERAL (SELECT FROM public.streamers WHERE id = m.streamer_id AND is_active LIMIT 1) s
                 WHERE m.status = 'ACTIVE' AND m.poll_authorization_expires_at > $1 AND m.campaign_id IS NOT NULL
             ),
             known AS (
@@ -70,7 +70,7 @@ impl Database {
                 ) stored
                 LEFT JOIN LATERAL (
                     SELECT poll_authorization_granted_at, poll_authorization_expires_at
-                    FROM campaign_memberships WHERE id = changed.membership_id LIMIT 1
+                    FROM public.campaign_memberships WHERE id = changed.membership_id LIMIT 1
                 ) m ON true
             ),
             -- An update that finds its rows by their key: all of them are there, and none is among those above.
