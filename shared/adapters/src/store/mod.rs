@@ -8,6 +8,7 @@ mod condition;
 mod connections;
 mod coverage;
 mod deactivate;
+mod errors;
 mod history;
 mod memberships;
 mod moment;
@@ -36,6 +37,8 @@ use uuid::Uuid;
 
 pub use self::condition::{LastRuns, NotifyRole, Server, StoredTexts, StoredUnder, Waiting};
 pub use self::coverage::{BrokenSession, Coverage, Gap};
+pub(crate) use self::errors::Class;
+use self::errors::refuses_us;
 pub use self::history::{HISTORY_KEPT, HistoryEntry};
 pub(crate) use self::moment::Moment;
 pub use self::outbox::{OutboxCounts, OutboxEntry, PgOutbox};
@@ -130,13 +133,6 @@ impl Database {
 /// What is said about statements would say it in every cycle; and their texts are in the code.
 fn quiet(options: &PgConnectOptions) -> PgConnectOptions {
     options.clone().disable_statement_logging()
-}
-
-/// Whether the server doesn't take our name or our password (`invalid_authorization_specification`,
-/// `invalid_password`).
-fn refuses_us(error: &sqlx::Error) -> bool {
-    let sqlx::Error::Database(error) = error else { return false };
-    error.code().is_some_and(|code| ["28000", "28P01"].contains(&code.as_ref()))
 }
 
 /// The database, with the cipher that the tokens in it are encrypted with. Each clone writes through a connection of its
@@ -263,25 +259,13 @@ async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
             Err(sqlx::Error::Io(std::io::Error::new(ErrorKind::TimedOut, "the statement took too long")))
         });
         match done {
-            Err(error) if may_pass(&error) && clock.now() + pause < give_up_at => {
+            Err(error) if Class::from(&error).can_pass() && clock.now() + pause < give_up_at => {
                 tracing::warn!(%error, "the database failed, trying again");
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
             done => return done,
         }
-    }
-}
-
-/// Whether the database may answer otherwise in a moment. What it will refuse for ever is what is wrong with the
-/// data (class 22), breaks a constraint (23), or is no valid statement for this role (42).
-fn may_pass(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
-        sqlx::Error::Database(error) => {
-            error.code().is_some_and(|code| !["22", "23", "42"].iter().any(|class| code.starts_with(class)))
-        }
-        _ => false,
     }
 }
 
