@@ -258,18 +258,41 @@ pub struct TokenResponse {
     pub pair: TokenPair,
     /// How long the access token lives; Twitch does not always say.
     pub expires_in: Option<TimeDelta>,
+    /// The scopes that `REQUIRED_SCOPES` names and the answer lacks; empty if it names none.
+    pub missing_scopes: Vec<String>,
 }
 
 /// What `/oauth2/validate` says of an access token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Validity {
     /// It lives.
-    Valid {
-        /// For so long.
-        expires_in: TimeDelta,
-    },
+    Valid(Validation),
     /// It is dead.
     Invalid,
+}
+
+/// What Twitch says of an access token that lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Validation {
+    /// How long it lives from now on.
+    pub lifetime: Lifetime,
+    /// The application that it was issued to, if the answer says so.
+    pub client_id: Option<String>,
+    /// The Twitch user that it belongs to, if the answer says so.
+    pub user_id: Option<String>,
+    /// The scopes that `REQUIRED_SCOPES` names and the answer lacks; empty if it names none.
+    pub missing_scopes: Vec<String>,
+}
+
+/// How long an access token lives, as Twitch says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// For so long.
+    Limited(TimeDelta),
+    /// It never expires (`expires_in` is 0).
+    Unlimited,
+    /// The answer does not say.
+    Unknown,
 }
 
 /// Anything that is not the streamer's doing. The text holds no secret.

@@ -56,6 +56,8 @@ pub struct TwitchConfig {
     pub max_in_flight: usize,
     /// `TWITCH_MAX_PER_SECOND`: calls begun a second; `None`: no limit.
     pub max_per_second: Option<u32>,
+    /// `REQUIRED_SCOPES`: what a token must be granted to be usable; empty: anything.
+    pub required_scopes: Vec<String>,
     /// `TWITCH_CA_FILE`: the authority (PEM) that signed a simulated Twitch's certificate. Loopback only.
     pub ca_file: Option<PathBuf>,
 }
@@ -86,8 +88,15 @@ impl Reader<'_> {
             credentials: credentials?,
             max_in_flight,
             max_per_second,
+            required_scopes: self.required_scopes(),
             ca_file,
         })
+    }
+
+    /// Separated by spaces or commas, as OAuth and people do.
+    fn required_scopes(&self) -> Vec<String> {
+        let scopes = self.source.get("REQUIRED_SCOPES").unwrap_or_default();
+        scopes.split([' ', ',']).filter(|scope| !scope.is_empty()).map(str::to_owned).collect()
     }
 
     fn twitch_url(&mut self) -> Option<Url> {

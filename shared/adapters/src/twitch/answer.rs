@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use domain::ports::{Outage, RefreshError, TokenResponse, Validity};
+use domain::ports::{Lifetime, Outage, RefreshError, TokenResponse, Validation, Validity};
 use domain::{AccessToken, RefreshToken, TokenPair};
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{NoAnswer, no_answer};
 
@@ -27,12 +28,32 @@ struct TokenAnswer {
     access_token: String,
     refresh_token: Option<String>,
     /// Whatever its type: a pair must not be lost over it.
-    expires_in: Option<serde_json::Value>,
+    expires_in: Option<Value>,
+    /// An array, a string or null.
+    #[serde(default, deserialize_with = "present")]
+    scope: Option<Value>,
 }
 
+/// Whatever its fields' types: only the status says whether the token lives.
 #[derive(Deserialize)]
 struct ValidateAnswer {
-    expires_in: i64,
+    client_id: Option<Value>,
+    user_id: Option<Value>,
+    expires_in: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    scopes: Option<Value>,
+}
+
+impl ValidateAnswer {
+    /// A body that says none of this is not Twitch's.
+    fn says_something(&self) -> bool {
+        self.client_id.is_some() || self.user_id.is_some() || self.expires_in.is_some()
+    }
+}
+
+/// Keeps `null`, which is an answer, apart from a missing field, which is none.
+fn present<'de, D: serde::Deserializer<'de>>(field: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(field).map(Some)
 }
 
 #[derive(Deserialize)]
@@ -41,7 +62,11 @@ struct ErrorAnswer {
 }
 
 impl Answer {
-    pub(super) fn into_token_response(self, sent: &RefreshToken) -> Result<TokenResponse, RefreshError> {
+    pub(super) fn into_token_response(
+        self,
+        sent: &RefreshToken,
+        required_scopes: &[String],
+    ) -> Result<TokenResponse, RefreshError> {
         let message = self.message();
         let message = message.as_deref();
         match self.status {
@@ -53,7 +78,12 @@ impl Answer {
                         access: AccessToken::new(answer.access_token),
                         refresh: refresh.map_or_else(|| sent.clone(), RefreshToken::new),
                     },
-                    expires_in: answer.expires_in.and_then(|value| lifetime(value.as_i64()?)),
+                    expires_in: match lifetime(answer.expires_in.as_ref()) {
+                        Lifetime::Limited(left) => Some(left),
+                        // Validation says whether it never expires.
+                        Lifetime::Unlimited | Lifetime::Unknown => None,
+                    },
+                    missing_scopes: missing(required_scopes, answer.scope.as_ref()),
                 })
             }
             _ if self.refuses_credentials() => Err(RefreshError::Misconfigured(self.refused_credentials())),
@@ -90,12 +120,19 @@ impl Answer {
             && !names(message, &["token"])
     }
 
-    pub(super) fn into_validity(self) -> Result<Validity, Outage> {
+    pub(super) fn into_validity(self, required_scopes: &[String]) -> Result<Validity, Outage> {
         match self.status {
             StatusCode::OK => serde_json::from_slice(&self.body)
                 .ok()
-                .and_then(|answer: ValidateAnswer| lifetime(answer.expires_in))
-                .map(|expires_in| Validity::Valid { expires_in })
+                .filter(ValidateAnswer::says_something)
+                .map(|answer| {
+                    Validity::Valid(Validation {
+                        lifetime: lifetime(answer.expires_in.as_ref()),
+                        client_id: id(answer.client_id),
+                        user_id: id(answer.user_id),
+                        missing_scopes: missing(required_scopes, answer.scopes.as_ref()),
+                    })
+                })
                 .ok_or_else(|| self.outage()),
             StatusCode::UNAUTHORIZED if names(self.message().as_deref(), &["invalid", "token"]) => {
                 Ok(Validity::Invalid)
@@ -141,10 +178,39 @@ pub(super) fn names(message: Option<&str>, words: &[&str]) -> bool {
     })
 }
 
-/// A lifetime in seconds that a token can have; anything else is no answer.
-fn lifetime(seconds: i64) -> Option<TimeDelta> {
-    const LONGEST: i64 = 10 * 365 * 24 * 3600;
-    (0..=LONGEST).contains(&seconds).then(|| TimeDelta::seconds(seconds))
+/// `expires_in`, as a number or as its text. What no token can have says nothing.
+fn lifetime(expires_in: Option<&Value>) -> Lifetime {
+    const MAX: i64 = 10 * 365 * 24 * 3600;
+    let seconds = expires_in.and_then(|value| match value {
+        Value::String(text) => text.trim().parse().ok(),
+        value => value.as_i64(),
+    });
+    match seconds {
+        Some(0) => Lifetime::Unlimited,
+        Some(seconds @ 1..=MAX) => Lifetime::Limited(TimeDelta::seconds(seconds)),
+        _ => Lifetime::Unknown,
+    }
+}
+
+/// An id, as text or as a number; an empty one is missing.
+fn id(value: Option<Value>) -> Option<String> {
+    match value? {
+        Value::String(text) => Some(text).filter(|text| !text.is_empty()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// The required scopes that the answer lacks: an array, one string, or null where a token has none. An answer without the
+/// field says nothing, so nothing is missing.
+fn missing(required: &[String], scopes: Option<&Value>) -> Vec<String> {
+    let granted: Vec<&str> = match scopes {
+        None => return Vec::new(),
+        Some(Value::String(text)) => text.split([' ', ',']).collect(),
+        Some(Value::Array(scopes)) => scopes.iter().filter_map(Value::as_str).collect(),
+        Some(_) => Vec::new(),
+    };
+    required.iter().filter(|scope| !granted.contains(&scope.as_str())).cloned().collect()
 }
 
 pub(super) async fn read(response: &mut Response) -> Result<Vec<u8>, NoAnswer> {
@@ -184,7 +250,7 @@ mod tests {
         let refresh = |status, message: &str| {
             let body = serde_json::json!({ "message": message }).to_string().into_bytes();
             Answer { status, wait: None, body }
-                .into_token_response(&RefreshToken::new("sent".to_owned()))
+                .into_token_response(&RefreshToken::new("sent".to_owned()), &[])
                 .unwrap_err()
         };
         for (status, message) in [
@@ -198,5 +264,54 @@ mod tests {
         assert!(matches!(foreign, RefreshError::Outage(_)), "{foreign:?}");
         let foreign = refresh(StatusCode::BAD_REQUEST, "Invalid refresh token for this client");
         assert!(matches!(foreign, RefreshError::Refused(_)), "{foreign:?}");
+    }
+
+    fn validity(body: &str) -> Option<Validation> {
+        let answer = Answer { status: StatusCode::OK, wait: None, body: body.as_bytes().to_vec() };
+        match answer.into_validity(&["polls:read".to_owned(), "polls:write".to_owned()]) {
+            Ok(Validity::Valid(validation)) => Some(validation),
+            Ok(Validity::Invalid) => panic!("{body} is not invalid"),
+            Err(_) => None,
+        }
+    }
+
+    #[test]
+    fn a_validation_says_for_how_long_for_whom_and_for_what() {
+        let said = validity(
+            r#"{"client_id":"app","login":"aria","scopes":["polls:read"],"user_id":"7","expires_in":60}"#,
+        );
+        let expected = Validation {
+            lifetime: Lifetime::Limited(TimeDelta::seconds(60)),
+            client_id: Some("app".to_owned()),
+            user_id: Some("7".to_owned()),
+            missing_scopes: vec!["polls:write".to_owned()],
+        };
+        assert_eq!(said, Some(expected));
+        for (expires_in, lifetime) in [
+            ("0", Lifetime::Unlimited),
+            (r#""0""#, Lifetime::Unlimited),
+            (r#""90""#, Lifetime::Limited(TimeDelta::seconds(90))),
+            ("null", Lifetime::Unknown),
+            ("-1", Lifetime::Unknown),
+            ("99999999999", Lifetime::Unknown),
+            ("[]", Lifetime::Unknown),
+        ] {
+            let said = validity(&format!(r#"{{"client_id":"app","expires_in":{expires_in}}}"#));
+            assert_eq!(said.map(|said| said.lifetime), Some(lifetime), "{expires_in}");
+        }
+        for (scopes, missing) in [
+            ("", 0),
+            (r#","scopes":null"#, 2),
+            (r#","scopes":[]"#, 2),
+            (r#","scopes":"polls:read polls:write""#, 0),
+            (r#","scopes":["polls:write","polls:read","more"]"#, 0),
+        ] {
+            let said = validity(&format!(r#"{{"client_id":"app","user_id":7{scopes}}}"#)).unwrap();
+            assert_eq!(said.missing_scopes.len(), missing, "{scopes}");
+            assert_eq!((said.user_id.as_deref(), said.lifetime), (Some("7"), Lifetime::Unknown));
+        }
+        for nothing in ["", "{}", "[]", "<html>", r#"{"status":"ok"}"#] {
+            assert_eq!(validity(nothing), None, "{nothing}");
+        }
     }
 }

@@ -134,7 +134,7 @@ impl TwitchClient {
             ("refresh_token", token.expose()),
         ];
         let answer = self.call(latest, |client| client.post(self.token_url.clone()).form(&form)).await?;
-        answer.into_token_response(token)
+        answer.into_token_response(token, &self.config.required_scopes)
     }
 
     /// One call with its quick retries, none of which begins after `latest`.
@@ -224,7 +224,7 @@ impl Twitch for TwitchClient {
         header.set_sensitive(true);
         let request =
             |client: &Client| client.get(self.validate_url.clone()).header(AUTHORIZATION, header.clone());
-        self.call(latest(), request).await?.into_validity()
+        self.call(latest(), request).await?.into_validity(&self.config.required_scopes)
     }
 }
 

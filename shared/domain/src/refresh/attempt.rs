@@ -2,14 +2,15 @@
 
 use std::panic::AssertUnwindSafe;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt;
 
 use super::write::{not_recorded, not_stored, stored_as};
 use super::{Arrived, Cycle, LEASE, LONGEST_ATTEMPT, Progress, RefreshService};
 use crate::policy::{Decision, Failure, FailureKind, NotDue, OUTAGE_LIMIT, Verdict};
 use crate::ports::{
-    Attempt, Change, Claim, Outage, RefreshError, Signals, Store, Twitch, Unreadable, Validity,
+    Attempt, Change, Claim, Lifetime, Outage, RefreshError, Signals, Store, Twitch, Unreadable, Validation,
+    Validity,
 };
 use crate::report::{Alarm, Outcome, Skip, Standing, Stop};
 use crate::token::AccessToken;
@@ -83,11 +84,11 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let validity = self.validate(progress, &access).await;
         attempt.ended_at = self.clock.now();
         let outcome = match validity {
-            Ok(Validity::Valid { expires_in }) => {
+            Ok(Some(expires_in)) => {
                 attempt.change = Change::Validated { expires_at: now + expires_in };
                 with_expiry(&outcome, now + expires_in)
             }
-            Ok(Validity::Invalid) | Err(_) => outcome,
+            Ok(_) | Err(_) => outcome,
         };
         Arrived { attempt, outcome, before }
     }
@@ -116,8 +117,8 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 };
                 match self.validate(progress, access).await {
                     Err(outage) => skip(Skip::NotValidated(outage.0)),
-                    Ok(Validity::Invalid) => self.refresh(progress, claim, Some(now), now).await,
-                    Ok(Validity::Valid { expires_in }) => {
+                    Ok(None) => self.refresh(progress, claim, Some(now), now).await,
+                    Ok(Some(expires_in)) => {
                         let mut token = claim.token.clone();
                         token.expires_at = Some(now + expires_in);
                         token.validated_at = Some(now);
@@ -182,11 +183,11 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                             expires_at,
                         );
                     }
-                    Err(Unreadable::Missing | Unreadable::UnknownFormat) => Ok(Validity::Invalid),
+                    Err(Unreadable::Missing | Unreadable::UnknownFormat) => Ok(None),
                 };
                 match validity {
-                    Ok(Validity::Invalid) => failed(FailureKind::Refusal, reason, None, Some(now)),
-                    Ok(Validity::Valid { expires_in }) => {
+                    Ok(None) => failed(FailureKind::Refusal, reason, None, Some(now)),
+                    Ok(Some(expires_in)) => {
                         let reason = format!("{reason}, but Twitch still calls the access token valid");
                         failed(FailureKind::Outage, reason, None, Some(now + expires_in))
                     }
@@ -206,13 +207,21 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     }
 
     /// Asks Twitch whether the token lives, unless it has left too many such questions open.
-    async fn validate(&self, progress: &Progress<'_>, access: &AccessToken) -> Result<Validity, Outage> {
+    async fn validate(
+        &self,
+        progress: &Progress<'_>,
+        access: &AccessToken,
+    ) -> Result<Option<TimeDelta>, Outage> {
         if !progress.validates() {
             return Err(Outage(format!("{OUTAGE_LIMIT} validations in a row have failed")));
         }
         let answer = self.twitch.validate(access).await;
         progress.validated(answer.is_ok());
-        answer
+        match answer? {
+            Validity::Invalid => Ok(None),
+            Validity::Valid(Validation { lifetime: Lifetime::Limited(left), .. }) => Ok(Some(left)),
+            Validity::Valid(_) => Err(Outage("Twitch does not say how long the token lives".to_owned())),
+        }
     }
 
     pub(super) fn failed(
