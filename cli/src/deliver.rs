@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use adapters::SystemClock;
 use adapters::config::NotifyConfig;
 use adapters::store::{Database, PgOutbox};
 use anyhow::Result;
@@ -29,21 +30,21 @@ pub struct Delivery {
 pub struct Courier {
     push: WebPush,
     config: NotifyConfig,
-    clock: Arc<dyn Clock>,
 }
 
 impl Courier {
-    pub fn new(config: NotifyConfig, clock: Arc<dyn Clock>) -> Result<Self> {
+    pub fn new(config: NotifyConfig) -> Result<Self> {
         let NotifyConfig { vapid, .. } = &config;
         let loopback = if vapid.loopback { Loopback::Allowed } else { Loopback::Refused };
         let keys = Vapid::new(&vapid.public_key, vapid.private_key.expose(), &vapid.subject)?;
-        Ok(Self { push: WebPush::new(keys, loopback, clock.clone())?, config, clock })
+        Ok(Self { push: WebPush::new(keys, loopback, Arc::new(SystemClock))?, config })
     }
 
     /// Delivers what is due, this cycle's and what was left.
     pub async fn deliver(self, database: Database) -> Result<Delivery> {
-        let outbox = PgOutbox::new(database, self.clock.clone());
-        let service = NotifyService::new(outbox, self.push, self.clock, self.config.locale);
+        let clock: Arc<dyn Clock> = Arc::new(database.clock());
+        let outbox = PgOutbox::new(database, clock.clone());
+        let service = NotifyService::new(outbox, self.push, clock, self.config.locale);
         let lines = Mutex::new(Vec::new());
         let observe = |notification: &Notification, answer: &PushAnswer, next: Next| {
             lines.lock().unwrap_or_else(PoisonError::into_inner).push(line(notification, answer, next));

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use adapters::config::{self, LogConfig, Secret, Source, Whole};
 use adapters::store::{Database, migrate};
-use adapters::{SystemClock, telemetry};
+use adapters::telemetry;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use domain::StreamerId;
@@ -130,23 +130,23 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Status { json } => {
             let (database, policy, signals) = config::database_and_rules(&source)?;
             let database = Database::open(database).await?;
-            status::run(&database, policy, signals.retries.is_some(), &SystemClock, json).await?;
+            status::run(&database, policy, signals.retries.is_some(), &database.clock(), json).await?;
         }
         Command::History { streamer_id, limit, json } => {
             let database = Database::open(config::database(&source)?).await?;
-            history::run(&database, streamer_id, limit, &SystemClock, json).await?;
+            history::run(&database, streamer_id, limit, &database.clock(), json).await?;
         }
         Command::Coverage(arguments) => {
             let database = Database::open(config::database(&source)?).await?;
-            coverage::run(&database, &arguments, &SystemClock).await?;
+            coverage::run(&database, &arguments, &database.clock()).await?;
         }
         Command::Notifications { limit, json } => {
             let database = Database::open(config::database(&source)?).await?;
-            notifications::run(&database, limit, &SystemClock, json).await?;
+            notifications::run(&database, limit, &database.clock(), json).await?;
         }
         Command::Reactivate(arguments) => {
             let database = Database::open(config::database(&source)?).await?;
-            reactivate::run(&database, arguments, &SystemClock).await?;
+            reactivate::run(&database, arguments, &database.clock()).await?;
         }
         Command::Rekey(arguments) => return rekey::run(&source, arguments).await,
         Command::Migrate => {

@@ -81,12 +81,9 @@ const STARTING: &str = "\nStarting refresh cycle...\n";
 
 pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
     let (config, notify) = RefreshConfig::read_for_command(source)?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let courier = notify
-        .filter(|_| !arguments.dry_run)
-        .map(|config| Courier::new(config, clock.clone()))
-        .transpose()?;
+    let courier = notify.filter(|_| !arguments.dry_run).map(Courier::new).transpose()?;
     let database = Database::open(config.database).await?;
+    let clock: Arc<dyn Clock> = Arc::new(database.clock());
     let now = clock.now();
 
     let only = match arguments.streamer_id {
@@ -116,8 +113,8 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
 
     let store = PgStore::new(database.clone(), config.cipher, clock.clone());
     let in_flight = config.twitch.in_flight();
-    let twitch = TwitchClient::new(config.twitch, clock.clone())?;
-    let signals = AwsSignals::new(config.signals, config.secrets.sdk(), clock.clone());
+    let twitch = TwitchClient::new(config.twitch, Arc::new(SystemClock))?;
+    let signals = AwsSignals::new(config.signals, config.secrets.sdk(), Arc::new(SystemClock));
     let service = RefreshService::new(store, twitch, signals, clock.clone(), config.policy, in_flight);
 
     let bar = progress_bar(expected);

@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use adapters::SystemClock;
 use adapters::config::{self, Source};
 use adapters::store::{Database, Left, PgStore};
 use anyhow::Result;
@@ -57,8 +56,9 @@ impl From<Left> for Unreadable {
 /// Fails if something is left that this could not do: keep the old key until it succeeds.
 pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
     let (database, cipher) = config::database_and_cipher(source)?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = PgStore::new(Database::open(database).await?, cipher, clock.clone());
+    let database = Database::open(database).await?;
+    let clock: Arc<dyn Clock> = Arc::new(database.clock());
+    let store = PgStore::new(database, cipher, clock.clone());
     let mut done = Done { dry_run: arguments.dry_run, ..Done::default() };
     let mut after = None;
     loop {

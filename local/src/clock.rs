@@ -3,33 +3,36 @@
 //! It is the one place of this crate that reads the machine's time.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use domain::Clock;
+use domain::{Clock, Monotonic};
 
 /// A [`Clock`] that stands still or runs, and can be turned either way. Every part of a simulated system must share
 /// one, or its parts disagree about which tokens have expired.
+///
+/// It stands for the database's clock, which all share, so nothing corrects it.
 #[derive(Debug)]
 pub struct TurnableClock {
     hands: Mutex<Hands>,
 }
 
+/// The wall clock and the monotonic one. A clock that is set moves the first alone.
 #[derive(Clone, Copy, Debug)]
 enum Hands {
-    /// Stands still at this time.
-    Frozen(DateTime<Utc>),
-    /// Runs as fast as the machine's clock, this much ahead of it.
-    Running { ahead: TimeDelta },
+    /// Stand still at these times.
+    Frozen(DateTime<Utc>, Monotonic),
+    /// Run as fast as the machine's clocks, this much ahead of them.
+    Running { ahead: TimeDelta, monotonic_ahead: TimeDelta },
 }
 
 impl TurnableClock {
     /// A clock that stands still at `time`, until it is turned.
     #[must_use]
     pub fn frozen_at(time: DateTime<Utc>) -> Self {
-        Self { hands: Mutex::new(Hands::Frozen(time)) }
+        Self { hands: Mutex::new(Hands::Frozen(time, machine_monotonic())) }
     }
 
     /// A clock that stands still at the machine's time of this moment.
@@ -41,37 +44,39 @@ impl TurnableClock {
     /// A clock that runs on from `time`.
     #[must_use]
     pub fn running_from(time: DateTime<Utc>) -> Self {
-        Self { hands: Mutex::new(Hands::running_from(time)) }
+        Self { hands: Mutex::new(Hands::running_from(time, machine_monotonic())) }
     }
 
     /// A clock that shows the machine's time, until it is turned.
     #[must_use]
     pub fn running() -> Self {
-        Self { hands: Mutex::new(Hands::Running { ahead: TimeDelta::zero() }) }
+        let (ahead, monotonic_ahead) = (TimeDelta::zero(), TimeDelta::zero());
+        Self { hands: Mutex::new(Hands::Running { ahead, monotonic_ahead }) }
     }
 
-    /// Turns the clock forward. Past the last time that can be represented it stays there.
+    /// Lets time pass. Past the last time that can be represented the clock stays there.
     pub fn advance(&self, by: Duration) {
         let mut hands = self.hands();
-        *hands = hands.moved_to(later(hands.time(), by));
+        let passed = TimeDelta::from_std(by).unwrap_or(TimeDelta::MAX);
+        *hands = hands.moved_to(later(hands.time(), by), hands.monotonic() + passed);
     }
 
-    /// Turns the clock to `time`, forward or back; it then runs on if it ran before.
+    /// Sets the clock to `time`, forward or back, as if no time had passed; it then runs on if it ran before.
     pub fn set(&self, time: DateTime<Utc>) {
         let mut hands = self.hands();
-        *hands = hands.moved_to(time);
+        *hands = hands.moved_to(time, hands.monotonic());
     }
 
     /// Stops the clock at what it shows now.
     pub fn freeze(&self) {
         let mut hands = self.hands();
-        *hands = Hands::Frozen(hands.time());
+        *hands = Hands::Frozen(hands.time(), hands.monotonic());
     }
 
     /// Lets the clock run on from what it shows now.
     pub fn run(&self) {
         let mut hands = self.hands();
-        *hands = Hands::running_from(hands.time());
+        *hands = Hands::running_from(hands.time(), hands.monotonic());
     }
 
     fn hands(&self) -> MutexGuard<'_, Hands> {
@@ -84,26 +89,37 @@ impl Clock for TurnableClock {
     fn now(&self) -> DateTime<Utc> {
         self.hands().time().trunc_subsecs(6)
     }
+
+    fn monotonic(&self) -> Monotonic {
+        self.hands().monotonic()
+    }
 }
 
 impl Hands {
-    fn running_from(time: DateTime<Utc>) -> Self {
-        Self::Running { ahead: time - machine_time() }
+    fn running_from(time: DateTime<Utc>, monotonic: Monotonic) -> Self {
+        Self::Running { ahead: time - machine_time(), monotonic_ahead: monotonic - machine_monotonic() }
     }
 
     fn time(self) -> DateTime<Utc> {
         match self {
-            Self::Frozen(time) => time,
-            Self::Running { ahead } => {
+            Self::Frozen(time, _) => time,
+            Self::Running { ahead, .. } => {
                 machine_time().checked_add_signed(ahead).unwrap_or(DateTime::<Utc>::MAX_UTC)
             }
         }
     }
 
-    fn moved_to(self, time: DateTime<Utc>) -> Self {
+    fn monotonic(self) -> Monotonic {
         match self {
-            Self::Frozen(_) => Self::Frozen(time),
-            Self::Running { .. } => Self::running_from(time),
+            Self::Frozen(_, monotonic) => monotonic,
+            Self::Running { monotonic_ahead, .. } => machine_monotonic() + monotonic_ahead,
+        }
+    }
+
+    fn moved_to(self, time: DateTime<Utc>, monotonic: Monotonic) -> Self {
+        match self {
+            Self::Frozen(..) => Self::Frozen(time, monotonic),
+            Self::Running { .. } => Self::running_from(time, monotonic),
         }
     }
 }
@@ -119,6 +135,11 @@ pub(crate) fn later(time: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
 #[expect(clippy::disallowed_methods, reason = "this is the local adapter of the clock port")]
 fn machine_time() -> DateTime<Utc> {
     Utc::now()
+}
+
+fn machine_monotonic() -> Monotonic {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    Monotonic::after_start(TimeDelta::from_std(START.elapsed()).unwrap_or(TimeDelta::MAX))
 }
 
 #[cfg(test)]
@@ -139,6 +160,17 @@ mod tests {
 
         clock.set(at("2026-11-22T00:00:00Z"));
         assert_eq!(clock.now(), at("2026-11-22T00:00:00Z"));
+    }
+
+    #[test]
+    fn passing_time_moves_the_monotonic_clock_and_setting_the_clock_does_not() {
+        let clock = TurnableClock::frozen();
+        let start = clock.monotonic();
+        clock.set(at("2026-11-22T00:00:00Z"));
+        assert_eq!(clock.monotonic(), start);
+        clock.advance(Duration::from_mins(3));
+        assert_eq!(clock.monotonic() - start, TimeDelta::minutes(3));
+        assert_eq!(clock.now(), at("2026-11-22T00:03:00Z"));
     }
 
     #[test]

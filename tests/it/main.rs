@@ -3,6 +3,7 @@
 
 mod cycle {
     mod claims;
+    mod clocks;
     mod concurrency;
     mod coverage;
     mod due;

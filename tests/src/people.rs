@@ -41,7 +41,9 @@ pub async fn user(world: &World, name: &str) -> Result<Uuid> {
 
 /// Leases the streamer, and answers what there is to write if Twitch refuses for good now.
 pub async fn deactivation(store: &PgStore, streamer: StreamerId, now: DateTime<Utc>) -> Result<Attempt> {
-    let claim = store.claim(&[streamer], now, now + TimeDelta::minutes(3), now).await?.pop();
+    // Long ago: it is tried once.
+    let once = domain::Monotonic::after_start(TimeDelta::zero());
+    let claim = store.claim(&[streamer], now, now + TimeDelta::minutes(3), once).await?.pop();
     let claim = claim.context("nobody else holds the lease")?;
     Ok(Attempt {
         streamer: claim.streamer,

@@ -1,5 +1,6 @@
 //! What is well and what is not: facts in, a line out. Asks nobody.
 
+use adapters::CLOCK_TOLERANCE;
 use adapters::cipher::DecryptError;
 use adapters::config::RetryConfig;
 use adapters::signals::RetryGroup;
@@ -87,12 +88,6 @@ impl Serialize for Topic {
 /// A sweep and a delivery begin every 15 minutes and take a few at most: what has been due for longer was left.
 const LATE: TimeDelta = TimeDelta::minutes(20);
 
-/// A lease holds for three minutes by the clock of whoever took it: this far apart nothing goes wrong yet.
-const APART: TimeDelta = TimeDelta::seconds(5);
-
-/// And this far apart a lease may be over before its holder is.
-const TOO_FAR_APART: TimeDelta = TimeDelta::seconds(60);
-
 /// Names that a line has room for.
 const NAMED: usize = 3;
 
@@ -150,20 +145,16 @@ pub fn database(server: &Server) -> Check {
     Topic::Database.ok(format!("{place} lets us in as {role}: PostgreSQL {version}, {trust}"))
 }
 
-/// The server's time, asked for between these two of ours.
-pub fn clock(server: DateTime<Utc>, asked_at: DateTime<Utc>, answered_at: DateTime<Utc>) -> Check {
-    let apart = (server - asked_at).min(TimeDelta::zero()) + (server - answered_at).max(TimeDelta::zero());
-    let told = format!("this machine and the database are {} s apart", apart.num_seconds().abs());
-    match apart.abs() {
-        apart if apart <= APART => Topic::Clock.ok("this machine and the database agree on the time"),
-        apart if apart <= TOO_FAR_APART => {
-            Topic::Clock.warning(format!("{told}: let both follow the same time service (NTP)"))
-        }
-        _ => Topic::Clock.fault(format!(
-            "{told}: leases, retries and expiries go by the clock of whoever runs a cycle. Set the one that is \
-             wrong; on this machine, see timedatectl"
-        )),
+/// How far the database's clock is ahead of this machine's. All hosts go by the database's, so nothing is at fault.
+pub fn clock(ahead: TimeDelta) -> Check {
+    if ahead.abs() <= CLOCK_TOLERANCE {
+        return Topic::Clock.ok("this machine and the database agree on the time");
     }
+    Topic::Clock.warning(format!(
+        "this machine and the database are {} s apart; the database's time is used. Let both follow the same time \
+         service (NTP); on this machine, see timedatectl",
+        ahead.num_seconds().abs()
+    ))
 }
 
 pub fn schema(version: Result<i64, StoreError>) -> Check {

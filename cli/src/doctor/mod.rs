@@ -51,11 +51,10 @@ pub async fn run(source: &Source, json: bool) -> Result<ExitCode> {
 
 /// What can't be looked at because of a fault is left out.
 async fn look(config: Whole) -> Vec<Check> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let mut found = checks::configuration(&config.faults);
-    found.extend(database(&config, &clock).await);
+    found.extend(database(&config).await);
     if let Some(twitch) = config.twitch {
-        found.push(credentials(twitch, clock).await);
+        found.push(credentials(twitch).await);
     }
     match config.vapid {
         Some(vapid) => {
@@ -77,14 +76,14 @@ async fn look(config: Whole) -> Vec<Check> {
 }
 
 /// All that the database tells.
-async fn database(config: &Whole, clock: &Arc<dyn Clock>) -> Vec<Check> {
+async fn database(config: &Whole) -> Vec<Check> {
     let Some(options) = &config.database else { return Vec::new() };
-    let asked_at = clock.now();
     let (database, server) = match Database::reach(options.clone()).await {
         Ok(reached) => reached,
         Err(error) => return vec![checks::out_of_reach(&error)],
     };
-    let mut found = vec![checks::database(&server), checks::clock(server.now, asked_at, clock.now())];
+    let clock = database.clock();
+    let mut found = vec![checks::database(&server), checks::clock(clock.ahead())];
     let schema = checks::schema(database.schema().await);
     let is_ours = schema.state == State::Ok;
     found.push(schema);
@@ -95,7 +94,7 @@ async fn database(config: &Whole, clock: &Arc<dyn Clock>) -> Vec<Check> {
     found.push(checks::rights(&server.role, database.missing_rights().await));
     found.push(checks::notify_role(database.notify_role().await));
     if let Some(cipher) = &config.cipher {
-        let store = PgStore::new(database.clone(), cipher.clone(), clock.clone());
+        let store = PgStore::new(database.clone(), cipher.clone(), Arc::new(clock));
         found.push(checks::tokens(store.stored_texts(now).await));
     }
     let runs = last_runs(&database, now).await;
@@ -115,8 +114,8 @@ async fn last_runs(database: &Database, now: DateTime<Utc>) -> Result<LastRuns, 
 }
 
 /// By a token of our application's own, which is taken back at once.
-async fn credentials(config: TwitchConfig, clock: Arc<dyn Clock>) -> Check {
-    let client = match TwitchClient::new(config, clock) {
+async fn credentials(config: TwitchConfig) -> Check {
+    let client = match TwitchClient::new(config, Arc::new(SystemClock)) {
         Ok(client) => client,
         Err(error) => return checks::no_client(&error.to_string()),
     };

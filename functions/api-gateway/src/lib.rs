@@ -129,7 +129,7 @@ mod tests {
             let Some(Context { caller, request_id, deadline }) = request.extensions().get() else {
                 return "nobody".to_owned();
             };
-            format!("{caller} {request_id} {} {}", deadline.unwrap().timestamp(), request.uri())
+            format!("{caller} {request_id} {} {}", deadline.is_some(), request.uri())
         };
         Router::new().route("/my/path", any(say))
     }
@@ -154,7 +154,7 @@ mod tests {
     async fn a_caller_of_our_account_is_let_in() {
         let (status, said) = answered(&[], ARN).await;
         assert_eq!(status, StatusCode::OK, "{said}");
-        assert_eq!(said, "arn:aws:iam::1234567890:user/Admin id 1795813200 /my/path");
+        assert_eq!(said, "arn:aws:iam::1234567890:user/Admin id true /my/path");
     }
 
     #[tokio::test]

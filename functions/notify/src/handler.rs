@@ -33,7 +33,7 @@ impl<O: Outbox, P: Push> Handler<O, P> {
         check(&event.payload)?;
         self.secrets.renew(&NotifyConfig::FOLLOWED).await;
         let deadline = deadline(event.context.deadline);
-        if deadline.is_some_and(|at| at - self.clock.now() < SHORTEST_RUN) {
+        if deadline.is_some_and(|at| at - self.clock.monotonic() < SHORTEST_RUN) {
             return Err(format!(
                 "no time to begin: a delivery may take {} s; give the function a timeout of at least a minute",
                 SHORTEST_RUN.num_seconds()
@@ -64,6 +64,7 @@ mod tests {
 
     use adapters::config::Source;
     use chrono::{DateTime, Utc};
+    use domain::Monotonic;
     use domain::notification::{Next, Notification, PushAnswer, Subscription};
     use domain::ports::{Claimed, PushMessage, StoreError};
     use lambda_runtime::Context;
@@ -87,7 +88,7 @@ mod tests {
             _: Next,
             _: Option<&str>,
             _: DateTime<Utc>,
-            _: DateTime<Utc>,
+            _: Monotonic,
         ) -> Result<(), StoreError> {
             Ok(())
         }

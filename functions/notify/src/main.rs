@@ -41,10 +41,11 @@ async fn main() -> Result<(), Error> {
 async fn open(source: &Source) -> Result<Handler<PgOutbox, WebPush>, Error> {
     let source = source.with_secrets(&NotifyConfig::SECRETS).await;
     let NotifyConfig { database, vapid, locale, secrets } = NotifyConfig::read(&source)?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let loopback = if vapid.loopback { Loopback::Allowed } else { Loopback::Refused };
     let vapid = Vapid::new(&vapid.public_key, vapid.private_key.expose(), &vapid.subject)?;
-    let push = WebPush::new(vapid, loopback, clock.clone())?;
-    let outbox = PgOutbox::new(Database::open(database).await?, clock.clone());
+    let push = WebPush::new(vapid, loopback, Arc::new(SystemClock))?;
+    let database = Database::open(database).await?;
+    let clock: Arc<dyn Clock> = Arc::new(database.clock());
+    let outbox = PgOutbox::new(database, clock.clone());
     Ok(Handler { service: NotifyService::new(outbox, push, clock.clone(), locale), secrets, clock })
 }

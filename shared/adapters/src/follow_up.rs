@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use domain::Monotonic;
 use domain::ports::StoreError;
 use domain::refresh::LAST_WORDS;
 use domain::schedule::Trigger;
@@ -19,7 +19,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 impl Runner {
     /// Does what follows a cycle, in a function that is ended by force at `deadline`.
-    pub async fn follow_up(&self, trigger: Trigger, deadline: Option<DateTime<Utc>>) {
+    pub async fn follow_up(&self, trigger: Trigger, deadline: Option<Monotonic>) {
         let (database, now) = (self.database(), self.now());
         let remember = async { database.remember_sessions(now).await.map(drop) };
         self.in_time(deadline, "the sessions were not remembered", remember).await;
@@ -34,11 +34,12 @@ impl Runner {
 
     async fn in_time(
         &self,
-        deadline: Option<DateTime<Utc>>,
+        deadline: Option<Monotonic>,
         otherwise: &str,
         work: impl Future<Output = Result<(), StoreError>>,
     ) {
-        let left = deadline.map_or(LONGEST, |at| (at - LAST_WORDS - self.now()).to_std().unwrap_or_default());
+        let left =
+            deadline.map_or(LONGEST, |at| (at - LAST_WORDS - self.monotonic()).to_std().unwrap_or_default());
         let failure = match timeout(left.min(LONGEST), work).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),

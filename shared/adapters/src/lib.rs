@@ -15,4 +15,4 @@ pub mod store;
 pub mod telemetry;
 pub mod twitch;
 
-pub use clock::SystemClock;
+pub use clock::{CLOCK_TOLERANCE, DatabaseClock, SystemClock};

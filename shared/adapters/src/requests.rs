@@ -3,14 +3,14 @@
 //!
 //! Knows nothing of Lambda or HTTP, and decides nothing about a streamer.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use domain::authorization::{Membership, Unknown};
 use domain::grant::{GrantError, grant};
 use domain::health::{CheckError, Checkup, check};
 use domain::ports::StoreError;
 use domain::refresh::{Cycle, LAST_WORDS, Limits, RefreshService};
 use domain::schedule::Trigger;
-use domain::{Caller, CampaignId, MembershipKey, StreamerId};
+use domain::{Caller, CampaignId, MembershipKey, Monotonic, StreamerId};
 use tokio::time::Instant;
 
 use crate::runner::Runner;
@@ -32,16 +32,16 @@ pub struct Request {
     /// Who asks.
     pub caller: Caller,
     /// When the function is ended by force, if it is.
-    pub deadline: Option<DateTime<Utc>>,
+    pub deadline: Option<Monotonic>,
 }
 
 impl Request {
     /// By when a request is answered that has this long: earlier, if the function ends before.
-    fn answer_by(&self, now: DateTime<Utc>, time: TimeDelta) -> DateTime<Utc> {
+    fn answer_by(&self, now: Monotonic, time: TimeDelta) -> Monotonic {
         self.deadline.map_or(now + time, |deadline| (now + time).min(deadline - LAST_WORDS))
     }
 
-    fn cycle(&self, trigger: Trigger, answer_by: DateTime<Utc>) -> Cycle {
+    fn cycle(&self, trigger: Trigger, answer_by: Monotonic) -> Cycle {
         let limits = Limits::of_request(answer_by, self.deadline);
         Cycle { caller: Some(self.caller.clone()), limits, ..Cycle::new(trigger) }
     }
@@ -54,7 +54,7 @@ impl Runner {
     ///
     /// If nothing was granted.
     pub async fn grant(&self, key: MembershipKey, request: &Request) -> Result<Membership, GrantError> {
-        let answer_by = request.answer_by(self.now(), GRANT_TIME);
+        let answer_by = request.answer_by(self.monotonic(), GRANT_TIME);
         let service =
             self.service_until(answer_by).await.map_err(|error| GrantError::Ours(error.to_string()))?;
         let cycle = request.cycle(Trigger::Grant, answer_by);
@@ -106,7 +106,7 @@ impl Runner {
         request: &Request,
         time: TimeDelta,
     ) -> Result<Checkup, CheckError> {
-        let answer_by = request.answer_by(self.now(), time);
+        let answer_by = request.answer_by(self.monotonic(), time);
         let service =
             self.service_until(answer_by).await.map_err(|error| CheckError::Ours(error.to_string()))?;
         let cycle = request.cycle(Trigger::HealthCheck, answer_by);
@@ -116,10 +116,10 @@ impl Runner {
     /// A refresh service whose calls to Twitch end in time.
     async fn service_until(
         &self,
-        answer_by: DateTime<Utc>,
+        answer_by: Monotonic,
     ) -> Result<RefreshService<PgStore, Bounded, AwsSignals>, SetUpError> {
         self.renew_secrets().await;
-        let left = (answer_by - WRITING - self.now()).to_std().unwrap_or_default();
+        let left = (answer_by - WRITING - self.monotonic()).to_std().unwrap_or_default();
         Ok(self.service(Bounded::new(self.twitch()?, Instant::now() + left)))
     }
 }

@@ -6,12 +6,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
-use domain::Clock;
 use domain::policy::Policy;
 use domain::ports::{StoreError, Twitch};
 use domain::refresh::{Cycle, RefreshService};
 use domain::report::{Report, Stop};
 use domain::schedule::Trigger;
+use domain::{Clock, Monotonic};
 
 use crate::SystemClock;
 use crate::config::{RefreshConfig, TwitchConfig};
@@ -46,7 +46,10 @@ pub struct Runner {
     signals: AwsSignals,
     policy: Policy,
     secrets: Secrets,
+    /// The time that all hosts agree on.
     clock: Arc<dyn Clock>,
+    /// The time that is agreed with others than the database.
+    machine: Arc<dyn Clock>,
 }
 
 impl Runner {
@@ -56,7 +59,9 @@ impl Runner {
     ///
     /// If that can't be reached, or is not on this program's schema.
     pub async fn open(config: RefreshConfig) -> Result<Self, StoreError> {
-        Self::open_at(config, Arc::new(SystemClock)).await
+        let database = Database::open(config.database.clone()).await?;
+        let clock = Arc::new(database.clock());
+        Ok(Self::new(config, database, clock, Arc::new(SystemClock)))
     }
 
     /// The same, on another clock.
@@ -65,10 +70,20 @@ impl Runner {
     ///
     /// As [`Runner::open`].
     pub async fn open_at(config: RefreshConfig, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let RefreshConfig { database, cipher, twitch: twitch_config, policy, signals, secrets } = config;
-        let store = PgStore::new(Database::open(database).await?, cipher, clock.clone());
-        let signals = AwsSignals::new(signals, secrets.sdk(), clock.clone());
-        Ok(Self { store, twitch_config, warm: Mutex::default(), signals, policy, secrets, clock })
+        let database = Database::open(config.database.clone()).await?;
+        Ok(Self::new(config, database, clock.clone(), clock))
+    }
+
+    fn new(
+        config: RefreshConfig,
+        database: Database,
+        clock: Arc<dyn Clock>,
+        machine: Arc<dyn Clock>,
+    ) -> Self {
+        let RefreshConfig { database: _, cipher, twitch: twitch_config, policy, signals, secrets } = config;
+        let store = PgStore::new(database, cipher, clock.clone());
+        let signals = AwsSignals::new(signals, secrets.sdk(), machine.clone());
+        Self { store, twitch_config, warm: Mutex::default(), signals, policy, secrets, clock, machine }
     }
 
     /// Where the streamers are kept.
@@ -81,6 +96,12 @@ impl Runner {
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         self.clock.now()
+    }
+
+    /// The monotonic clock.
+    #[must_use]
+    pub fn monotonic(&self) -> Monotonic {
+        self.clock.monotonic()
     }
 
     pub(crate) fn policy(&self) -> Policy {
@@ -123,11 +144,11 @@ impl Runner {
 
     /// The client of the last event, if its connections are still warm. An event that asks Twitch nothing warms none.
     pub(crate) fn twitch(&self) -> Result<Arc<TwitchClient>, SetUpError> {
-        let now = self.clock.now();
+        let now = self.machine.now();
         let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
         let client = match warm.take() {
-            Some(client) if client.idle_since().is_none_or(|since| now - since < WARM) => client,
-            _ => Arc::new(TwitchClient::new(self.twitch_config.clone(), self.clock.clone())?),
+            Some(client) if client.idle_since().is_none_or(|since| (now - since).abs() < WARM) => client,
+            _ => Arc::new(TwitchClient::new(self.twitch_config.clone(), self.machine.clone())?),
         };
         *warm = Some(client.clone());
         Ok(client)
@@ -137,9 +158,9 @@ impl Runner {
 /// When a function is ended by force, from the milliseconds since 1970 in which Lambda gives it. One in 1970 is none: `cargo
 /// lambda watch`, which ends nothing, gives the ten minutes that it would be in.
 #[must_use]
-pub fn deadline(milliseconds: u64) -> Option<DateTime<Utc>> {
+pub fn deadline(milliseconds: u64) -> Option<Monotonic> {
     let at = i64::try_from(milliseconds).ok().and_then(DateTime::from_timestamp_millis)?;
-    (at.year() > 1970).then_some(at)
+    (at.year() > 1970).then(|| SystemClock.monotonic() + (at - SystemClock.now()))
 }
 
 #[cfg(test)]
@@ -150,6 +171,8 @@ mod tests {
     fn a_deadline_in_1970_is_none() {
         assert_eq!(deadline(600_000), None);
         assert_eq!(deadline(u64::MAX), None);
-        assert_eq!(deadline(1_795_813_200_000).unwrap().timestamp(), 1_795_813_200);
+        let in_a_minute = u64::try_from((SystemClock.now() + TimeDelta::minutes(1)).timestamp_millis());
+        let left = deadline(in_a_minute.unwrap()).unwrap() - SystemClock.monotonic();
+        assert!(left > TimeDelta::zero() && left <= TimeDelta::minutes(1), "{left}");
     }
 }

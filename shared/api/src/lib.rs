@@ -18,8 +18,8 @@ use std::sync::Arc;
 use adapters::requests::Request;
 use adapters::runner::Runner;
 use axum::Router;
-use chrono::{DateTime, TimeDelta, Utc};
-use domain::Caller;
+use chrono::TimeDelta;
+use domain::{Caller, Monotonic};
 
 pub use document::document;
 pub use problem::Problem;
@@ -32,7 +32,7 @@ pub struct Context {
     /// By which the log and the answer know the request.
     pub request_id: String,
     /// When the function is ended by force, if it is.
-    pub deadline: Option<DateTime<Utc>>,
+    pub deadline: Option<Monotonic>,
 }
 
 impl From<Context> for Request {

@@ -1,16 +1,64 @@
 //! The clock port. Nothing else in the domain knows what time it is: decisions take `now`.
 
-use chrono::{DateTime, Utc};
+use std::ops::{Add, Sub};
+use std::sync::Arc;
 
-/// Where the time comes from: the system's clock in production, one that can be turned on one machine.
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// Where the time comes from: the database's clock in production, one that can be turned on one machine.
 pub trait Clock: Send + Sync {
     /// The time now, in UTC, in whole microseconds (what PostgreSQL's `timestamptz` can hold, so that a time
-    /// read back equals the time written).
+    /// read back equals the time written). It may be set, forward and back, at any moment.
     fn now(&self) -> DateTime<Utc>;
+
+    /// The monotonic clock, for lengths of time and deadlines.
+    fn monotonic(&self) -> Monotonic;
 }
 
-impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
+impl<C: Clock + ?Sized> Clock for Arc<C> {
     fn now(&self) -> DateTime<Utc> {
         (**self).now()
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        (**self).monotonic()
+    }
+}
+
+/// A moment on the monotonic clock of one process: it never goes back and is never set, but may stand still while the
+/// machine sleeps. Only differences mean anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Monotonic(TimeDelta);
+
+impl Monotonic {
+    /// The moment that is this long after the clock's arbitrary beginning.
+    #[must_use]
+    pub const fn after_start(elapsed: TimeDelta) -> Self {
+        Self(elapsed)
+    }
+}
+
+impl Add<TimeDelta> for Monotonic {
+    type Output = Self;
+
+    fn add(self, by: TimeDelta) -> Self {
+        let limit = if by < TimeDelta::zero() { TimeDelta::MIN } else { TimeDelta::MAX };
+        Self(self.0.checked_add(&by).unwrap_or(limit))
+    }
+}
+
+impl Sub<TimeDelta> for Monotonic {
+    type Output = Self;
+
+    fn sub(self, by: TimeDelta) -> Self {
+        self + -by
+    }
+}
+
+impl Sub for Monotonic {
+    type Output = TimeDelta;
+
+    fn sub(self, earlier: Self) -> TimeDelta {
+        (self + -earlier.0).0
     }
 }

@@ -50,7 +50,7 @@ pub async fn grant<S: Store + Memberships, T: Twitch, G: Signals>(
     cycle: Cycle,
     observer: &dyn Observer,
 ) -> Result<Membership, GrantError> {
-    let began = service.now();
+    let began = service.monotonic();
     loop {
         let mut membership = service.store().membership(key).await??;
         if !membership.streamer_is_active {
@@ -82,7 +82,7 @@ pub async fn grant<S: Store + Memberships, T: Twitch, G: Signals>(
                 Outcome::Skipped(Skip::Leased | Skip::Superseded | Skip::NotDue(_))
                 | Outcome::Refreshed { .. },
             ) if stopped.is_none() => {
-                let patience = cycle.limits.lease_patience(began, service.now());
+                let patience = cycle.limits.lease_patience(began, service.monotonic());
                 if !service.store().released(&[key.streamer], patience).await? {
                     return Err(GrantError::Busy);
                 }

@@ -143,9 +143,9 @@ pub async fn check<S: Store + Memberships, T: Twitch, G: Signals>(
     cycle: Cycle,
     observer: &dyn Observer,
 ) -> Result<Checkup, CheckError> {
-    let started_at = service.now();
+    let (started_at, began) = (service.now(), service.monotonic());
     let mut participants = service.store().participants(campaign).await??;
-    let read_at = service.now();
+    let read_at = service.monotonic();
     let mut settled: HashMap<StreamerId, Checked> = HashMap::new();
     let mut twitch = TwitchHealth::NotAsked;
     loop {
@@ -182,7 +182,7 @@ pub async fn check<S: Store + Memberships, T: Twitch, G: Signals>(
             }
         }
         let ids: Vec<_> = waiting.iter().map(|one| one.streamer.id).collect();
-        let patience = cycle.limits.lease_patience(started_at, now);
+        let patience = cycle.limits.lease_patience(began, service.monotonic());
         let again = !ids.is_empty() && matches!(service.store().released(&ids, patience).await, Ok(true));
         // Read anew: somebody may have been deactivated meanwhile.
         let read = if again { service.store().participants(campaign).await.ok() } else { None };
@@ -198,7 +198,7 @@ pub async fn check<S: Store + Memberships, T: Twitch, G: Signals>(
         let key = |one: &Checked| (!one.participant.is_game_master, one.participant.streamer.login.clone());
         key(a).cmp(&key(b))
     });
-    let (database_took, twitch_took) = (read_at - started_at, service.now() - read_at);
+    let (database_took, twitch_took) = (read_at - began, service.monotonic() - read_at);
     Ok(Checkup { streamers, twitch, started_at, database_took, twitch_took })
 }
 

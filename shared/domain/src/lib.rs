@@ -15,10 +15,12 @@ pub mod ports;
 pub mod refresh;
 pub mod report;
 pub mod schedule;
+mod stop;
 mod streamer;
 mod token;
 
 pub use authorization::{CampaignId, MembershipKey};
-pub use clock::Clock;
+pub use clock::{Clock, Monotonic};
+pub use stop::{StopSignal, Stopper};
 pub use streamer::{Authorized, Caller, Streamer, StreamerId, TokenState};
 pub use token::{AccessToken, RefreshToken, TokenPair};

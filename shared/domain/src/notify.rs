@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures::{FutureExt, StreamExt, stream};
 use serde::Serialize;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Monotonic};
 use crate::notification::{Locale, Next, Notification, PushAnswer};
 use crate::ports::{Outbox, Push, PushMessage, StoreError};
 
@@ -96,7 +96,7 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
     /// If the database fails. What was claimed then is tried again when its claim has run out.
     pub async fn run(
         &self,
-        deadline: Option<DateTime<Utc>>,
+        deadline: Option<Monotonic>,
         observer: Observer<'_>,
     ) -> Result<NotifyReport, StoreError> {
         let run = Mutex::new(Run::default());
@@ -114,11 +114,11 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
     /// The next ones and until when they are ours; `None` if there are none, or the run is to end.
     async fn claim(
         &self,
-        deadline: Option<DateTime<Utc>>,
+        deadline: Option<Monotonic>,
         run: &Mutex<Run>,
     ) -> Option<Vec<(Notification, DateTime<Utc>)>> {
         let now = self.clock.now();
-        if lock(run).failed.is_some() || deadline.is_some_and(|at| at - now < CLAIM) {
+        if lock(run).failed.is_some() || deadline.is_some_and(|at| at - self.clock.monotonic() < CLAIM) {
             return None;
         }
         let until = now + CLAIM;
@@ -154,7 +154,8 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
         };
         let now = self.clock.now();
         let next = notification.after_attempt(&answer, now);
-        match self.outbox.settle(&notification, next, answer.reason(), now, now + LONGEST_WRITE).await {
+        let give_up_at = self.clock.monotonic() + LONGEST_WRITE;
+        match self.outbox.settle(&notification, next, answer.reason(), now, give_up_at).await {
             Ok(()) => {
                 lock(run).report.count(next, &answer);
                 observer(&notification, &answer, next);

@@ -10,6 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use crate::authorization::{Authorization, CampaignId, Membership, MembershipKey, Participant, Unknown};
+use crate::clock::Monotonic;
 use crate::notification::{Next, Notification, PushAnswer, Subscription, Told};
 use crate::policy::Failure;
 use crate::schedule::Trigger;
@@ -29,7 +30,7 @@ pub trait Store: Send + Sync {
         &self,
         after: Option<&Authorized>,
         now: DateTime<Utc>,
-        give_up_at: DateTime<Utc>,
+        give_up_at: Monotonic,
     ) -> impl Future<Output = Result<Vec<Authorized>, StoreError>> + Send;
 
     /// Takes a lease until `until` on each of these streamers that is active, that nobody else holds one on, and whose
@@ -40,7 +41,7 @@ pub trait Store: Send + Sync {
         ids: &[StreamerId],
         now: DateTime<Utc>,
         until: DateTime<Utc>,
-        give_up_at: DateTime<Utc>,
+        give_up_at: Monotonic,
     ) -> impl Future<Output = Result<Vec<Claim>, StoreError>> + Send;
 
     /// Writes these results and gives their leases back, in one transaction. While the database is away it tries
@@ -48,7 +49,7 @@ pub trait Store: Send + Sync {
     fn record(
         &self,
         attempts: &[Attempt],
-        give_up_at: DateTime<Utc>,
+        give_up_at: Monotonic,
     ) -> impl Future<Output = Result<Vec<Recorded>, StoreError>> + Send;
 
     /// Deactivates the streamers of these refused attempts, as many as the budget allows, puts the notifications of it
@@ -57,7 +58,7 @@ pub trait Store: Send + Sync {
     fn deactivate(
         &self,
         attempts: &[Attempt],
-        give_up_at: DateTime<Utc>,
+        give_up_at: Monotonic,
     ) -> impl Future<Output = Result<Vec<Deactivation>, StoreError>> + Send;
 }
 
@@ -364,7 +365,7 @@ pub trait Outbox: Send + Sync {
         next: Next,
         reason: Option<&str>,
         now: DateTime<Utc>,
-        give_up_at: DateTime<Utc>,
+        give_up_at: Monotonic,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 

@@ -8,9 +8,9 @@ use std::io::{self, BufRead};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::Clock;
 use domain::notification::Subscription;
 use domain::ports::{Push, PushMessage};
+use domain::{Clock, Monotonic};
 use push::{Loopback, Vapid, WebPush};
 use serde_json::Value;
 use uuid::Uuid;
@@ -20,6 +20,10 @@ struct Still(DateTime<Utc>);
 impl Clock for Still {
     fn now(&self) -> DateTime<Utc> {
         self.0
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        Monotonic::after_start(TimeDelta::zero())
     }
 }
 

@@ -176,6 +176,7 @@ fn any_base64(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use chrono::{DateTime, TimeDelta, Utc};
+    use domain::Monotonic;
 
     use super::*;
 
@@ -184,6 +185,10 @@ mod tests {
     impl Clock for Still {
         fn now(&self) -> DateTime<Utc> {
             self.0
+        }
+
+        fn monotonic(&self) -> Monotonic {
+            Monotonic::after_start(TimeDelta::zero())
         }
     }
 

@@ -4,6 +4,7 @@
 use adapters::twitch::TwitchClient;
 use anyhow::Result;
 use chrono::TimeDelta;
+use domain::Clock as _;
 use domain::policy::{FailureKind, NotDue};
 use domain::refresh::{Cycle, Limits};
 use domain::report::{Outcome, Skip, Stop};
@@ -244,7 +245,7 @@ async fn near_its_deadline_a_cycle_leaves_the_rest_claimable() -> Result<()> {
     world.add_all((0..100).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
     let service = world.service(&[("TWITCH_MAX_IN_FLIGHT", "1")]).await?;
     let gate = world.twitch.pause("first")?;
-    let deadline = Some(still.now() + TimeDelta::seconds(90));
+    let deadline = Some(still.clock.monotonic() + TimeDelta::seconds(90));
     let time_passes = async {
         still.clock.advance(std::time::Duration::from_secs(40));
         Ok(())
@@ -258,7 +259,7 @@ async fn near_its_deadline_a_cycle_leaves_the_rest_claimable() -> Result<()> {
         "what was begun is finished"
     );
 
-    let deadline = Some(still.now() + TimeDelta::minutes(5));
+    let deadline = Some(still.clock.monotonic() + TimeDelta::minutes(5));
     let ran = run(&service, &Cycle { limits: Limits::of_function(deadline), ..planned() }).await;
     assert_eq!((ran.report.success, ran.report.stopped), (100, None));
     Ok(())
@@ -269,7 +270,7 @@ async fn a_function_without_time_says_so() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     world.add(NewStreamer::due("someone")).await?;
-    let deadline = Some(still.now() + TimeDelta::seconds(60));
+    let deadline = Some(still.clock.monotonic() + TimeDelta::seconds(60));
     let ran =
         run(&world.service(&[]).await?, &Cycle { limits: Limits::of_function(deadline), ..planned() }).await;
     assert_eq!((ran.report.stopped, ran.report.total), (Some(Stop::NoTime), 0));

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use chrono::TimeDelta;
+use domain::Clock as _;
 use domain::refresh::{Cycle, Limits};
 use domain::report::{Alarm, Outcome, Skip, Stop};
 use end_to_end::cycles::{forced, planned, sweep};
@@ -203,7 +204,7 @@ const HANG_UP: &str = "SELECT count(pg_terminate_backend(pid)) > 0 FROM pg_stat_
 
 /// A cycle with five minutes left.
 fn last_minutes(still: &Still) -> Cycle {
-    let limits = Limits::of_function(Some(still.now() + TimeDelta::minutes(5)));
+    let limits = Limits::of_function(Some(still.clock.monotonic() + TimeDelta::minutes(5)));
     Cycle { limits, ..planned() }
 }
 

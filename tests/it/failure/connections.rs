@@ -6,6 +6,7 @@ use std::time::Duration;
 use adapters::store::{Database, PgStore};
 use anyhow::{Context as _, Result};
 use chrono::DateTime;
+use domain::Clock as _;
 use domain::MembershipKey;
 use domain::ports::Store as _;
 use end_to_end::cycles::{forced, planned};
@@ -153,7 +154,7 @@ async fn a_transaction_of_a_host_that_has_vanished_holds_up_the_next_for_seconds
         outbox.rollback().await?;
         anyhow::Ok(())
     };
-    let (deactivated, vanished) = tokio::join!(store.deactivate(&attempts, now), vanish);
+    let (deactivated, vanished) = tokio::join!(store.deactivate(&attempts, still.clock.monotonic()), vanish);
     vanished?;
     assert!(deactivated.is_err(), "{deactivated:?}");
 

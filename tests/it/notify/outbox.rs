@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use adapters::store::{Database, PgOutbox};
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
+use domain::Clock as _;
 use domain::notification::{Next, PushAnswer, Recipient, TIME_TO_LIVE, Told};
 use domain::notify::NotifyReport;
 use domain::ports::{Deactivation, Outbox, Store};
@@ -326,7 +327,7 @@ async fn the_result_of_an_older_attempt_is_not_written() -> Result<()> {
     let second = claim().await?.notifications.remove(0);
     assert_eq!(second.attempt, 2);
 
-    outbox.settle(&first, Next::Gone, None, still.now(), still.now()).await?;
+    outbox.settle(&first, Next::Gone, None, still.now(), still.clock.monotonic()).await?;
     let row = only_row(world).await?;
     assert_eq!((row.state.as_str(), row.device.as_deref()), ("pending", Some("phone")));
 
@@ -334,7 +335,7 @@ async fn the_result_of_an_older_attempt_is_not_written() -> Result<()> {
     sqlx::query("UPDATE push_subscriptions SET endpoint = 'https://push.example.com/renewed'")
         .execute(&world.pool)
         .await?;
-    outbox.settle(&second, Next::Gone, None, still.now(), still.now()).await?;
+    outbox.settle(&second, Next::Gone, None, still.now(), still.clock.monotonic()).await?;
     let row = only_row(world).await?;
     assert_eq!((row.state.as_str(), row.device.as_deref()), ("gone", Some("phone")));
     Ok(())
@@ -409,7 +410,7 @@ async fn a_repeated_deactivation_doubles_nothing_and_answers_the_same() -> Resul
     let store = adapters::store::PgStore::new(database, config.cipher, world.clock.clone());
     let now = still.now();
     let attempts = [deactivation(&store, streamer, now).await?];
-    let first = store.deactivate(&attempts, now).await?;
+    let first = store.deactivate(&attempts, still.clock.monotonic()).await?;
     let [Deactivation::Done(told)] = first.as_slice() else { panic!("{first:?}") };
     assert_eq!((told.len(), told[0].devices), (1, 1));
     // Meanwhile others have used up the budget: it is done all the same.
@@ -419,7 +420,7 @@ async fn a_repeated_deactivation_doubles_nothing_and_answers_the_same() -> Resul
     .bind(now)
     .execute(&world.pool)
     .await?;
-    assert_eq!(store.deactivate(&attempts, now).await?, first);
+    assert_eq!(store.deactivate(&attempts, still.clock.monotonic()).await?, first);
     assert_eq!(only_row(world).await?.state, "pending");
     Ok(())
 }

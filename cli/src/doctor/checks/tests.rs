@@ -14,17 +14,14 @@ fn now() -> DateTime<Utc> {
 
 #[test]
 fn clocks_may_be_a_little_apart() {
-    let apart = |seconds| clock(now() + TimeDelta::seconds(seconds), now(), now() + TimeDelta::seconds(2));
+    let apart = |seconds| clock(TimeDelta::seconds(seconds));
     for (seconds, state) in [
         (0, State::Ok),
         (2, State::Ok),
-        (7, State::Ok),
-        (-5, State::Ok),
-        (8, State::Warning),
-        (-6, State::Warning),
-        (62, State::Warning),
-        (63, State::Fault),
-        (-61, State::Fault),
+        (-2, State::Ok),
+        (3, State::Warning),
+        (-3, State::Warning),
+        (3600, State::Warning),
     ] {
         assert_eq!(apart(seconds).state, state, "{seconds}");
     }

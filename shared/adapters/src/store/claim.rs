@@ -1,8 +1,8 @@
 //! Leases: who may refresh a streamer's token.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::ports::{Claim, Lease, Unreadable};
-use domain::{AccessToken, RefreshToken, StreamerId};
+use domain::{AccessToken, Monotonic, RefreshToken, StreamerId};
 use sqlx::Error;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -19,7 +19,7 @@ impl PgStore {
         ids: &[StreamerId],
         now: DateTime<Utc>,
         until: DateTime<Utc>,
-        give_up_at: DateTime<Utc>,
+        give_up_at: Monotonic,
     ) -> Result<Vec<Claim>, Error> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
         let kept = Kept::default();
@@ -45,7 +45,8 @@ impl PgStore {
             kept.keep(connection);
             Ok(rows)
         };
-        let rows = self.persistently(give_up_at.max(self.clock.now() + LAST_STATEMENT), read).await?;
+        let last = TimeDelta::from_std(LAST_STATEMENT).unwrap_or_default();
+        let rows = self.persistently(give_up_at.max(self.clock.monotonic() + last), read).await?;
         drop(kept);
         let open = |cipher: &TokenCipher| {
             let pairs = rows.iter().map(|row| {

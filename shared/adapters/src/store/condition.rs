@@ -1,11 +1,14 @@
 //! How things stand: what `tokens doctor` asks the database. Facts only, and nothing is written; what is well and what is
 //! not is decided by whoever asks.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::ports::StoreError;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::{Database, PgStore, failed, schema};
+use crate::SystemClock;
 use crate::cipher::{Column, DecryptError};
 use crate::secrets::Live;
 
@@ -57,8 +60,6 @@ pub struct Server {
     pub role: String,
     /// Whether its certificate was checked. Without that, it is on this machine.
     pub verified: bool,
-    /// Its clock.
-    pub now: DateTime<Utc>,
 }
 
 /// The texts that are stored under one key, or in no format that has one.
@@ -119,7 +120,7 @@ impl Database {
     ///
     /// As [`Database::open`], but for the schema.
     pub async fn reach(options: impl Into<Live<PgConnectOptions>>) -> Result<(Self, Server), StoreError> {
-        let database = Self::prepare(options.into());
+        let database = Self::prepare(options.into(), Arc::new(SystemClock));
         let options = database.options.current();
         let mut connection =
             database.acquire().await.map_err(|error| schema::unreachable(&error, &options))?;
@@ -138,7 +139,6 @@ impl Database {
             place: format!("{} at {}", row.name, schema::place(&options)),
             role: row.role,
             verified: matches!(options.get_ssl_mode(), PgSslMode::VerifyFull),
-            now: row.now,
         };
         Ok((database, server))
     }

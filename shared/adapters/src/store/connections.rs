@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use chrono::DateTime;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Error, PgConnection, Row};
 use tokio::time::timeout;
+
+use crate::DatabaseClock;
 
 /// How long a connection may take before the database counts as away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,20 +32,23 @@ const CONNECTIONS: u32 = 4;
 const LIMITS: &str = "SET lock_timeout = '2s'; SET idle_in_transaction_session_timeout = '5s'";
 
 /// Whether a failover has made a standby of the server, which goes on answering, to a connection from before; and whether a
-/// limit is missing.
+/// limit is missing; and the server's time, in microseconds since 1970.
 const CONDITION: &str = "SELECT current_setting('transaction_read_only') = 'on', '0' IN \
-    (current_setting('lock_timeout'), current_setting('idle_in_transaction_session_timeout'))";
+    (current_setting('lock_timeout'), current_setting('idle_in_transaction_session_timeout')), \
+    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 
-/// A pool that connects when it has to. `read_only` says of its newest connection whether it takes no writes.
-pub(super) fn pool(options: PgConnectOptions, read_only: Arc<AtomicBool>) -> PgPool {
+/// A pool that connects when it has to. `read_only` says of its newest connection whether it takes no writes. Each answer of
+/// the server corrects the clock.
+pub(super) fn pool(options: PgConnectOptions, read_only: Arc<AtomicBool>, clock: &DatabaseClock) -> PgPool {
+    let [new, idle, released] = [(); 3].map(|()| clock.clone());
     PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(CONNECT_TIMEOUT)
         .test_before_acquire(false)
         .after_connect(move |connection, _| {
-            let read_only = read_only.clone();
+            let (read_only, clock) = (read_only.clone(), new.clone());
             Box::pin(async move {
-                let (refuses, unlimited) = condition(connection).await?;
+                let (refuses, unlimited) = condition(connection, &clock).await?;
                 read_only.store(refuses, Ordering::Relaxed);
                 if refuses {
                     return Err(standby());
@@ -53,11 +59,15 @@ pub(super) fn pool(options: PgConnectOptions, read_only: Arc<AtomicBool>) -> PgP
                 Ok(())
             })
         })
-        .before_acquire(|connection, use_| {
-            Box::pin(async move { Ok(use_.idle_for < UNTESTED_IDLE || is_well(connection).await) })
+        .before_acquire(move |connection, use_| {
+            let clock = idle.clone();
+            Box::pin(async move { Ok(use_.idle_for < UNTESTED_IDLE || is_well(connection, &clock).await) })
         })
         // A statement that was given up is still being carried out: whoever had the connection next would wait for it.
-        .after_release(|connection, _| Box::pin(async move { Ok(is_well(connection).await) }))
+        .after_release(move |connection, _| {
+            let clock = released.clone();
+            Box::pin(async move { Ok(is_well(connection, &clock).await) })
+        })
         .connect_lazy_with(options)
 }
 
@@ -68,11 +78,18 @@ pub(super) fn standby() -> Error {
     ))
 }
 
-async fn is_well(connection: &mut PgConnection) -> bool {
-    timeout(ANSWER_TIMEOUT, condition(connection)).await.is_ok_and(|answer| matches!(answer, Ok((false, _))))
+async fn is_well(connection: &mut PgConnection, clock: &DatabaseClock) -> bool {
+    timeout(ANSWER_TIMEOUT, condition(connection, clock))
+        .await
+        .is_ok_and(|answer| matches!(answer, Ok((false, _))))
 }
 
-async fn condition(connection: &mut PgConnection) -> Result<(bool, bool), Error> {
+async fn condition(connection: &mut PgConnection, clock: &DatabaseClock) -> Result<(bool, bool), Error> {
+    let asked_at = clock.machine().monotonic();
     let row = sqlx::raw_sql(CONDITION).fetch_one(connection).await?;
+    let (answered_at, round_trip) = (clock.machine().now(), clock.machine().monotonic() - asked_at);
+    if let Some(theirs) = DateTime::from_timestamp_micros(row.try_get(2)?) {
+        clock.correct(theirs, answered_at, round_trip);
+    }
     Ok((row.try_get(0)?, row.try_get(1)?))
 }

@@ -28,7 +28,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::policy::{Failure, FailureKind};
 use domain::ports::{Attempt, Claim, Deactivation, Recorded, Store, StoreError};
-use domain::{Authorized, Clock, Streamer, StreamerId, TokenState};
+use domain::{Authorized, Clock, Monotonic, Streamer, StreamerId, TokenState};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{ConnectOptions, Postgres};
@@ -48,6 +48,7 @@ pub use self::rekey::{Left, Rekeyed};
 pub use self::schema::migrate;
 use crate::cipher::TokenCipher;
 use crate::secrets::Live;
+use crate::{DatabaseClock, SystemClock};
 
 /// A statement of ours takes milliseconds; one that takes longer waits for a lock or for a server that is gone.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -70,6 +71,7 @@ pub struct Database {
     connecting_with: Arc<Mutex<Arc<PgConnectOptions>>>,
     /// The server that the pool connected to last takes no writes.
     read_only: Arc<AtomicBool>,
+    clock: DatabaseClock,
 }
 
 impl Database {
@@ -80,17 +82,36 @@ impl Database {
     /// If the database can't be reached or lets us not in, and if its migrations are missing or newer than this
     /// program; the text says what to do.
     pub async fn open(options: impl Into<Live<PgConnectOptions>>) -> Result<Self, StoreError> {
-        let database = Self::prepare(options.into());
+        Self::open_on(options, Arc::new(SystemClock)).await
+    }
+
+    /// The same, on a machine with another clock.
+    ///
+    /// # Errors
+    ///
+    /// As [`Database::open`].
+    pub async fn open_on(
+        options: impl Into<Live<PgConnectOptions>>,
+        machine: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        let database = Self::prepare(options.into(), machine);
         schema::check(&database).await?;
         Ok(database)
     }
 
     /// Connects to nothing yet.
-    fn prepare(options: Live<PgConnectOptions>) -> Self {
+    fn prepare(options: Live<PgConnectOptions>, machine: Arc<dyn Clock>) -> Self {
         let current = options.current();
-        let read_only = Arc::default();
-        let pool = connections::pool(quiet(&current), Arc::clone(&read_only));
-        Self { pool, options, connecting_with: Arc::new(Mutex::new(current)), read_only }
+        let (read_only, clock) = (Arc::default(), DatabaseClock::new(machine));
+        let pool = connections::pool(quiet(&current), Arc::clone(&read_only), &clock);
+        Self { pool, options, connecting_with: Arc::new(Mutex::new(current)), read_only, clock }
+    }
+
+    /// The time that all hosts of this database agree on. It is corrected whenever a connection is made or checked, and so at
+    /// the beginning of each cycle.
+    #[must_use]
+    pub fn clock(&self) -> DatabaseClock {
+        self.clock.clone()
     }
 
     /// A connection. If the server refuses our password, its secret is read again, once; so a new password fails nobody,
@@ -195,7 +216,7 @@ impl Store for PgStore {
         &self,
         after: Option<&Authorized>,
         now: DateTime<Utc>,
-        give_up_at: DateTime<Utc>,
+        give_up_at: Monotonic,
     ) -> Result<Vec<Authorized>, StoreError> {
         Box::pin(self.persistently(give_up_at, || self.database.page(after, now)))
             .await
@@ -207,23 +228,19 @@ impl Store for PgStore {
         ids: &[StreamerId],
         now: DateTime<Utc>,
         until: DateTime<Utc>,
-        give_up_at: DateTime<Utc>,
+        give_up_at: Monotonic,
     ) -> Result<Vec<Claim>, StoreError> {
         Box::pin(self.lease(ids, now, until, give_up_at)).await.map_err(failed("leasing streamers"))
     }
 
-    async fn record(
-        &self,
-        attempts: &[Attempt],
-        give_up_at: DateTime<Utc>,
-    ) -> Result<Vec<Recorded>, StoreError> {
+    async fn record(&self, attempts: &[Attempt], give_up_at: Monotonic) -> Result<Vec<Recorded>, StoreError> {
         self.record_all(attempts, give_up_at).await.map_err(failed("writing results"))
     }
 
     async fn deactivate(
         &self,
         attempts: &[Attempt],
-        give_up_at: DateTime<Utc>,
+        give_up_at: Monotonic,
     ) -> Result<Vec<Deactivation>, StoreError> {
         // Boxed: it is rare, and every cycle would carry its size.
         Box::pin(self.persistently(give_up_at, || self.deactivate_within_budget(attempts)))
@@ -236,7 +253,7 @@ impl PgStore {
     /// See [`persistently`].
     async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
         &self,
-        give_up_at: DateTime<Utc>,
+        give_up_at: Monotonic,
         statement: impl Fn() -> F,
     ) -> Result<T, sqlx::Error> {
         persistently(self.clock.as_ref(), give_up_at, statement).await
@@ -248,18 +265,21 @@ impl PgStore {
 /// another run's, and they have to run out.
 async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
     clock: &dyn Clock,
-    give_up_at: DateTime<Utc>,
+    give_up_at: Monotonic,
     statement: impl Fn() -> F,
 ) -> Result<T, sqlx::Error> {
     let mut pause = FIRST_PAUSE;
     loop {
-        let left = (give_up_at - clock.now()).to_std().unwrap_or_default();
+        let left = (give_up_at - clock.monotonic()).to_std().unwrap_or_default();
         let patience = left.clamp(LAST_STATEMENT, STATEMENT_TIMEOUT);
         let done = timeout(patience, statement()).await.unwrap_or_else(|_| {
             Err(sqlx::Error::Io(std::io::Error::new(ErrorKind::TimedOut, "the statement took too long")))
         });
         match done {
-            Err(error) if Class::from(&error).can_pass() && clock.now() + pause < give_up_at => {
+            Err(error)
+                if Class::from(&error).can_pass()
+                    && give_up_at - clock.monotonic() > TimeDelta::from_std(pause).unwrap_or_default() =>
+            {
                 tracing::warn!(%error, "the database failed, trying again");
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use domain::CampaignId;
 use domain::notification::{Next, Notification, Subscription};
 use domain::ports::{Claimed, Outbox, StoreError};
-use domain::{Clock, StreamerId};
+use domain::{Clock, Monotonic, StreamerId};
 use serde::Serialize;
 use sqlx::Error;
 use uuid::Uuid;
@@ -48,7 +48,7 @@ impl Outbox for PgOutbox {
         next: Next,
         reason: Option<&str>,
         now: DateTime<Utc>,
-        give_up_at: DateTime<Utc>,
+        give_up_at: Monotonic,
     ) -> Result<(), StoreError> {
         persistently(self.clock.as_ref(), give_up_at, || self.write(notification, next, reason, now))
             .await

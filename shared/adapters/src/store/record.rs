@@ -2,8 +2,8 @@
 //! token that it started from.
 
 use chrono::{DateTime, Utc};
-use domain::StreamerId;
 use domain::ports::{Attempt, Change, Recorded};
+use domain::{Monotonic, StreamerId};
 use sqlx::{Connection, Error, PgExecutor};
 use uuid::Uuid;
 
@@ -37,7 +37,7 @@ impl PgStore {
     pub(super) async fn record_all(
         &self,
         attempts: &[Attempt],
-        give_up_at: DateTime<Utc>,
+        give_up_at: Monotonic,
     ) -> Result<Vec<Recorded>, Error> {
         // Encrypted once: a repeated write carries the same text, and so knows its own if the first one got through.
         let columns = self.columns(attempts)?;

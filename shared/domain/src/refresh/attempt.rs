@@ -71,7 +71,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         attempt.grants = None;
         let asked = is_fresh(&outcome) && !self.must_stop(cycle, progress);
         let claims = if asked {
-            self.store.claim(&[attempt.lease.id], now, now + LEASE, now).await
+            self.store.claim(&[attempt.lease.id], now, now + LEASE, self.clock.monotonic()).await
         } else {
             Ok(vec![])
         };

@@ -20,7 +20,7 @@ use futures::{SinkExt, StreamExt, future};
 
 use self::signal::Signaller;
 use crate::authorization::CampaignId;
-use crate::clock::Clock;
+use crate::clock::{Clock, Monotonic};
 use crate::policy::{Decision, Demand, Failure, OUTAGE_LIMIT, Policy};
 use crate::ports::{Attempt, Change, Claim, Signals, Store, StoreError, Twitch};
 use crate::report::{Observer, Outcome, Report, Skip, Stop};
@@ -108,17 +108,17 @@ impl Whom {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
     /// Past this nothing new is begun.
-    start: Option<DateTime<Utc>>,
+    start: Option<Monotonic>,
     /// Past this a result that can't be written is given up.
-    write: Option<DateTime<Utc>>,
+    write: Option<Monotonic>,
     /// Past this no signal is begun.
-    signal: Option<DateTime<Utc>>,
+    signal: Option<Monotonic>,
 }
 
 impl Limits {
     /// Of a function that is ended by force at `deadline`.
     #[must_use]
-    pub fn of_function(deadline: Option<DateTime<Utc>>) -> Self {
+    pub fn of_function(deadline: Option<Monotonic>) -> Self {
         Self {
             start: deadline.map(|at| at - SHORTEST_CYCLE),
             write: deadline.map(|at| at - LAST_WORDS),
@@ -130,7 +130,7 @@ impl Limits {
     /// Twitch has to see to it that no call outlasts `answer_by`. A new pair that can't be written is tried for as
     /// long as the function lives: it exists nowhere else.
     #[must_use]
-    pub fn of_request(answer_by: DateTime<Utc>, deadline: Option<DateTime<Utc>>) -> Self {
+    pub fn of_request(answer_by: Monotonic, deadline: Option<Monotonic>) -> Self {
         Self {
             start: Some(answer_by - SHORTEST_REQUEST),
             write: Some(deadline.map_or(answer_by, |at| at - LAST_WORDS).max(answer_by)),
@@ -139,7 +139,7 @@ impl Limits {
     }
 
     /// How much longer a request that began then waits for another's lease.
-    pub(crate) fn lease_patience(&self, began: DateTime<Utc>, now: DateTime<Utc>) -> TimeDelta {
+    pub(crate) fn lease_patience(&self, began: Monotonic, now: Monotonic) -> TimeDelta {
         let patient_until = began + LEASE_PATIENCE;
         self.start.map_or(patient_until, |start| start.min(patient_until)) - now
     }
@@ -166,12 +166,12 @@ impl Cycle {
         }
     }
 
-    fn last_write(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+    fn last_write(&self, now: Monotonic) -> Monotonic {
         self.limits.write.unwrap_or(now + WRITE_PATIENCE)
     }
 
     /// Until when it is tried to read or to lease. Once, for those who ask for a few and wait for an answer.
-    fn last_read(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+    fn last_read(&self, now: Monotonic) -> Monotonic {
         let patient_until = now + READ_PATIENCE;
         match self.whom {
             Whom::Authorized => self.limits.start.map_or(patient_until, |start| start.min(patient_until)),
@@ -318,12 +318,17 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         self.clock.now()
     }
 
+    /// The monotonic clock.
+    pub fn monotonic(&self) -> Monotonic {
+        self.clock.monotonic()
+    }
+
     /// Runs one cycle. `observer` hears of each streamer as soon as its result is stored.
     ///
     /// What goes wrong with one streamer is that streamer's outcome; what ends the cycle is in
     /// [`Report::stopped`]. Leases are given back either way.
     pub async fn run(&self, cycle: &Cycle, observer: &dyn Observer) -> Report {
-        let started_at = self.clock.now();
+        let started_at = self.clock.monotonic();
         let progress = Progress { observer, state: Mutex::default() };
         if cycle.limits.start.is_some_and(|at| at < started_at) {
             progress.stop(Stop::NoTime);
@@ -384,7 +389,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         future::join4(lease, ask, write, signal).await;
 
         let mut report = progress.state.into_inner().unwrap_or_else(PoisonError::into_inner).report;
-        report.duration = self.clock.now() - started_at;
+        report.duration = self.clock.monotonic() - started_at;
         observer.finished(&report);
         report
     }
@@ -413,8 +418,8 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             let page = match &cycle.whom {
                 Whom::These(these) => these.clone(),
                 Whom::Authorized => {
-                    let now = self.clock.now();
-                    let page = self.store.authorized(last.as_ref(), now, cycle.last_read(now)).await?;
+                    let give_up_at = cycle.last_read(self.clock.monotonic());
+                    let page = self.store.authorized(last.as_ref(), self.clock.now(), give_up_at).await?;
                     last = page.last().cloned();
                     page.into_iter().map(|authorized| (authorized.streamer, authorized.token)).collect()
                 }
@@ -467,7 +472,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     ) -> Result<(), StoreError> {
         let ids: Vec<_> = due.iter().map(|streamer| streamer.id).collect();
         let now = self.clock.now();
-        let claim = self.store.claim(&ids, now, now + LEASE, cycle.last_read(now));
+        let claim = self.store.claim(&ids, now, now + LEASE, cycle.last_read(self.clock.monotonic()));
         let (claimed, ()) = future::join(claim, self.twitch.connect()).await;
         let claimed = claimed?;
         let leased: HashSet<_> = claimed.iter().map(|claim| claim.streamer.id).collect();
@@ -482,7 +487,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     }
 
     fn must_stop(&self, cycle: &Cycle, progress: &Progress<'_>) -> bool {
-        if cycle.limits.start.is_some_and(|at| self.clock.now() > at) {
+        if cycle.limits.start.is_some_and(|at| self.clock.monotonic() > at) {
             progress.stop(Stop::Deadline);
         }
         progress.stopped()

@@ -82,7 +82,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     /// A signal that can't be given is counted; what it would have said stands in the database. The last of many slow
     /// ones must not cost the report.
     pub(super) async fn signal(&self, cycle: &Cycle, progress: &Progress<'_>, signal: Signal) {
-        let late = cycle.limits.signal.is_some_and(|at| self.clock.now() > at);
+        let late = cycle.limits.signal.is_some_and(|at| self.clock.monotonic() > at);
         let given = match signal {
             _ if late => Err(SignalError(
                 "no time was left for it before the deadline; the next sweep and the timer of the notifications make \

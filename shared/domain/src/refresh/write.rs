@@ -1,9 +1,8 @@
 //! Results, on their way to the database in batches; what is stored is told. Runs that deactivate take turns under the budget, so
 //! deactivations have a lane of their own, in which no new pair waits behind them.
 
-use chrono::{DateTime, Utc};
-
 use super::{Arrived, Cycle, Progress, RefreshService, Signaller};
+use crate::clock::Monotonic;
 use crate::notification::Told;
 use crate::policy::FailureKind;
 use crate::ports::{Attempt, Change, Deactivation, Recorded, Signals, Store, StoreError, Twitch};
@@ -13,7 +12,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     /// Deactivates those who were refused for good, as far as the budget goes, then tells of it.
     pub(super) async fn deactivate(&self, cycle: &Cycle, signaller: &Signaller<'_>, refused: Vec<Arrived>) {
         let progress = signaller.progress;
-        let give_up_at = cycle.last_write(self.clock.now());
+        let give_up_at = cycle.last_write(self.clock.monotonic());
         let (attempts, rest): (Vec<_>, Vec<_>) =
             refused.into_iter().map(|one| (one.attempt, (one.outcome, one.before))).unzip();
         let over_budget = progress.state().over_budget;
@@ -82,7 +81,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         progress: &Progress<'_>,
         attempts: &[Attempt],
     ) -> Result<Vec<Recorded>, StoreError> {
-        let give_up_at = cycle.last_write(self.clock.now());
+        let give_up_at = cycle.last_write(self.clock.monotonic());
         let recorded = match self.waited_for(progress, give_up_at) {
             Some(error) => Err(error),
             None => self.store.record(attempts, give_up_at).await,
@@ -92,8 +91,8 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
 
     /// The database is away and was waited for until now, when nothing is tried any more: what is left would pass the
     /// deadline, one after the other.
-    fn waited_for(&self, progress: &Progress<'_>, give_up_at: DateTime<Utc>) -> Option<StoreError> {
-        progress.state().not_stored.clone().filter(|_| self.clock.now() >= give_up_at)
+    fn waited_for(&self, progress: &Progress<'_>, give_up_at: Monotonic) -> Option<StoreError> {
+        progress.state().not_stored.clone().filter(|_| self.clock.monotonic() >= give_up_at)
     }
 
     /// The budget is used up: the refusal counts as an outage, and an alarm says so.
