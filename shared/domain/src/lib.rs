@@ -14,6 +14,7 @@ pub mod policy;
 pub mod ports;
 pub mod refresh;
 pub mod report;
+mod retry_after;
 pub mod schedule;
 mod stop;
 mod streamer;
@@ -21,6 +22,7 @@ mod token;
 
 pub use authorization::{CampaignId, MembershipKey};
 pub use clock::{Clock, Monotonic};
+pub use retry_after::retry_after;
 pub use stop::{StopSignal, Stopper};
 pub use streamer::{Authorized, Caller, Streamer, StreamerId, TokenState};
 pub use token::{AccessToken, RefreshToken, TokenPair};
