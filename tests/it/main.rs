@@ -23,6 +23,7 @@ mod failure {
     mod dead_grants;
     mod failures;
     mod outages;
+    mod priorities;
     mod retry;
     mod scenario4;
     mod signals;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use adapters::twitch::TwitchClient;
 use anyhow::{Context as _, Result, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::ports::Twitch;
+use domain::ports::{Priority, Twitch};
 use domain::{CampaignId, MembershipKey, StreamerId};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -189,7 +189,7 @@ async fn check(binaries: &Binaries, postgres: &Postgres) -> Result<(Duration, Du
 
         let pair = world.twitch.current_tokens(&format!("check_{n}_1")).context("no such streamer")?;
         let started = Instant::now();
-        twitch.validate(&pair.access).await?;
+        twitch.validate(&pair.access, Priority::Vital).await?;
         twitch.refresh(&pair.refresh).await?;
         calls.push(started.elapsed());
     }

@@ -235,7 +235,20 @@ pub trait Twitch: Send + Sync {
     ) -> impl Future<Output = Result<TokenResponse, RefreshError>> + Send;
 
     /// Asks whether the access token lives.
-    fn validate(&self, token: &AccessToken) -> impl Future<Output = Result<Validity, Outage>> + Send;
+    fn validate(
+        &self,
+        token: &AccessToken,
+        priority: Priority,
+    ) -> impl Future<Output = Result<Validity, Outage>> + Send;
+}
+
+/// Which calls to Twitch go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// A token dies or a caller waits without it.
+    Vital,
+    /// It can wait for the next sweep: it comes after every vital call, and takes nothing away from one.
+    Optional,
 }
 
 impl<T: Twitch> Twitch for Arc<T> {
@@ -247,8 +260,8 @@ impl<T: Twitch> Twitch for Arc<T> {
         self.as_ref().refresh(token).await
     }
 
-    async fn validate(&self, token: &AccessToken) -> Result<Validity, Outage> {
-        self.as_ref().validate(token).await
+    async fn validate(&self, token: &AccessToken, priority: Priority) -> Result<Validity, Outage> {
+        self.as_ref().validate(token, priority).await
     }
 }
 

@@ -10,8 +10,8 @@ mod pace;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use domain::ports::{Outage, RefreshError, TokenResponse, Twitch, Validity};
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::ports::{Outage, Priority, RefreshError, TokenResponse, Twitch, Validity};
 use domain::refresh::LONGEST_CALL;
 use domain::{AccessToken, Clock, RefreshToken};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -21,7 +21,7 @@ use url::Url;
 
 use self::answer::{Answer, names};
 use self::connections::Connections;
-use self::pace::Pace;
+use self::pace::{Endpoint, Pace};
 use crate::config::{Credentials, TwitchConfig};
 use crate::telemetry::metrics::Metric;
 
@@ -96,8 +96,8 @@ impl TwitchClient {
             ("client_secret", credentials.client_secret.expose()),
             ("grant_type", "client_credentials"),
         ];
-        let answer = self.call(latest(), |client| client.post(self.token_url.clone()).form(&form)).await?;
-        answer.into_application_token()
+        let request = |client: &Client| client.post(self.token_url.clone()).form(&form);
+        self.call(Endpoint::Token, Priority::Vital, latest(), request).await?.into_application_token()
     }
 
     /// Takes an access token back, as when a streamer revokes its authorization. One that is dead already is fine.
@@ -108,7 +108,8 @@ impl TwitchClient {
     pub async fn revoke(&self, token: &AccessToken) -> Result<(), RefreshError> {
         let credentials = self.config.credentials.current();
         let form = [("client_id", credentials.client_id.as_str()), ("token", token.expose())];
-        let answer = self.call(latest(), |client| client.post(self.revoke_url.clone()).form(&form)).await?;
+        let request = |client: &Client| client.post(self.revoke_url.clone()).form(&form);
+        let answer = self.call(Endpoint::Revoke, Priority::Vital, latest(), request).await?;
         let message = answer.message();
         match answer.status {
             StatusCode::OK => Ok(()),
@@ -133,32 +134,29 @@ impl TwitchClient {
             ("grant_type", "refresh_token"),
             ("refresh_token", token.expose()),
         ];
-        let answer = self.call(latest, |client| client.post(self.token_url.clone()).form(&form)).await?;
+        let request = |client: &Client| client.post(self.token_url.clone()).form(&form);
+        let answer = self.call(Endpoint::Token, Priority::Vital, latest, request).await?;
         answer.into_token_response(token, &self.config.required_scopes)
     }
 
     /// One call with its quick retries, none of which begins after `latest`.
     async fn call(
         &self,
+        endpoint: Endpoint,
+        priority: Priority,
         latest: Instant,
         request: impl Fn(&Client) -> RequestBuilder,
     ) -> Result<Answer, Outage> {
         let mut pauses = QUICK_RETRIES.into_iter();
         loop {
-            let slot = self.pace.take(latest).map_err(|slot| {
-                Outage(format!(
-                    "Twitch is not to be called for another {} s",
-                    (slot - Instant::now()).as_secs()
-                ))
+            self.pace.turn(endpoint, priority, latest).await.map_err(|moment| {
+                let seconds = moment.saturating_duration_since(Instant::now()).as_secs();
+                Outage(format!("Twitch is not to be called for another {seconds} s"))
             })?;
-            // Timers count in milliseconds: a sleep until now would be one of up to that, and a wake-up, for each call.
-            if slot > Instant::now() {
-                sleep_until(slot).await;
-            }
             let (failed, wait) = match self.send(&request).await {
                 Ok(answer) if is_busy(answer.status) => {
                     if let Some(wait) = answer.wait {
-                        self.pace.hold(wait);
+                        self.pace.hold(endpoint, wait);
                     }
                     (answer.outage(), answer.wait)
                 }
@@ -180,21 +178,11 @@ impl TwitchClient {
         let sent = Instant::now();
         let mut response = request(&connection.client).send().await.map_err(|error| no_answer(&error))?;
         let status = response.status();
-        let wait = self.asked_to_wait(response.headers());
+        let wait = asked_to_wait(response.headers(), self.clock.now());
         let body = answer::read(&mut response).await?;
         connection.answered(self.clock.now());
         Metric::TwitchLatency.record(sent.elapsed().as_secs_f64() * 1_000.0);
         Ok(Answer { status, wait, body })
-    }
-
-    /// `Retry-After` in seconds or, without one, `Ratelimit-Reset` as the second in which the limit ends.
-    fn asked_to_wait(&self, headers: &HeaderMap) -> Option<Duration> {
-        let number = |value: Option<&HeaderValue>| value?.to_str().ok()?.trim().parse::<i64>().ok();
-        let seconds = number(headers.get(RETRY_AFTER)).or_else(|| {
-            let reset = number(headers.get("ratelimit-reset"))?;
-            Some(reset.saturating_sub(self.clock.now().timestamp()))
-        })?;
-        Some(Duration::from_secs(seconds.try_into().unwrap_or(0)).min(LONGEST_SILENCE))
     }
 }
 
@@ -216,7 +204,7 @@ impl Twitch for TwitchClient {
         }
     }
 
-    async fn validate(&self, token: &AccessToken) -> Result<Validity, Outage> {
+    async fn validate(&self, token: &AccessToken, priority: Priority) -> Result<Validity, Outage> {
         let Ok(mut header) = HeaderValue::from_str(&format!("OAuth {}", token.expose())) else {
             // No access token of Twitch's has such characters.
             return Ok(Validity::Invalid);
@@ -224,7 +212,8 @@ impl Twitch for TwitchClient {
         header.set_sensitive(true);
         let request =
             |client: &Client| client.get(self.validate_url.clone()).header(AUTHORIZATION, header.clone());
-        self.call(latest(), request).await?.into_validity(&self.config.required_scopes)
+        let answer = self.call(Endpoint::Validate, priority, latest(), request).await?;
+        answer.into_validity(&self.config.required_scopes)
     }
 }
 
@@ -257,8 +246,8 @@ impl Twitch for Bounded {
         self.in_time(self.client.refresh(token)).await
     }
 
-    async fn validate(&self, token: &AccessToken) -> Result<Validity, Outage> {
-        self.in_time(self.client.validate(token)).await
+    async fn validate(&self, token: &AccessToken, priority: Priority) -> Result<Validity, Outage> {
+        self.in_time(self.client.validate(token, priority)).await
     }
 }
 
@@ -269,6 +258,17 @@ fn latest() -> Instant {
 
 fn is_busy(status: StatusCode) -> bool {
     matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+}
+
+/// `Retry-After` or, without one that can be read, `Ratelimit-Reset` as the second in which the limit ends.
+fn asked_to_wait(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+    let text = |name| headers.get(name)?.to_str().ok();
+    let wait = text(RETRY_AFTER.as_str()).and_then(|text| domain::retry_after(text, now)).or_else(|| {
+        let reset: i64 = text("ratelimit-reset")?.trim().parse().ok()?;
+        let left = reset.saturating_sub(now.timestamp()).max(0);
+        Some(TimeDelta::try_seconds(left).unwrap_or(TimeDelta::MAX))
+    })?;
+    Some(wait.to_std().unwrap_or(Duration::ZERO).min(LONGEST_SILENCE))
 }
 
 fn no_answer(error: &reqwest::Error) -> NoAnswer {
@@ -307,6 +307,33 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn twitch_may_ask_for_silence_in_seconds_as_a_date_or_by_its_own_header() {
+        let now = "2026-11-23T04:00:00Z".parse().unwrap();
+        let asked = |pairs: &[(&'static str, &str)]| {
+            let headers =
+                pairs.iter().map(|(name, value)| ((*name).parse().unwrap(), value.parse().unwrap()));
+            asked_to_wait(&headers.collect(), now)
+        };
+        let (date, past) = ("Mon, 23 Nov 2026 04:00:30 GMT", "Mon, 23 Nov 2026 03:00:00 GMT");
+        let reset = (now.timestamp() + 20).to_string();
+        for (headers, seconds) in [
+            (vec![("retry-after", "30")], Some(30)),
+            (vec![("retry-after", date)], Some(30)),
+            (vec![("retry-after", past)], Some(0)),
+            (vec![("retry-after", "99999999999999999999999")], Some(3_600)),
+            (vec![("ratelimit-reset", reset.as_str())], Some(20)),
+            (vec![("ratelimit-reset", "9223372036854775807")], Some(3_600)),
+            (vec![("ratelimit-reset", "0")], Some(0)),
+            (vec![("retry-after", date), ("ratelimit-reset", reset.as_str())], Some(30)),
+            (vec![("retry-after", "soon"), ("ratelimit-reset", reset.as_str())], Some(20)),
+            (vec![("retry-after", "soon")], None),
+            (vec![], None),
+        ] {
+            assert_eq!(asked(&headers), seconds.map(Duration::from_secs), "{headers:?}");
+        }
+    }
 
     #[test]
     fn what_failed_together_comes_back_one_by_one_and_not_before_twitch_wants_it() {

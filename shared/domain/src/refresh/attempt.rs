@@ -7,10 +7,10 @@ use futures::FutureExt;
 
 use super::write::{not_recorded, not_stored, stored_as};
 use super::{Arrived, Cycle, LEASE, LONGEST_ATTEMPT, Progress, RefreshService};
-use crate::policy::{Decision, Failure, FailureKind, NotDue, OUTAGE_LIMIT, Verdict};
+use crate::policy::{Decision, Failure, FailureKind, NotDue, Verdict};
 use crate::ports::{
-    Attempt, Change, Claim, Lifetime, Outage, RefreshError, Signals, Store, Twitch, Unreadable, Validation,
-    Validity,
+    Attempt, Change, Claim, Lifetime, Outage, Priority, RefreshError, Signals, Store, Twitch, Unreadable,
+    Validation, Validity,
 };
 use crate::report::{Alarm, Outcome, Skip, Standing, Stop};
 use crate::token::AccessToken;
@@ -81,7 +81,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         };
         attempt.lease = lease;
         attempt.started_at = now;
-        let validity = self.validate(progress, &access).await;
+        let validity = self.validate(progress, &access, Priority::Vital).await;
         attempt.ended_at = self.clock.now();
         let outcome = match validity {
             Ok(Some(expires_in)) => {
@@ -115,7 +115,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 let Ok(access) = &claim.access else {
                     return self.refresh(progress, claim, claim.token.expires_at, now).await;
                 };
-                match self.validate(progress, access).await {
+                match self.validate(progress, access, cycle.priority_of_validations()).await {
                     Err(outage) => skip(Skip::NotValidated(outage.0)),
                     Ok(None) => self.refresh(progress, claim, Some(now), now).await,
                     Ok(Some(expires_in)) => {
@@ -174,7 +174,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 // Twitch once refused everybody for hours while the tokens lived: a refusal counts only if Twitch calls
                 // the access token dead as well.
                 let validity = match &claim.access {
-                    Ok(access) => self.validate(progress, access).await,
+                    Ok(access) => self.validate(progress, access, Priority::Vital).await,
                     Err(Unreadable::Keys(ours)) => {
                         return failed(
                             FailureKind::Outage,
@@ -191,8 +191,8 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                         let reason = format!("{reason}, but Twitch still calls the access token valid");
                         failed(FailureKind::Outage, reason, None, Some(now + expires_in))
                     }
+                    // The refusal was an answer: it does not count toward the outages that end a cycle.
                     Err(Outage(silence)) => {
-                        progress.refresh_failed();
                         let reason =
                             format!("{reason}, but whether the access token is dead is open: {silence}");
                         failed(FailureKind::Outage, reason, None, expires_at)
@@ -211,12 +211,11 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         &self,
         progress: &Progress<'_>,
         access: &AccessToken,
+        priority: Priority,
     ) -> Result<Option<TimeDelta>, Outage> {
-        if !progress.validates() {
-            return Err(Outage(format!("{OUTAGE_LIMIT} validations in a row have failed")));
-        }
-        let answer = self.twitch.validate(access).await;
-        progress.validated(answer.is_ok());
+        progress.may_validate(priority)?;
+        let answer = self.twitch.validate(access, priority).await;
+        progress.validated(priority, answer.is_ok());
         match answer? {
             Validity::Invalid => Ok(None),
             Validity::Valid(Validation { lifetime: Lifetime::Limited(left), .. }) => Ok(Some(left)),

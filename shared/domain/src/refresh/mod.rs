@@ -22,7 +22,7 @@ use self::signal::Signaller;
 use crate::authorization::CampaignId;
 use crate::clock::{Clock, Monotonic};
 use crate::policy::{Decision, Demand, Failure, OUTAGE_LIMIT, Policy};
-use crate::ports::{Attempt, Change, Claim, Signals, Store, StoreError, Twitch};
+use crate::ports::{Attempt, Change, Claim, Outage, Priority, Signals, Store, StoreError, Twitch};
 use crate::report::{Observer, Outcome, Report, Skip, Stop};
 use crate::schedule::Trigger;
 use crate::streamer::{Authorized, Caller, Streamer, StreamerId, TokenState};
@@ -166,6 +166,11 @@ impl Cycle {
         }
     }
 
+    /// Only a sweep can leave a validation to the next one; elsewhere a caller waits for it.
+    fn priority_of_validations(&self) -> Priority {
+        if self.demand == Demand::DueOrUnproven { Priority::Optional } else { Priority::Vital }
+    }
+
     fn last_write(&self, now: Monotonic) -> Monotonic {
         self.limits.write.unwrap_or(now + WRITE_PATIENCE)
     }
@@ -226,6 +231,8 @@ struct State {
     refreshes_failed: u32,
     /// Validations that were outages, since the last answer.
     validations_failed: u32,
+    /// Those among them that were vital.
+    vital_validations_failed: u32,
     /// The hour's deactivations are used up: nobody else needs to be asked about.
     over_budget: bool,
     /// The minutes for which a retry was asked.
@@ -276,14 +283,28 @@ impl Progress<'_> {
         }
     }
 
-    /// Where only validations fail, they alone are given up: who is due is refreshed.
-    fn validates(&self) -> bool {
-        self.state().validations_failed < OUTAGE_LIMIT
+    /// Where only validations fail, they alone are given up: streamers that are due are refreshed. Optional ones that
+    /// failed use up nothing of what vital ones may try.
+    fn may_validate(&self, priority: Priority) -> Result<(), Outage> {
+        let state = self.state();
+        let failed = match priority {
+            Priority::Vital => state.vital_validations_failed,
+            Priority::Optional => state.validations_failed,
+        };
+        if failed < OUTAGE_LIMIT {
+            return Ok(());
+        }
+        Err(Outage(format!("{OUTAGE_LIMIT} validations in a row have failed")))
     }
 
-    fn validated(&self, answered: bool) {
+    fn validated(&self, priority: Priority, answered: bool) {
         let mut state = self.state();
-        state.validations_failed = if answered { 0 } else { state.validations_failed + 1 };
+        if answered {
+            (state.validations_failed, state.vital_validations_failed) = (0, 0);
+            return;
+        }
+        state.validations_failed += 1;
+        state.vital_validations_failed += u32::from(priority == Priority::Vital);
     }
 }
 
@@ -406,6 +427,9 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     }
 
     /// The first loop. It is at most two batches of calls ahead.
+    ///
+    /// Refreshes come first, those of the last page too: what only validates has to wait, or it would use up the time,
+    /// the calls or the limit that a refresh needs.
     async fn lease_what_is_due(
         &self,
         cycle: &Cycle,
@@ -414,6 +438,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     ) -> Result<(), StoreError> {
         let mut batch = self.in_flight.div_ceil(FIRST_BATCHES);
         let mut last = None;
+        let mut unproven = Vec::new();
         while !self.must_stop(cycle, progress) {
             let page = match &cycle.whom {
                 Whom::These(these) => these.clone(),
@@ -424,30 +449,53 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                     page.into_iter().map(|authorized| (authorized.streamer, authorized.token)).collect()
                 }
             };
-            let due = self.due(cycle, progress, page);
-            let mut due = due.as_slice();
-            while !due.is_empty() {
-                if self.must_stop(cycle, progress) {
-                    return Ok(());
-                }
-                let (now, later) = due.split_at(batch.min(due.len()));
-                self.lease(cycle, now, progress, &mut claims).await?;
-                batch = (2 * batch).min(self.in_flight);
-                due = later;
-            }
+            let due = self.due(cycle, progress, page, &mut unproven);
+            self.lease_all(cycle, &due, progress, &mut batch, &mut claims).await?;
             if last.is_none() {
                 break;
+            }
+        }
+        for some in unproven.chunks(self.in_flight) {
+            if self.must_stop(cycle, progress) {
+                break;
+            }
+            match progress.may_validate(cycle.priority_of_validations()) {
+                Ok(()) => self.lease_all(cycle, some, progress, &mut batch, &mut claims).await?,
+                // Not even a lease, which others would have to wait for.
+                Err(Outage(reason)) => some.iter().for_each(|streamer| {
+                    progress.done(streamer, &Outcome::Skipped(Skip::NotValidated(reason.clone())));
+                }),
             }
         }
         Ok(())
     }
 
-    /// Those of a page that something is to be done with. The others are done already, and in a dry run all are.
+    /// Leases these in batches, for as long as the cycle goes on.
+    async fn lease_all(
+        &self,
+        cycle: &Cycle,
+        mut due: &[Streamer],
+        progress: &Progress<'_>,
+        batch: &mut usize,
+        claims: &mut mpsc::Sender<Claim>,
+    ) -> Result<(), StoreError> {
+        while !due.is_empty() && !self.must_stop(cycle, progress) {
+            let (now, later) = due.split_at((*batch).min(due.len()));
+            self.lease(cycle, now, progress, claims).await?;
+            *batch = (2 * *batch).min(self.in_flight);
+            due = later;
+        }
+        Ok(())
+    }
+
+    /// Those of a page that are to be refreshed; those whose token is only to be validated are put into `unproven`. The
+    /// others are done already, and in a dry run all are.
     fn due(
         &self,
         cycle: &Cycle,
         progress: &Progress<'_>,
         page: Vec<(Streamer, TokenState)>,
+        unproven: &mut Vec<Streamer>,
     ) -> Vec<Streamer> {
         let mut due = Vec::new();
         for (streamer, token) in page {
@@ -457,7 +505,8 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 Decision::Skip(reason) => progress.done(&streamer, &Outcome::Skipped(Skip::NotDue(reason))),
                 Decision::Refresh if cycle.dry_run => progress.done(&streamer, &Outcome::WouldRefresh),
                 Decision::Validate if cycle.dry_run => progress.done(&streamer, &Outcome::WouldValidate),
-                Decision::Refresh | Decision::Validate => due.push(streamer),
+                Decision::Refresh => due.push(streamer),
+                Decision::Validate => unproven.push(streamer),
             }
         }
         due
@@ -491,5 +540,30 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             progress.stop(Stop::Deadline);
         }
         progress.stopped()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn optional_validations_that_fail_leave_vital_ones_their_tries() {
+        let observer = |_: &Streamer, _: &Outcome| {};
+        let progress = Progress { observer: &observer, state: Mutex::default() };
+        let may = |priority| progress.may_validate(priority).is_ok();
+        for _ in 0..OUTAGE_LIMIT {
+            assert!(may(Priority::Optional));
+            progress.validated(Priority::Optional, false);
+        }
+        assert!(!may(Priority::Optional) && may(Priority::Vital));
+        for _ in 0..OUTAGE_LIMIT {
+            assert!(may(Priority::Vital));
+            progress.validated(Priority::Vital, false);
+        }
+        assert!(!may(Priority::Optional) && !may(Priority::Vital));
+        progress.validated(Priority::Vital, true);
+        assert!(may(Priority::Optional) && may(Priority::Vital));
+        assert!(!progress.stopped(), "refreshes go on");
     }
 }
