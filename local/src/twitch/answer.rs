@@ -44,6 +44,10 @@ impl Answer {
         Self::bad_request("invalid client")
     }
 
+    pub(super) fn unknown_client() -> Self {
+        Self::error(StatusCode::NOT_FOUND, "client does not exist")
+    }
+
     pub(super) fn missing_client_secret() -> Self {
         Self::bad_request("missing client secret")
     }

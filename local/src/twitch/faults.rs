@@ -30,6 +30,10 @@ pub enum Fault {
     Unauthorized,
     /// 400 `invalid client`: the application's id is wrong.
     InvalidClient,
+    /// 401 `invalid client`.
+    UnauthorizedClient,
+    /// 404 `client does not exist`.
+    UnknownClient,
     /// 400 `missing client secret`.
     MissingClientSecret,
     /// 403 `invalid client secret`.
@@ -85,11 +89,13 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault, with its parameters at their defaults.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::InvalidRefreshToken,
         Self::InvalidGrant,
         Self::Unauthorized,
         Self::InvalidClient,
+        Self::UnauthorizedClient,
+        Self::UnknownClient,
         Self::MissingClientSecret,
         Self::InvalidClientSecret,
         Self::Reflect,
@@ -120,6 +126,8 @@ impl Fault {
             Self::InvalidGrant => "invalid-grant",
             Self::Unauthorized => "unauthorized",
             Self::InvalidClient => "invalid-client",
+            Self::UnauthorizedClient => "unauthorized-client",
+            Self::UnknownClient => "unknown-client",
             Self::MissingClientSecret => "missing-client-secret",
             Self::InvalidClientSecret => "invalid-client-secret",
             Self::Reflect => "reflect",
@@ -161,6 +169,8 @@ impl Fault {
             Self::InvalidRefreshToken
             | Self::InvalidGrant
             | Self::InvalidClient
+            | Self::UnauthorizedClient
+            | Self::UnknownClient
             | Self::MissingClientSecret
             | Self::InvalidClientSecret => &[Endpoint::Token],
             _ => &[Endpoint::Token, Endpoint::Validate],
@@ -178,6 +188,10 @@ impl Fault {
                 Endpoint::Validate => Answer::invalid_access_token(),
             },
             Self::InvalidClient => Answer::invalid_client(),
+            Self::UnauthorizedClient => {
+                Answer::error(StatusCode::UNAUTHORIZED, "invalid client").with_reason()
+            }
+            Self::UnknownClient => Answer::unknown_client(),
             Self::MissingClientSecret => Answer::missing_client_secret(),
             Self::InvalidClientSecret => Answer::invalid_client_secret(),
             Self::Reflect => {

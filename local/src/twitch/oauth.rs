@@ -193,7 +193,7 @@ fn revocation(simulation: &Simulation, form: &Form) -> Response {
     match form.get("client_id") {
         None => return Answer::bad_request("missing client id").into_response(),
         Some(id) if id != simulation.settings.client_id => {
-            return Answer::error(StatusCode::NOT_FOUND, "client does not exist").into_response();
+            return Answer::unknown_client().into_response();
         }
         Some(_) => {}
     }

@@ -457,6 +457,13 @@ async fn credentials_that_twitch_does_not_take() -> Result<()> {
     }
     let said = with(&world, &[("TWITCH_ID_URL", "http://127.0.0.1:9")]).await?;
     said.only_fault("twitch", "no connection to Twitch");
+    for (fault, text) in [
+        (Fault::UnauthorizedClient, "Twitch answered 401: invalid client: check TWITCH_CLIENT_ID"),
+        (Fault::UnknownClient, "Twitch answered 404: client does not exist: check TWITCH_CLIENT_ID"),
+    ] {
+        world.twitch.fault_for_everybody(fault);
+        with(&world, &[]).await?.only_fault("twitch", text);
+    }
     for fault in [Fault::ServerError, Fault::HtmlSuccess, Fault::Reflect] {
         world.twitch.fault_for_everybody(fault);
         with(&world, &[]).await?.only_fault("twitch", "Twitch answered ");

@@ -62,6 +62,8 @@ fn faults() -> impl Iterator<Item = Fault> {
             Fault::Hang
                 | Fault::Slow { .. }
                 | Fault::InvalidClient
+                | Fault::UnauthorizedClient
+                | Fault::UnknownClient
                 | Fault::MissingClientSecret
                 | Fault::InvalidClientSecret
         )

@@ -318,6 +318,13 @@ async fn wrong_credentials_mark_nobody_and_end_the_cycle() -> Result<()> {
     assert!(reason.contains("check TWITCH_CLIENT_ID and TWITCH_CLIENT_SECRET"), "{reason}");
     assert_eq!((ran.report.failed, ran.report.success), (0, 0));
     assert!(world.twitch.totals().token_requests <= 64);
+    for fault in [Fault::UnauthorizedClient, Fault::UnknownClient] {
+        world.twitch.fault_for_everybody(fault);
+        let ran = run(&world.service(&[]).await?, &planned()).await;
+        assert!(matches!(ran.report.stopped, Some(Stop::Misconfigured(_))), "{fault:?}: {:?}", ran.report);
+        assert_eq!(ran.report.failed, 0, "{fault:?}");
+    }
+    world.twitch.clear_faults_for_everybody();
     for id in &ids {
         assert_eq!(world.row(*id).await?.token_refresh_failed_at, None);
     }

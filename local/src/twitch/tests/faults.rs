@@ -10,6 +10,8 @@ async fn faults_that_answer_in_twitchs_place() {
         (Fault::InvalidGrant, 400, "Invalid grant"),
         (Fault::Unauthorized, 401, "Invalid refresh token"),
         (Fault::InvalidClient, 400, "invalid client"),
+        (Fault::UnauthorizedClient, 401, "invalid client"),
+        (Fault::UnknownClient, 404, "client does not exist"),
         (Fault::MissingClientSecret, 400, "missing client secret"),
         (Fault::InvalidClientSecret, 403, "invalid client secret"),
         (Fault::ServerError, 500, "internal server error"),

@@ -6,59 +6,20 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use domain::ports::{Lifetime, Outage, RefreshError, TokenResponse, Validation, Validity};
 use domain::{AccessToken, RefreshToken, TokenPair};
-use reqwest::{Response, StatusCode};
-use serde::Deserialize;
+use reqwest::StatusCode;
 use serde_json::Value;
 
-use super::{NoAnswer, no_answer};
+use super::body::{Body, Object};
 
-/// Twitch's answers are under 1 KB. What is longer than this is none.
-const LONGEST_ANSWER: usize = 64 * 1024;
+/// Where an answer says what is wrong: Twitch's own field, and those of RFC 6749.
+const REASONS: [&str; 3] = ["message", "error_description", "error"];
 
-/// An answer that was read to its end.
+/// An answer, as far as it came.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     /// How long Twitch asks us to leave it alone.
     pub(super) wait: Option<Duration>,
-    pub(super) body: Vec<u8>,
-}
-
-#[derive(Deserialize)]
-struct TokenAnswer {
-    access_token: String,
-    refresh_token: Option<String>,
-    /// Whatever its type: a pair must not be lost over it.
-    expires_in: Option<Value>,
-    /// An array, a string or null.
-    #[serde(default, deserialize_with = "present")]
-    scope: Option<Value>,
-}
-
-/// Whatever its fields' types: only the status says whether the token lives.
-#[derive(Deserialize)]
-struct ValidateAnswer {
-    client_id: Option<Value>,
-    user_id: Option<Value>,
-    expires_in: Option<Value>,
-    #[serde(default, deserialize_with = "present")]
-    scopes: Option<Value>,
-}
-
-impl ValidateAnswer {
-    /// A body that says none of this is not Twitch's.
-    fn says_something(&self) -> bool {
-        self.client_id.is_some() || self.user_id.is_some() || self.expires_in.is_some()
-    }
-}
-
-/// Keeps `null`, which is an answer, apart from a missing field, which is none.
-fn present<'de, D: serde::Deserializer<'de>>(field: D) -> Result<Option<Value>, D::Error> {
-    Value::deserialize(field).map(Some)
-}
-
-#[derive(Deserialize)]
-struct ErrorAnswer {
-    message: String,
+    pub(super) body: Body,
 }
 
 impl Answer {
@@ -67,91 +28,93 @@ impl Answer {
         sent: &RefreshToken,
         required_scopes: &[String],
     ) -> Result<TokenResponse, RefreshError> {
-        let message = self.message();
-        let message = message.as_deref();
-        match self.status {
-            StatusCode::OK => {
-                let answer = self.tokens()?;
-                let refresh = answer.refresh_token.filter(|token| !token.is_empty());
-                Ok(TokenResponse {
-                    pair: TokenPair {
-                        access: AccessToken::new(answer.access_token),
-                        refresh: refresh.map_or_else(|| sent.clone(), RefreshToken::new),
-                    },
-                    expires_in: match lifetime(answer.expires_in.as_ref()) {
-                        Lifetime::Limited(left) => Some(left),
-                        // Validation says whether it never expires.
-                        Lifetime::Unlimited | Lifetime::Unknown => None,
-                    },
-                    missing_scopes: missing(required_scopes, answer.scope.as_ref()),
-                })
-            }
-            _ if self.refuses_credentials() => Err(RefreshError::Misconfigured(self.refused_credentials())),
-            StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED if names(message, &["invalid", "token"]) => {
-                Err(RefreshError::Refused(self.told()))
-            }
-            StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED if names(message, &["invalid", "grant"]) => {
-                Err(RefreshError::Refused(self.told()))
-            }
-            _ => Err(self.outage().into()),
+        let object = self.body.object();
+        if self.status.is_success()
+            && let Some(pair) = pair(&object, sent)
+        {
+            let expires_in = match lifetime(object.whole_field("expires_in")) {
+                Lifetime::Limited(left) => Some(left),
+                // Validation says whether it never expires.
+                Lifetime::Unlimited | Lifetime::Unknown => None,
+            };
+            let missing_scopes = missing(required_scopes, object.whole_field("scope"));
+            return Ok(TokenResponse { pair, expires_in, missing_scopes });
         }
+        let said = said(&object);
+        if refuses_credentials(self.status, &said) {
+            return Err(RefreshError::Misconfigured(self.refused_credentials()));
+        }
+        let refuses = matches!(self.status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED)
+            && said.contains("invalid")
+            && (said.contains("token") || said.contains("grant"))
+            // What is wrong then is not the grant.
+            && !["grant type", "grant_type"].iter().any(|kind| said.contains(kind));
+        Err(if refuses { RefreshError::Refused(self.told()) } else { self.outage().into() })
     }
 
     pub(super) fn into_application_token(self) -> Result<AccessToken, RefreshError> {
+        let object = self.body.object();
+        if self.status.is_success()
+            && let Some(token) = object.text("access_token")
+        {
+            return Ok(AccessToken::new(token.to_owned()));
+        }
+        let said = said(&object);
+        // There is nothing else in the request that could be refused.
+        if refuses_credentials(self.status, &said) || (refuses_request(self.status) && !said.is_empty()) {
+            return Err(RefreshError::Misconfigured(self.refused_credentials()));
+        }
+        Err(self.outage().into())
+    }
+
+    pub(super) fn into_revocation(self) -> Result<(), RefreshError> {
+        let said = said(&self.body.object());
         match self.status {
-            StatusCode::OK => Ok(AccessToken::new(self.tokens()?.access_token)),
-            _ if self.refuses_credentials() => Err(RefreshError::Misconfigured(self.refused_credentials())),
+            status if status.is_success() => Ok(()),
+            status if refuses_credentials(status, &said) => {
+                Err(RefreshError::Misconfigured(self.refused_credentials()))
+            }
+            StatusCode::BAD_REQUEST if said.contains("token") => Ok(()),
             _ => Err(self.outage().into()),
         }
     }
 
-    fn tokens(&self) -> Result<TokenAnswer, Outage> {
-        let answer = serde_json::from_slice(&self.body).ok();
-        answer.filter(|answer: &TokenAnswer| !answer.access_token.is_empty()).ok_or_else(|| self.outage())
-    }
-
-    /// Whether it is our application that the token endpoint doesn't take. What is said of a token is that token's affair,
-    /// whatever else it names: it must not end the cycle for everybody.
-    fn refuses_credentials(&self) -> bool {
-        let message = self.message();
-        let message = message.as_deref();
-        matches!(self.status, StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN)
-            && names(message, &["client"])
-            && !names(message, &["token"])
-    }
-
     pub(super) fn into_validity(self, required_scopes: &[String]) -> Result<Validity, Outage> {
-        match self.status {
-            StatusCode::OK => serde_json::from_slice(&self.body)
-                .ok()
-                .filter(ValidateAnswer::says_something)
-                .map(|answer| {
-                    Validity::Valid(Validation {
-                        lifetime: lifetime(answer.expires_in.as_ref()),
-                        client_id: id(answer.client_id),
-                        user_id: id(answer.user_id),
-                        missing_scopes: missing(required_scopes, answer.scopes.as_ref()),
-                    })
-                })
-                .ok_or_else(|| self.outage()),
-            StatusCode::UNAUTHORIZED if names(self.message().as_deref(), &["invalid", "token"]) => {
-                Ok(Validity::Invalid)
+        let object = self.body.object();
+        if self.status.is_success() {
+            // Whatever the fields' types: only the status says whether the token lives. But a body that has none of them
+            // is not Twitch's.
+            let field = |name| object.whole_field(name).filter(|value| !value.is_null());
+            if ["client_id", "user_id", "expires_in"].into_iter().all(|name| field(name).is_none()) {
+                return Err(self.outage());
             }
-            _ => Err(self.outage()),
+            return Ok(Validity::Valid(Validation {
+                lifetime: lifetime(field("expires_in")),
+                client_id: field("client_id").and_then(id),
+                user_id: field("user_id").and_then(id),
+                missing_scopes: missing(required_scopes, object.whole_field("scopes")),
+            }));
         }
+        let said = said(&object);
+        if self.status == StatusCode::UNAUTHORIZED && said.contains("invalid") && said.contains("token") {
+            return Ok(Validity::Invalid);
+        }
+        Err(self.outage())
     }
 
     /// Twitch's own words, if they are plain ones: a token or a secret never is.
-    pub(super) fn message(&self) -> Option<String> {
+    fn message(&self) -> Option<String> {
         const LONGEST: usize = 100;
         const LONGEST_WORD: usize = 20;
-        let ErrorAnswer { message } = serde_json::from_slice(&self.body).ok()?;
-        let plain = message.len() <= LONGEST
-            && message.split(' ').all(|word| {
-                word.len() <= LONGEST_WORD
-                    && word.chars().all(|c| c.is_ascii_alphabetic() || ",.'_".contains(c))
-            });
-        plain.then_some(message)
+        let is_plain = |message: &&str| {
+            !message.is_empty()
+                && message.len() <= LONGEST
+                && message.split(' ').all(|word| {
+                    word.len() <= LONGEST_WORD
+                        && word.chars().all(|c| c.is_ascii_alphabetic() || ",.'_".contains(c))
+                })
+        };
+        self.body.object().texts(&REASONS).find(is_plain).map(str::to_owned)
     }
 
     fn told(&self) -> String {
@@ -162,20 +125,50 @@ impl Answer {
     }
 
     pub(super) fn outage(&self) -> Outage {
-        Outage(self.told())
+        Outage(self.body.cut_short.clone().unwrap_or_else(|| self.told()))
     }
 
-    pub(super) fn refused_credentials(&self) -> String {
+    fn refused_credentials(&self) -> String {
         format!("{}: check TWITCH_CLIENT_ID and TWITCH_CLIENT_SECRET", self.told())
     }
 }
 
-/// Whether the message has all these words, in any case.
-pub(super) fn names(message: Option<&str>, words: &[&str]) -> bool {
-    message.is_some_and(|message| {
-        let message = message.to_ascii_lowercase();
-        words.iter().all(|word| message.contains(word))
-    })
+/// A pair that can be read is kept, whatever is wrong with the rest. Without an end there must be both: the refresh token
+/// may be what is missing.
+fn pair(object: &Object, sent: &RefreshToken) -> Option<TokenPair> {
+    let access = AccessToken::new(object.text("access_token")?.to_owned());
+    let refresh = match object.text("refresh_token") {
+        Some(text) => RefreshToken::new(text.to_owned()),
+        None if object.is_whole => sent.clone(),
+        None => return None,
+    };
+    Some(TokenPair { access, refresh })
+}
+
+/// All that an answer says of its reason, in lower case, to look for words.
+fn said(object: &Object) -> String {
+    object.texts(&REASONS).collect::<Vec<_>>().join(". ").to_ascii_lowercase()
+}
+
+/// Whether it is our application that the endpoint does not take, whatever the status and the spelling. What is said of a
+/// token or a grant concerns that alone, whatever else it names: it must not end the cycle for all streamers.
+fn refuses_credentials(status: StatusCode, said: &str) -> bool {
+    let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if has(&["invalid_client", "unauthorized_client"]) {
+        return true;
+    }
+    if has(&["token", "grant"]) || !has(&["client", "secret", "credential"]) {
+        return false;
+    }
+    refuses_request(status) || has(&["invalid", "missing", "unknown", "exist"])
+}
+
+/// Of these we know that it is the request that Twitch does not take.
+fn refuses_request(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND
+    )
 }
 
 /// `expires_in`, as a number or as its text. What no token can have says nothing.
@@ -183,7 +176,11 @@ fn lifetime(expires_in: Option<&Value>) -> Lifetime {
     const MAX: i64 = 10 * 365 * 24 * 3600;
     let seconds = expires_in.and_then(|value| match value {
         Value::String(text) => text.trim().parse().ok(),
-        value => value.as_i64(),
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the cast saturates, and a fraction of a second is none"
+        )]
+        value => value.as_i64().or_else(|| Some(value.as_f64()? as i64)),
     });
     match seconds {
         Some(0) => Lifetime::Unlimited,
@@ -193,9 +190,9 @@ fn lifetime(expires_in: Option<&Value>) -> Lifetime {
 }
 
 /// An id, as text or as a number; an empty one is missing.
-fn id(value: Option<Value>) -> Option<String> {
-    match value? {
-        Value::String(text) => Some(text).filter(|text| !text.is_empty()),
+fn id(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty()),
         Value::Number(number) => Some(number.to_string()),
         _ => None,
     }
@@ -213,62 +210,261 @@ fn missing(required: &[String], scopes: Option<&Value>) -> Vec<String> {
     required.iter().filter(|scope| !granted.contains(&scope.as_str())).cloned().collect()
 }
 
-pub(super) async fn read(response: &mut Response) -> Result<Vec<u8>, NoAnswer> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| no_answer(&error))? {
-        body.extend_from_slice(&chunk);
-        if body.len() > LONGEST_ANSWER {
-            return Err(NoAnswer::Lost(format!(
-                "Twitch answered {} with more than {} KB",
-                response.status().as_u16(),
-                LONGEST_ANSWER / 1024
-            )));
-        }
-    }
-    Ok(body)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
+
+    fn answer(status: u16, body: impl AsRef<[u8]>) -> Answer {
+        Answer { status: StatusCode::from_u16(status).unwrap(), wait: None, body: Body::from(body.as_ref()) }
+    }
+
+    fn refresh(status: u16, body: impl AsRef<[u8]>) -> Result<TokenResponse, RefreshError> {
+        answer(status, body).into_token_response(&RefreshToken::new("sent".to_owned()), &["a:b".to_owned()])
+    }
+
+    /// Access token, refresh token and lifetime.
+    type Kept = (String, String, Option<i64>);
+
+    fn kept(status: u16, body: impl AsRef<[u8]>) -> Option<Kept> {
+        let TokenResponse { pair, expires_in, .. } = refresh(status, body).ok()?;
+        let seconds = expires_in.map(|left| left.num_seconds());
+        Some((pair.access.expose().to_owned(), pair.refresh.expose().to_owned(), seconds))
+    }
+
+    const PAIR: &str = r#"{"access_token":"new","expires_in":14124,"refresh_token":"next","scope":["a:b"],"token_type":"bearer"}"#;
+
+    fn tokens(access: &str, refresh: &str, seconds: Option<i64>) -> Kept {
+        (access.to_owned(), refresh.to_owned(), seconds)
+    }
+
+    fn whole() -> Option<Kept> {
+        Some(tokens("new", "next", Some(14_124)))
+    }
+
+    #[test]
+    fn a_pair_is_kept_under_every_success_status() {
+        for status in [200, 201, 202, 203, 206, 299] {
+            assert_eq!(kept(status, PAIR), whole(), "{status}");
+        }
+        for status in [302, 400, 500] {
+            assert_eq!(kept(status, PAIR), None, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_pair_is_kept_whatever_surrounds_it() {
+        for (before, after) in [
+            ("\u{feff}", ""),
+            ("", "\n"),
+            ("", "\r\n\r\n"),
+            ("", "\0\0\0"),
+            (" \u{feff}\t\0", " \0 "),
+            ("", "}"),
+            ("", "<!-- cache -->"),
+            ("", PAIR),
+        ] {
+            assert_eq!(kept(200, format!("{before}{PAIR}{after}")), whole(), "{before:?} {after:?}");
+        }
+        assert_eq!(kept(200, format!("{PAIR}{}", " ".repeat(1_000_000))), whole());
+        assert_eq!(kept(200, [PAIR.as_bytes(), &[0xff, 0xfe, 0x80]].concat()), whole());
+    }
+
+    #[test]
+    fn a_pair_is_kept_although_its_body_has_no_end_or_is_compressed() {
+        let end_of_pair = PAIR.find(r#","scope"#).unwrap();
+        for length in 0..=PAIR.len() {
+            let expected = match length {
+                _ if length < end_of_pair => None,
+                // Of the rest nothing is believed.
+                _ if length < PAIR.len() => Some(tokens("new", "next", None)),
+                _ => whole(),
+            };
+            assert_eq!(kept(200, &PAIR[..length]), expected, "{length}");
+        }
+        let cut = refresh(200, &PAIR[..end_of_pair]).unwrap();
+        assert!(cut.missing_scopes.is_empty());
+        let mut compressed = Vec::new();
+        flate2::read::GzEncoder::new(PAIR.as_bytes(), flate2::Compression::fast())
+            .read_to_end(&mut compressed)
+            .unwrap();
+        assert_eq!(kept(200, &compressed), whole());
+        assert_eq!(kept(200, &compressed[..compressed.len() - 4]), whole());
+        assert_eq!(kept(200, [compressed, vec![0; 100]].concat()), whole());
+    }
+
+    #[test]
+    fn a_pair_is_kept_whatever_its_other_fields_are() {
+        for scope in ["null", "\"a:b c:d\"", "[]", "[1]", "{}", "12", "\"a\\u0000b\""] {
+            let body = format!(r#"{{"access_token":"new","refresh_token":"next","scope":{scope}}}"#);
+            assert_eq!(kept(200, body), Some(tokens("new", "next", None)), "{scope}");
+        }
+        for (expires_in, expected) in [
+            ("14124", Some(14_124)),
+            ("\"14124\"", Some(14_124)),
+            ("14124.9", Some(14_124)),
+            ("1.4124e4", Some(14_124)),
+            ("0", None),
+            ("-1", None),
+            ("null", None),
+            ("[]", None),
+            ("\"soon\"", None),
+            ("1e300", None),
+            ("99999999999999999999999", None),
+        ] {
+            let body =
+                format!(r#"{{"expires_in":{expires_in},"access_token":"new","refresh_token":"next"}}"#);
+            assert_eq!(kept(200, body), Some(tokens("new", "next", expected)), "{expires_in}");
+        }
+        // A field twice, and one that is not in UTF-8.
+        let twice = format!(r#"{{"access_token":"old","scope":1,{}"#, &PAIR[1..]);
+        assert_eq!(kept(200, twice), whole());
+        let odd = [br#"{"login":"caf"#.as_slice(), &[0xe9], br#"","#, &PAIR.as_bytes()[1..]].concat();
+        assert_eq!(kept(200, odd), whole());
+    }
+
+    #[test]
+    fn a_token_is_kept_as_it_is_spelled() {
+        for (json, token) in [
+            ("a%2Fb/c+d==", "a%2Fb/c+d=="),
+            (r#"quote\"and\\slash\/"#, r#"quote"and\slash/"#),
+            (r"\u0061\ud83d\ude00", "a\u{1f600}"),
+            (" space ", " space "),
+        ] {
+            let body = format!(r#"{{"access_token":"{json}","refresh_token":"{json}"}}"#);
+            assert_eq!(kept(200, body), Some(tokens(token, token, None)), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_refresh_token_that_is_not_named_stays() {
+        for rest in ["", r#","refresh_token":null"#, r#","refresh_token":"""#, r#","refresh_token":7"#] {
+            let body = format!(r#"{{"access_token":"new"{rest}}}"#);
+            assert_eq!(kept(200, body), Some(tokens("new", "sent", None)), "{rest}");
+        }
+    }
+
+    #[test]
+    fn a_success_without_a_readable_access_token_is_an_outage() {
+        for body in [
+            "",
+            "{}",
+            "null",
+            "[]",
+            "<html>",
+            "upstream connect error",
+            r#"{"access_token":"","refresh_token":"next"}"#,
+            r#"{"access_token":12345,"refresh_token":"next"}"#,
+            r#"{"refresh_token":"next"}"#,
+        ] {
+            assert!(matches!(refresh(200, body), Err(RefreshError::Outage(_))), "{body}");
+        }
+        let broken =
+            [br#"{"access_token":"n"#.as_slice(), &[0xff], br#"w","refresh_token":"next"}"#].concat();
+        assert!(matches!(refresh(200, broken), Err(RefreshError::Outage(_))));
+    }
 
     #[test]
     fn only_plain_words_of_twitchs_are_repeated() {
-        let message = |body: &str| {
-            Answer { status: StatusCode::BAD_REQUEST, wait: None, body: body.as_bytes().to_vec() }.message()
-        };
+        let message = |body: &str| answer(400, body).message();
         assert_eq!(
             message(r#"{"message":"Invalid refresh token"}"#).as_deref(),
             Some("Invalid refresh token")
         );
+        assert_eq!(message(r#"{"error":"invalid_client"}"#).as_deref(), Some("invalid_client"));
         assert_eq!(message(r#"{"message":"token 0123456789abcdefghij is invalid"}"#), None);
         assert_eq!(message("<html>"), None);
     }
 
     #[test]
-    fn what_is_said_of_a_token_accuses_no_application() {
-        let refresh = |status, message: &str| {
-            let body = serde_json::json!({ "message": message }).to_string().into_bytes();
-            Answer { status, wait: None, body }
-                .into_token_response(&RefreshToken::new("sent".to_owned()), &[])
-                .unwrap_err()
+    fn refused_credentials_are_a_misconfiguration_whatever_the_status_and_the_spelling() {
+        let told = |message: &str| serde_json::json!({ "message": message }).to_string();
+        let is_ours = |error: &RefreshError| {
+            matches!(error, RefreshError::Misconfigured(reason)
+                if reason.ends_with("check TWITCH_CLIENT_ID and TWITCH_CLIENT_SECRET"))
         };
-        for (status, message) in [
-            (StatusCode::BAD_REQUEST, "invalid client"),
-            (StatusCode::BAD_REQUEST, "missing client secret"),
-            (StatusCode::FORBIDDEN, "invalid client secret"),
-        ] {
-            assert!(matches!(refresh(status, message), RefreshError::Misconfigured(_)), "{message}");
+        for status in [400, 401, 403, 404] {
+            for message in [
+                "invalid client",
+                "Invalid Client",
+                "INVALID CLIENT ID",
+                "missing client id",
+                "missing client secret",
+                "invalid client secret",
+                "client does not exist",
+                "Client ID and secret do not match",
+                "client is suspended",
+                "invalid client: 0123456789abcdefghijklmnopqrst",
+                "bad secret",
+                "invalid credentials",
+            ] {
+                for error in [
+                    refresh(status, told(message)).unwrap_err(),
+                    answer(status, told(message)).into_application_token().unwrap_err(),
+                    answer(status, told(message)).into_revocation().unwrap_err(),
+                ] {
+                    assert!(is_ours(&error), "{status} {message}: {error:?}");
+                }
+            }
         }
-        let foreign = refresh(StatusCode::BAD_REQUEST, "refresh token belongs to another client");
-        assert!(matches!(foreign, RefreshError::Outage(_)), "{foreign:?}");
-        let foreign = refresh(StatusCode::BAD_REQUEST, "Invalid refresh token for this client");
-        assert!(matches!(foreign, RefreshError::Refused(_)), "{foreign:?}");
+        for (status, body) in [
+            (401, r#"{"error":"invalid_client"}"#),
+            (400, r#"{"error":"unauthorized_client","error_description":"not for refresh tokens"}"#),
+            (401, r#"{"error":"invalid_client","error_description":"unknown at the token endpoint"}"#),
+            (401, r#"{"error":"Unauthorized","status":401,"message":"invalid client"}"#),
+            (401, r#"{"Error":"Unauthorized","Message":"Invalid Client"}"#),
+            (401, "\u{feff}{\"message\":\"invalid client\"}\n"),
+            (401, r#"{"message":"invalid client","status":4"#),
+            (200, r#"{"error":"invalid_client"}"#),
+            (422, r#"{"message":"client does not exist"}"#),
+            (500, r#"{"message":"invalid client secret"}"#),
+        ] {
+            let error = refresh(status, body).unwrap_err();
+            assert!(is_ours(&error), "{body}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn what_accuses_no_application_stops_no_cycle() {
+        for (status, body) in [
+            (400, r#"{"message":"refresh token belongs to another client"}"#),
+            (403, r#"{"message":"forbidden"}"#),
+            (404, r#"{"message":"not found"}"#),
+            (400, r#"{"message":"invalid grant type"}"#),
+            (401, r#"{"error":"Unauthorized"}"#),
+            (401, "invalid client"),
+            (403, "<html>client</html>"),
+            (499, r#"{"message":"client closed request"}"#),
+            (500, r#"{"message":"upstream client error"}"#),
+        ] {
+            let error = refresh(status, body).unwrap_err();
+            assert!(matches!(error, RefreshError::Outage(_)), "{status} {body}: {error:?}");
+        }
+        for body in [
+            r#"{"message":"Invalid refresh token for this client"}"#,
+            r#"{"error":"invalid_grant","error_description":"the client got it revoked"}"#,
+        ] {
+            let error = refresh(400, body).unwrap_err();
+            assert!(matches!(error, RefreshError::Refused(_)), "{body}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn our_own_token_is_refused_for_nothing_but_our_credentials() {
+        for (status, message) in [(400, "Bad Request"), (401, "invalid token"), (403, "forbidden")] {
+            let body = serde_json::json!({ "message": message }).to_string();
+            let error = answer(status, body).into_application_token().unwrap_err();
+            assert!(matches!(error, RefreshError::Misconfigured(_)), "{status} {message}: {error:?}");
+        }
+        for (status, body) in [(403, "<html>"), (500, r#"{"message":"error"}"#), (200, "")] {
+            let error = answer(status, body).into_application_token().unwrap_err();
+            assert!(matches!(error, RefreshError::Outage(_)), "{status} {body}: {error:?}");
+        }
     }
 
     fn validity(body: &str) -> Option<Validation> {
-        let answer = Answer { status: StatusCode::OK, wait: None, body: body.as_bytes().to_vec() };
-        match answer.into_validity(&["polls:read".to_owned(), "polls:write".to_owned()]) {
+        match answer(200, body).into_validity(&["polls:read".to_owned(), "polls:write".to_owned()]) {
             Ok(Validity::Valid(validation)) => Some(validation),
             Ok(Validity::Invalid) => panic!("{body} is not invalid"),
             Err(_) => None,

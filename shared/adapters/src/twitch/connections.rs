@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use domain::Clock;
 use reqwest::Client;
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -137,6 +138,9 @@ impl Connections {
             .timeout(CALL_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
+            .http1_ignore_invalid_headers_in_responses(true)
+            // An answer that nobody compressed can be read even if its end is missing.
+            .default_headers(HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))]))
             .user_agent(concat!("twitch-token-refresh/", env!("CARGO_PKG_VERSION")));
         let builder = if http2 { builder.http2_prior_knowledge() } else { builder.http1_only() };
         let client =

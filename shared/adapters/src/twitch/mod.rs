@@ -4,8 +4,11 @@
 //! a URL, and no text that this module makes repeats what was sent or, beyond a few plain words, what was answered.
 
 mod answer;
+mod body;
 mod connections;
 mod pace;
+#[cfg(test)]
+mod wire_tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +22,8 @@ use reqwest::{Client, RequestBuilder, StatusCode};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use url::Url;
 
-use self::answer::{Answer, names};
+use self::answer::Answer;
+use self::body::Body;
 use self::connections::Connections;
 use self::pace::{Endpoint, Pace};
 use crate::config::{Credentials, TwitchConfig};
@@ -109,16 +113,7 @@ impl TwitchClient {
         let credentials = self.config.credentials.current();
         let form = [("client_id", credentials.client_id.as_str()), ("token", token.expose())];
         let request = |client: &Client| client.post(self.revoke_url.clone()).form(&form);
-        let answer = self.call(Endpoint::Revoke, Priority::Vital, latest(), request).await?;
-        let message = answer.message();
-        match answer.status {
-            StatusCode::OK => Ok(()),
-            StatusCode::BAD_REQUEST if names(message.as_deref(), &["token"]) => Ok(()),
-            StatusCode::NOT_FOUND if names(message.as_deref(), &["client"]) => {
-                Err(RefreshError::Misconfigured(answer.refused_credentials()))
-            }
-            _ => Err(answer.outage().into()),
-        }
+        self.call(Endpoint::Revoke, Priority::Vital, latest(), request).await?.into_revocation()
     }
 
     /// Asks for a new pair, as whom these credentials say.
@@ -179,8 +174,10 @@ impl TwitchClient {
         let mut response = request(&connection.client).send().await.map_err(|error| no_answer(&error))?;
         let status = response.status();
         let wait = asked_to_wait(response.headers(), self.clock.now());
-        let body = answer::read(&mut response).await?;
-        connection.answered(self.clock.now());
+        let body = Body::read(&mut response).await;
+        if body.cut_short.is_none() {
+            connection.answered(self.clock.now());
+        }
         Metric::TwitchLatency.record(sent.elapsed().as_secs_f64() * 1_000.0);
         Ok(Answer { status, wait, body })
     }
@@ -275,11 +272,16 @@ fn no_answer(error: &reqwest::Error) -> NoAnswer {
     if error.is_connect() {
         return NoAnswer::NotSent(format!("no connection to Twitch: {}", cause(error)));
     }
-    NoAnswer::Lost(if error.is_timeout() {
+    NoAnswer::Lost(no_end(error))
+}
+
+/// Why an answer did not come, or not to its end.
+fn no_end(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
         format!("Twitch did not answer within {} s", CALL_TIMEOUT.as_secs())
     } else {
         format!("Twitch's answer broke off: {}", cause(error))
-    })
+    }
 }
 
 /// The innermost error, which says what happened; the outer ones say in which layer. None holds a body or a header.
