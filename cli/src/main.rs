@@ -21,7 +21,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use adapters::config::{self, LogConfig, Secret, Source, Whole};
-use adapters::store::{Database, migrate};
+use adapters::store::{Database, MissingTables, migrate};
 use adapters::telemetry;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -83,7 +83,14 @@ enum Command {
     /// Encrypt anew what an old key or the other format wrote, while everything runs. Safe to run twice.
     Rekey(rekey::Arguments),
     /// Bring the database to this program's schema. Safe to run twice.
-    Migrate,
+    ///
+    /// Changes nothing if the database does not have the application's tables in the schema `public`, or if they are not as
+    /// expected.
+    Migrate {
+        /// Create the application's tables where they are missing, as in an empty database.
+        #[arg(long)]
+        create_tables: bool,
+    },
     /// The key by which push services know us.
     #[command(subcommand)]
     Vapid(vapid::Command),
@@ -149,8 +156,9 @@ async fn run(command: Command) -> Result<ExitCode> {
             reactivate::run(&database, arguments, &database.clock()).await?;
         }
         Command::Rekey(arguments) => return rekey::run(&source, arguments).await,
-        Command::Migrate => {
-            let version = migrate(&config::database(&source)?.current()).await?;
+        Command::Migrate { create_tables } => {
+            let missing = if create_tables { MissingTables::Create } else { MissingTables::Refuse };
+            let version = migrate(&config::database(&source)?.current(), missing).await?;
             output::line(&format!("The database is at version {version}."))?;
         }
         Command::Vapid(command) => vapid::run(command)?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use adapters::cipher::Column;
 use adapters::config::{RefreshConfig, Source};
 use adapters::signals::NoSignals;
-use adapters::store::{self, PgStore};
+use adapters::store::{self, MissingTables, PgStore};
 use adapters::twitch::TwitchClient;
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -107,7 +107,7 @@ impl World {
     /// If either can't be had.
     pub async fn start(postgres: &Postgres, settings: Settings) -> Result<Self> {
         let migrate = async |url: &str| {
-            store::migrate(&url.parse().context("the database's URL")?)
+            store::migrate(&url.parse().context("the database's URL")?, MissingTables::Create)
                 .await
                 .map(drop)
                 .map_err(anyhow::Error::from)

@@ -22,6 +22,7 @@ mod failure {
     mod crash_at_random;
     mod dead_grants;
     mod failures;
+    mod hidden_rows;
     mod outages;
     mod priorities;
     mod retry;

@@ -1,6 +1,7 @@
 //! A database role that is let in by its password only.
 
-use std::fs::{read_to_string, write};
+use std::fmt::Write as _;
+use std::fs::{self, read_to_string};
 
 use anyhow::Result;
 use local::postgres::Server;
@@ -18,7 +19,7 @@ pub async fn app_with_password(server: &Server, password: &str) -> Result<()> {
     sqlx::query("CREATE ROLE app LOGIN SUPERUSER").execute(&pool).await?;
     change_password(server, password).await?;
     let others = read_to_string(&access_rules)?;
-    write(&access_rules, format!("local all app scram-sha-256\n{others}"))?;
+    fs::write(&access_rules, format!("local all app scram-sha-256\n{others}"))?;
     sqlx::query("SELECT pg_reload_conf()").execute(&pool).await?;
     // The server reads its rules again some time after it said so.
     let without = server.url("postgres").replace("postgres@", "app@");
@@ -43,4 +44,36 @@ pub async fn change_password(server: &Server, password: &str) -> Result<()> {
 /// The URL as `app`, with this password.
 pub fn as_app(url: &str, password: &str) -> String {
     url.replace("postgres@", &format!("app:{password}@"))
+}
+
+/// Names that the application or PostgreSQL has as well.
+const DECOYS: &str = "
+    CREATE SCHEMA shadow;
+    GRANT USAGE ON SCHEMA shadow TO PUBLIC;
+    CREATE DOMAIN shadow.uuid AS integer;
+    CREATE DOMAIN shadow.timestamptz AS integer;
+    CREATE FUNCTION shadow.unnest(anyarray) RETURNS SETOF anyelement LANGUAGE sql AS 'SELECT $1[1] WHERE false';
+    CREATE FUNCTION shadow.to_regclass(text) RETURNS regclass LANGUAGE sql AS 'SELECT NULL::regclass';
+    CREATE FUNCTION shadow.current_setting(text) RETURNS text LANGUAGE sql AS 'SELECT ''off''::text';
+    CREATE FUNCTION shadow.never(pg_catalog.uuid, pg_catalog.uuid) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+    CREATE FUNCTION shadow.never(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+    CREATE FUNCTION shadow.never(bigint, bigint) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+    CREATE OPERATOR shadow.= (LEFTARG = pg_catalog.uuid, RIGHTARG = pg_catalog.uuid, FUNCTION = shadow.never);
+    CREATE OPERATOR shadow.= (LEFTARG = text, RIGHTARG = text, FUNCTION = shadow.never);
+    CREATE OPERATOR shadow.= (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = shadow.never)";
+
+/// Gives this login a search path on which everything of ours has a decoy before it: tables in a schema with the login's own
+/// name; and functions, operators and types in a schema that is named before PostgreSQL's own.
+pub async fn hostile_search_path(pool: &PgPool, role: &str) -> Result<()> {
+    let mut statements = format!("CREATE SCHEMA {role}; GRANT USAGE ON SCHEMA {role} TO PUBLIC;");
+    for table in ["streamers", "campaigns", "campaign_memberships", "users", "push_subscriptions"] {
+        let _ = write!(statements, "CREATE TABLE {role}.{table} (LIKE public.{table});");
+    }
+    let _ = write!(
+        statements,
+        "GRANT ALL ON ALL TABLES IN SCHEMA {role} TO PUBLIC; {DECOYS};
+         ALTER ROLE {role} SET search_path = \"$user\", shadow, pg_catalog, public"
+    );
+    sqlx::raw_sql(AssertSqlSafe(statements)).execute(pool).await?;
+    Ok(())
 }

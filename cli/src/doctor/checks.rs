@@ -1,10 +1,14 @@
 //! What is well and what is not: facts in, a line out. Asks nobody.
 
+use std::fmt::Write as _;
+
 use adapters::CLOCK_TOLERANCE;
 use adapters::cipher::DecryptError;
 use adapters::config::RetryConfig;
 use adapters::signals::RetryGroup;
-use adapters::store::{LastRuns, NotifyRole, Server, StoredTexts, StoredUnder, Waiting};
+use adapters::store::{
+    Hidden, LastRuns, NotifyRole, Rehearsal, Server, StoredTexts, StoredUnder, Tables, Waiting,
+};
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::Authorized;
@@ -23,6 +27,7 @@ pub enum Topic {
     Clock,
     Schema,
     Rights,
+    Rows,
     NotifyRole,
     Tokens,
     Cycles,
@@ -34,12 +39,13 @@ pub enum Topic {
 
 impl Topic {
     /// In the order of the lines.
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Configuration,
         Self::Database,
         Self::Clock,
         Self::Schema,
         Self::Rights,
+        Self::Rows,
         Self::NotifyRole,
         Self::Tokens,
         Self::Cycles,
@@ -56,6 +62,7 @@ impl Topic {
             Self::Clock => "clock",
             Self::Schema => "schema",
             Self::Rights => "rights",
+            Self::Rows => "rows",
             Self::NotifyRole => "notify role",
             Self::Tokens => "tokens",
             Self::Cycles => "cycles",
@@ -157,10 +164,76 @@ pub fn clock(ahead: TimeDelta) -> Check {
     ))
 }
 
-pub fn schema(version: Result<i64, StoreError>) -> Check {
-    match version {
-        Ok(version) => Topic::Schema.ok(format!("at version {version}, which is this program's")),
-        Err(error) => Topic::Schema.fault(error.to_string()),
+/// The version, and the application's tables, which are looked at if the version is right.
+pub fn schema(version: Result<i64, StoreError>, tables: Result<Tables, StoreError>) -> Check {
+    let (version, tables) = match (version, tables) {
+        (Ok(version), Ok(tables)) => (version, tables),
+        (Err(error), _) | (_, Err(error)) => return Topic::Schema.fault(error.to_string()),
+    };
+    if !tables.faults.is_empty() {
+        return Topic::Schema.fault(tables.faults.join("; "));
+    }
+    let mut text = format!("at version {version}, which is this program's");
+    if !tables.without_time_zone.is_empty() {
+        let _ =
+            write!(text, "; without a time zone, taken to be UTC: {}", tables.without_time_zone.join(", "));
+    }
+    Topic::Schema.ok(text)
+}
+
+/// What this login can see, and what became of a cycle's own statements.
+pub fn rows(
+    role: &str,
+    hidden: Result<Vec<Hidden>, StoreError>,
+    rehearsal: Option<Result<Rehearsal, StoreError>>,
+) -> Check {
+    let (hidden, rehearsal) = match (hidden, rehearsal.transpose()) {
+        (Ok(hidden), Ok(rehearsal)) => (hidden, rehearsal),
+        (Err(error), _) | (_, Err(error)) => return Topic::Rows.fault(error.to_string()),
+    };
+    let way_out = format!(
+        "ALTER ROLE \"{role}\" BYPASSRLS, or give it policies FOR ALL with USING (true); a view has to become a table again"
+    );
+    let those = |fits: &dyn Fn(&Hidden) -> bool| {
+        let names: Vec<_> = hidden.iter().filter(|one| fits(one)).map(|one| one.relation.as_str()).collect();
+        names.join(", ")
+    };
+    let unseen = those(&|one| !one.sees_some && !one.only_writes);
+    if !unseen.is_empty() {
+        return Topic::Rows.fault(format!(
+            "{role} sees no row of {unseen}, where row-level security or a view may hide some: {way_out}"
+        ));
+    }
+    match rehearsal {
+        Some(Rehearsal::NotLocked(streamer)) => {
+            return Topic::Rows.fault(format!(
+                "{role} can read {} and not lock the row, so nothing can be refreshed: {way_out}",
+                name(&streamer)
+            ));
+        }
+        Some(Rehearsal::NotWritten(streamer)) => {
+            return Topic::Rows.fault(format!(
+                "{role} can lock the row of {} and not change it, so every new token is lost: {way_out}",
+                name(&streamer)
+            ));
+        }
+        _ => {}
+    }
+    let partly = those(&|_| true);
+    if !partly.is_empty() {
+        return Topic::Rows.warning(format!(
+            "row-level security or a view may hide rows of {partly} from {role}: {way_out}"
+        ));
+    }
+    match rehearsal {
+        Some(Rehearsal::NoStreamer) => Topic::Rows.warning(
+            "public.streamers has no active streamer: if the application has some, DATABASE_URL names another database",
+        ),
+        Some(Rehearsal::Busy) => {
+            Topic::Rows.ok("nothing is hidden; what was tried is held by other runs just now")
+        }
+        Some(_) => Topic::Rows.ok("nothing is hidden; a streamer's row was leased, locked, written, and put back"),
+        None => Topic::Rows.ok("nothing is hidden"),
     }
 }
 

@@ -1,5 +1,5 @@
 //! `tokens doctor`: looks at everything that has to be right, and says of each what to do if it is not. It refreshes
-//! nothing and writes nothing; what it finds out is judged in `checks`.
+//! nothing and leaves nothing written; what it finds out is judged in `checks`.
 
 mod checks;
 
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use adapters::SystemClock;
 use adapters::config::{Source, TwitchConfig, Whole};
 use adapters::signals::RetryGroup;
-use adapters::store::{Database, HISTORY_KEPT, LastRuns, PgStore};
+use adapters::store::{Database, HISTORY_KEPT, LastRuns, PgStore, Tables};
 use adapters::twitch::TwitchClient;
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -84,17 +84,32 @@ async fn database(config: &Whole) -> Vec<Check> {
     };
     let clock = database.clock();
     let mut found = vec![checks::database(&server), checks::clock(clock.ahead())];
-    let schema = checks::schema(database.schema().await);
+    let version = database.schema().await;
+    let tables = if version.is_ok() { database.tables().await } else { Ok(Tables::default()) };
+    let schema = checks::schema(version, tables);
     let is_ours = schema.state == State::Ok;
     found.push(schema);
     if !is_ours {
         return found;
     }
     let now = clock.now();
-    found.push(checks::rights(&server.role, database.missing_rights().await));
+    let store = config
+        .cipher
+        .as_ref()
+        .map(|cipher| PgStore::new(database.clone(), cipher.clone(), Arc::new(clock.clone())));
+    let rights = checks::rights(&server.role, database.missing_rights().await);
+    let has_rights = rights.state == State::Ok;
+    found.push(rights);
+    if has_rights {
+        let hidden = database.hidden().await;
+        let rehearsal = match &store {
+            Some(store) => Some(store.rehearse(now).await),
+            None => None,
+        };
+        found.push(checks::rows(&server.role, hidden, rehearsal));
+    }
     found.push(checks::notify_role(database.notify_role().await));
-    if let Some(cipher) = &config.cipher {
-        let store = PgStore::new(database.clone(), cipher.clone(), Arc::new(clock));
+    if let Some(store) = &store {
         found.push(checks::tokens(store.stored_texts(now).await));
     }
     let runs = last_runs(&database, now).await;

@@ -14,7 +14,7 @@ mod statements;
 
 use std::fmt::Write as _;
 
-use adapters::store::{Database, migrate};
+use adapters::store::{Database, MissingTables, migrate};
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 use domain::Clock as _;
@@ -37,7 +37,7 @@ pub async fn run() -> Result<()> {
     let postgres = Postgres::own(Settings { durable: true, ..Settings::default() }).await?;
     let database = postgres.create_empty().await?;
     let options: PgConnectOptions = database.url().parse()?;
-    migrate(&options).await?;
+    migrate(&options, MissingTables::Create).await?;
     let now = TurnableClock::frozen().now();
     invented::fill(&options, now).await?;
     print!("{}", document(&options, now).await?);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use end_to_end::people::{campaign, device, refused_before, refused_streamer, sender, user};
 use end_to_end::requests::{authorization_path, authorizations_path, check_path, event, membership};
-use end_to_end::roles::{app_with_password, as_app};
+use end_to_end::roles::{app_with_password, as_app, hostile_search_path};
 use end_to_end::{binary, changed, tokens, world};
 use local::aws::{Fault as AwsFault, Service, SimulatedAws};
 use local::binaries::workspace;
@@ -20,12 +20,13 @@ use push::VapidKey;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
 
-const ALL: [&str; 12] = [
+const ALL: [&str; 13] = [
     "configuration",
     "database",
     "clock",
     "schema",
     "rights",
+    "rows",
     "notify role",
     "tokens",
     "cycles",
@@ -36,7 +37,7 @@ const ALL: [&str; 12] = [
 ];
 
 /// What depends on a database that lets us in, and is on our schema.
-const IN_THE_SCHEMA: [&str; 5] = ["rights", "notify role", "tokens", "cycles", "outbox"];
+const IN_THE_SCHEMA: [&str; 6] = ["rights", "rows", "notify role", "tokens", "cycles", "outbox"];
 
 type Environment = Vec<(String, String)>;
 
@@ -286,8 +287,14 @@ async fn a_login_that_lacks_rights_is_told_each_and_needs_no_other() -> Result<(
     for grant in to_work {
         sql(&world.pool, grant).await?;
     }
-    doctor(&environment).await?.says("rights", "ok", "token_app may do all that a cycle does");
+    let said = doctor(&environment).await?;
+    said.says("rights", "ok", "token_app may do all that a cycle does");
+    said.says("rows", "warning", "has no active streamer");
+    // And whatever its search path is.
+    hostile_search_path(&world.pool, "token_app").await?;
     everything_as(&world, &environment).await?;
+    let said = doctor(&environment).await?;
+    said.says("rows", "ok", "a streamer's row was leased, locked, written, and put back");
 
     sql(&world.pool, "REVOKE UPDATE (is_active) ON streamers FROM token_app").await?;
     let said = doctor(&environment).await?;
@@ -342,6 +349,42 @@ async fn everything_as(world: &World, environment: &Environment) -> Result<()> {
         let printed = tokens(environment, command).await?;
         ensure!(printed.code == 0, "{command:?}: {printed:?}");
     }
+    Ok(())
+}
+
+/// The doctor does what a cycle does.
+#[tokio::test]
+async fn rows_that_are_hidden_or_not_to_be_changed_are_a_fault() -> Result<()> {
+    binary("tokens").await?;
+    let postgres = Postgres::own(ServerSettings::default()).await?;
+    let world = World::start(&postgres, Settings::default()).await?;
+    sql(
+        &world.pool,
+        "CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA token_refresh TO app;
+         GRANT ALL ON ALL TABLES IN SCHEMA public, token_refresh TO app",
+    )
+    .await?;
+    let aria = world.add(NewStreamer::due("aria")).await?;
+    let before = world.row(aria).await?;
+    let said = async |change: &str| {
+        sql(&world.pool, change).await?;
+        with(&world, &[("DATABASE_URL", &world.database_url().replace("postgres@", "app@"))]).await
+    };
+    said("").await?.says("rows", "ok", "leased, locked, written, and put back");
+    let hidden = said("ALTER TABLE streamers ENABLE ROW LEVEL SECURITY").await?;
+    hidden.says("rows", "fault", "app sees no row of public.streamers, where");
+    let read = said("CREATE POLICY read ON streamers FOR SELECT USING (true)").await?;
+    read.says("rows", "fault", "app can read Aria (aria) and not lock the row");
+    let partly = said("CREATE POLICY own ON streamers FOR UPDATE USING (twitch_login = 'aria')").await?;
+    partly.says("rows", "warning", "may hide rows of public.streamers from app");
+    let ok = said("CREATE POLICY change ON streamers FOR UPDATE USING (true)").await?;
+    ok.says("rows", "ok", "leased, locked, written, and put back");
+    let devices = said("ALTER TABLE push_subscriptions ENABLE ROW LEVEL SECURITY").await?;
+    devices.says("rows", "fault", "app sees no row of public.push_subscriptions, where");
+    assert_eq!(world.row(aria).await?, before);
+    let history: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM token_refresh.refreshes").fetch_one(&world.pool).await?;
+    assert_eq!(history, 0);
     Ok(())
 }
 

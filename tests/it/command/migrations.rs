@@ -1,12 +1,19 @@
 //! The migrations, on an empty database and on those that the existing application has.
 
-use adapters::store::{Database, migrate};
+use std::fs::{DirEntry, read, read_dir, read_to_string};
+
+use adapters::store::{Database, MissingTables, migrate};
 use anyhow::{Context as _, Result};
 use end_to_end::cycles::planned;
+use end_to_end::roles::hostile_search_path;
 use end_to_end::{Still, run};
-use local::postgres::Postgres;
+use local::binaries::workspace;
+use local::postgres::{Postgres, Settings};
 use local::world::NewStreamer;
-use sqlx::PgPool;
+use serde_json::Value;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgPool, SqlSafeStr as _};
 
 /// The application's tables as its own migrations made them, before it knew of refreshes.
 const APPLICATION: &str = "
@@ -31,6 +38,14 @@ const APPLICATION: &str = "
     INSERT INTO streamers (twitch_user_id, twitch_login, twitch_display_name, refresh_token_encrypted, created_at,
         updated_at) VALUES ('1', 'kept', 'Kept', 'as it was', now(), now());";
 
+const NOTIFICATIONS: &str = "
+    CREATE TABLE push_subscriptions (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), user_id uuid REFERENCES users,
+        endpoint text UNIQUE NOT NULL, p256dh text, auth text NOT NULL, user_agent text, device_name varchar(100),
+        created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL, last_used_at timestamptz);
+    CREATE TABLE notification_preferences (id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+        user_id uuid UNIQUE REFERENCES users, push_enabled boolean DEFAULT true,
+        token_refresh_failed boolean DEFAULT true, created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL)";
+
 const THREE_COLUMNS: &str = "ALTER TABLE streamers ADD token_expires_at timestamptz,
     ADD last_token_refresh_at timestamptz, ADD token_refresh_failed_at timestamptz;
     UPDATE streamers SET token_expires_at = '2026-11-23 20:00:00+00'";
@@ -42,14 +57,14 @@ async fn migrated(before: &[&'static str]) -> Result<(local::postgres::Database,
         sqlx::raw_sql(*sql).execute(&pool).await?;
     }
     let options = database.url().parse()?;
-    migrate(&options).await?;
-    migrate(&options).await?;
+    migrate(&options, MissingTables::Create).await?;
+    migrate(&options, MissingTables::Create).await?;
     Database::open(options).await?;
     Ok((database, pool))
 }
 
 #[tokio::test]
-async fn an_empty_database() -> Result<()> {
+async fn an_empty_database_is_given_the_applications_tables() -> Result<()> {
     let (_database, pool) = migrated(&[]).await?;
     let tables: Vec<String> =
         sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
@@ -87,7 +102,11 @@ async fn the_applications_database_with_and_without_the_three_columns() -> Resul
 async fn several_at_once() -> Result<()> {
     let database = Postgres::shared().await?.create_empty().await?;
     let options = database.url().parse()?;
-    let (a, b, c) = tokio::join!(migrate(&options), migrate(&options), migrate(&options));
+    let (a, b, c) = tokio::join!(
+        migrate(&options, MissingTables::Create),
+        migrate(&options, MissingTables::Create),
+        migrate(&options, MissingTables::Create)
+    );
     a?;
     b?;
     c?;
@@ -122,5 +141,133 @@ async fn a_page_reads_no_more_than_it_returns() -> Result<()> {
     let plan = local::plans::page(&world.pool, still.now()).await?;
     assert!(plan.contains("token_refresh_authorized_idx"), "{plan}");
     assert!(!plan.contains("Seq Scan") && !plan.contains("Sort"), "{plan}");
+    Ok(())
+}
+
+/// On a migrated database, with nothing on the search path.
+async fn without_a_search_path() -> Result<(Still, PgConnection)> {
+    let still = Still::new().await?;
+    let mut connection = PgConnection::connect(still.world.database_url()).await?;
+    sqlx::raw_sql("SET search_path = ''").execute(&mut connection).await?;
+    Ok((still, connection))
+}
+
+#[tokio::test]
+async fn every_statement_names_its_schema() -> Result<()> {
+    let (_still, mut connection) = without_a_search_path().await?;
+    let files: Vec<_> = read_dir(workspace().join("shared/adapters/.sqlx"))?.collect::<Result<_, _>>()?;
+    assert!(files.len() > 30);
+    for file in files {
+        let checked: Value = serde_json::from_slice(&read(file.path())?)?;
+        let statement = checked["query"].as_str().context("a statement")?;
+        let prepared = connection.prepare(AssertSqlSafe(statement).into_sql_str()).await;
+        prepared.with_context(|| format!("of {statement}"))?;
+    }
+    Ok(())
+}
+
+/// Those from 0006 on by their texts, which run without a search path. Those before are released: they run with the
+/// application's schema alone on it.
+#[tokio::test]
+async fn migrations_and_functions_name_their_schemas() -> Result<()> {
+    let (_still, mut connection) = without_a_search_path().await?;
+    let mut files: Vec<_> = read_dir(workspace().join("migrations"))?.collect::<Result<_, _>>()?;
+    files.sort_by_key(DirEntry::file_name);
+    for file in files.iter().filter(|file| file.file_name() > *"0006") {
+        let statements = read_to_string(file.path())?;
+        let ran = sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut connection).await;
+        ran.with_context(|| format!("{} a second time", file.path().display()))?;
+    }
+    let unpinned: Vec<String> = sqlx::query_scalar(
+        "SELECT proname::text FROM pg_proc WHERE pronamespace = 'token_refresh'::regnamespace
+           AND NOT coalesce(proconfig, '{}') @> '{\"search_path=pg_catalog, pg_temp\"}'",
+    )
+    .fetch_all(&mut connection)
+    .await?;
+    assert_eq!(unpinned, [""; 0]);
+    Ok(())
+}
+
+/// The tables that the search path finds first are somebody else's.
+#[tokio::test]
+async fn application_tables_are_found_whatever_the_search_path_is() -> Result<()> {
+    let postgres = Postgres::own(Settings::default()).await?;
+    let database = postgres.create_empty().await?;
+    let pool = PgPool::connect(database.url()).await?;
+    sqlx::raw_sql(APPLICATION).execute(&pool).await?;
+    sqlx::raw_sql(NOTIFICATIONS).execute(&pool).await?;
+    sqlx::raw_sql("CREATE ROLE owner LOGIN SUPERUSER").execute(&pool).await?;
+    hostile_search_path(&pool, "owner").await?;
+    let options = database.url().parse::<PgConnectOptions>()?.username("owner");
+
+    migrate(&options, MissingTables::Refuse).await?;
+
+    let columns = "SELECT array_agg(table_schema::text) FROM information_schema.columns
+                   WHERE column_name = 'token_expires_at'";
+    assert_eq!(sqlx::query_scalar::<_, Vec<String>>(columns).fetch_one(&pool).await?, ["public"]);
+    let indexes =
+        "SELECT DISTINCT schemaname::text FROM pg_indexes WHERE indexname LIKE 'token\\_refresh\\_%'";
+    assert_eq!(sqlx::query_scalar::<_, String>(indexes).fetch_all(&pool).await?, ["public"]);
+    Database::open(options).await?;
+    Ok(())
+}
+
+/// The version before took the tables that its search path found first: its own, in another schema.
+#[tokio::test]
+async fn an_installation_in_another_schema_is_moved_to_the_applications_tables() -> Result<()> {
+    let database = Postgres::shared().await?.create_empty().await?;
+    let pool = PgPool::connect(database.url()).await?;
+    sqlx::raw_sql(APPLICATION).execute(&pool).await?;
+    sqlx::raw_sql(NOTIFICATIONS).execute(&pool).await?;
+    let mut astray = PgConnection::connect(database.url()).await?;
+    sqlx::raw_sql("CREATE SCHEMA other; SET search_path = other").execute(&mut astray).await?;
+    let all = Migrator::new(workspace().join("migrations")).await?;
+    let released = all.iter().filter(|migration| migration.version <= 5).cloned().collect();
+    let mut released = Migrator { migrations: released, ..Migrator::DEFAULT };
+    released.dangerous_set_table_name("token_refresh._sqlx_migrations");
+    released.create_schema("token_refresh");
+    released.run(&mut astray).await?;
+    sqlx::raw_sql(
+        "INSERT INTO other.streamers (twitch_user_id, twitch_login, twitch_display_name, created_at, updated_at)
+             VALUES ('9', 'astray', 'Astray', now(), now());
+         INSERT INTO token_refresh.streamers (streamer_id, fence) SELECT id, 1 FROM other.streamers",
+    )
+    .execute(&mut astray)
+    .await?;
+
+    migrate(&database.url().parse()?, MissingTables::Refuse).await?;
+
+    sqlx::raw_sql(
+        "INSERT INTO token_refresh.streamers (streamer_id, fence) SELECT id, 1 FROM public.streamers",
+    )
+    .execute(&pool)
+    .await?;
+    let kept: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM token_refresh.streamers").fetch_one(&pool).await?;
+    assert_eq!(kept, 1);
+    sqlx::query("SELECT token_expires_at FROM public.streamers").execute(&pool).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn tables_that_are_not_the_applications_are_named_before_anything_is_written() -> Result<()> {
+    for (before, says) in [
+        (
+            "CREATE TABLE public.streamers (id bigint PRIMARY KEY)",
+            "public.streamers.id is of the type bigint, and has to be uuid",
+        ),
+        ("CREATE VIEW public.streamers AS SELECT 1 AS id", "public.streamers is not a table but a view"),
+    ] {
+        let database = Postgres::shared().await?.create_empty().await?;
+        let pool = PgPool::connect(database.url()).await?;
+        sqlx::raw_sql(before).execute(&pool).await?;
+        for missing in [MissingTables::Refuse, MissingTables::Create] {
+            let refused = migrate(&database.url().parse()?, missing).await.err().context("refused")?;
+            assert!(refused.to_string().contains(says), "{refused}");
+        }
+        let tables = "SELECT count(*) FROM pg_class WHERE relnamespace IN
+                          ('public'::regnamespace, to_regnamespace('token_refresh')) AND relkind IN ('r', 'v')";
+        assert_eq!(sqlx::query_scalar::<_, i64>(tables).fetch_one(&pool).await?, 1);
+    }
     Ok(())
 }

@@ -295,14 +295,24 @@ async fn a_wrong_password_is_told_without_it() -> Result<()> {
 #[tokio::test]
 async fn a_schema_that_is_missing_old_or_newer_is_told() -> Result<()> {
     let (world, _, _) = two().await?;
-    // They are numbered from 1.
-    let newest = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations"))?.count();
+    let mut versions = Vec::new();
+    for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations"))? {
+        let name = file?.file_name().into_string().unwrap_or_default();
+        versions.extend(name.split('_').next().and_then(|number| number.parse::<i64>().ok()));
+    }
+    versions.sort_unstable();
+    let [.., before, newest] = versions[..] else { panic!("{versions:?}") };
     let empty = Postgres::shared().await?.create_empty().await?;
     let environment = changed(world.environment(), &[("DATABASE_URL", empty.url())]);
     for command in [&["refresh"][..], &["status"]] {
         refused(&environment, command, 1, "run `tokens migrate`").await?;
     }
-    let printed = tokens(&environment, &["migrate"]).await?;
+    let unrelated = "has none of the application's tables (public.users, ";
+    refused(&environment, &["migrate"], 1, unrelated).await?;
+    let pool = sqlx::PgPool::connect(empty.url()).await?;
+    let nothing = "SELECT NOT EXISTS (SELECT FROM pg_tables WHERE schemaname IN ('public', 'token_refresh'))";
+    assert!(sqlx::query_scalar::<_, bool>(nothing).fetch_one(&pool).await?);
+    let printed = tokens(&environment, &["migrate", "--create-tables"]).await?;
     assert_eq!(
         (printed.code, printed.stdout.as_str()),
         (0, format!("The database is at version {newest}.\n").as_str()),
@@ -311,11 +321,9 @@ async fn a_schema_that_is_missing_old_or_newer_is_told() -> Result<()> {
     assert_eq!(tokens(&environment, &["migrate"]).await?.code, 0, "twice is fine");
     assert_eq!(tokens(&environment, &["refresh"]).await?.code, 0);
 
-    let pool = sqlx::PgPool::connect(empty.url()).await?;
-    let newest = i64::try_from(newest)?;
     let forget = sqlx::query("DELETE FROM token_refresh._sqlx_migrations WHERE version = $1");
     forget.bind(newest).execute(&pool).await?;
-    let says = format!("at version {} and this program needs {newest}: run `tokens migrate`", newest - 1);
+    let says = format!("at version {before} and this program needs {newest}: run `tokens migrate`");
     refused(&environment, &["refresh"], 1, &says).await?;
     assert_eq!(tokens(&environment, &["migrate"]).await?.code, 0);
     let future = sqlx::query("UPDATE token_refresh._sqlx_migrations SET version = 1000 WHERE version = $1");

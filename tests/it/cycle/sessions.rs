@@ -148,7 +148,7 @@ async fn the_function_remembers_and_the_command_tells() -> Result<()> {
     assert_eq!(document["worst"][0]["streamer_id"], json!(id.to_string()));
     assert_eq!(document["worst"][0]["gaps"][0]["kind"], "dead");
 
-    for (length, told) in [("7w", "90m, 2h or 7d"), ("31d", "longer than 30d")] {
+    for (length, told) in [("7x", "90m, 2h or 7d"), ("31d", "longer than 30d")] {
         let printed = tokens(&world.environment(), &["coverage", "--since", length]).await?;
         assert_eq!(printed.code, 2, "{printed:?}");
         assert!(printed.stderr.contains(told), "{}", printed.stderr);

@@ -3,13 +3,15 @@
 
 use adapters::store::{Database, Lookup};
 use anyhow::Result;
-use chrono::{DateTime, Datelike, TimeDelta, Utc};
-use domain::StreamerId;
+use chrono::{DateTime, Datelike, SubsecRound as _, TimeDelta, Utc};
 use domain::health::Finding;
+use domain::policy::FailureKind;
 use domain::report::{Outcome, Skip};
+use domain::{Authorized, StreamerId};
 use end_to_end::cycles::{planned, sweep};
 use end_to_end::requests::{membership, request, runner};
 use end_to_end::{Still, run};
+use local::twitch::{Endpoint, Fault};
 use local::world::{NewStreamer, World};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnectOptions;
@@ -208,6 +210,88 @@ async fn what_goes_on_for_ever_can_be_revoked() -> Result<()> {
         .fetch_one(&world.pool)
         .await?;
         assert_eq!(ends, Some(still.now()), "since {granted_at} to {end}");
+    }
+    Ok(())
+}
+
+/// Columns of the application that keep less than what is written into them.
+const INEXACT: [&str; 4] = ["timestamptz(3)", "timestamptz(0)", "timestamp", "timestamp(0)"];
+
+/// A still world whose application has columns of this type, at this part of a second.
+async fn inexact(kind: &str, nanoseconds: u32) -> Result<Still> {
+    let still = Still::new().await?;
+    let whole = still.now().trunc_subsecs(0) + TimeDelta::seconds(1);
+    let ahead = whole + TimeDelta::nanoseconds(nanoseconds.into()) - still.now();
+    still.clock.advance(ahead.to_std()?);
+    let columns = [
+        ("streamers", "token_expires_at"),
+        ("streamers", "last_token_refresh_at"),
+        ("streamers", "token_refresh_failed_at"),
+        ("streamers", "updated_at"),
+        ("campaign_memberships", "poll_authorization_granted_at"),
+        ("campaign_memberships", "poll_authorization_expires_at"),
+        ("campaign_memberships", "updated_at"),
+    ];
+    for (table, column) in columns {
+        let change = format!("ALTER TABLE public.{table} ALTER {column} TYPE {kind}");
+        sqlx::query(AssertSqlSafe(change)).execute(&still.world.pool).await?;
+    }
+    Ok(still)
+}
+
+/// An outage is no refusal, so the first refusal after it deactivates nobody.
+#[tokio::test]
+async fn kind_of_a_failure_survives_columns_that_round() -> Result<()> {
+    for kind in INEXACT {
+        for part in [400_000_321, 600_000_789] {
+            let still = inexact(kind, part).await?;
+            let world = &still.world;
+            let id = world.add(NewStreamer::due("aria")).await?;
+            world.twitch.fault("aria", Fault::ServerError.on(Endpoint::Token))?;
+            run(&world.service(&[]).await?, &planned()).await;
+            let found = database(world).await?.find(id, still.now()).await?;
+            let Lookup::Authorized(Authorized { token, .. }) = found else { panic!("{kind}: {found:?}") };
+            assert_eq!(token.failure.map(|failure| failure.kind), Some(FailureKind::Outage), "{kind}");
+
+            world.twitch.clear_faults("aria")?;
+            world.twitch.disconnect("aria")?;
+            still.turn(16);
+            let ran = run(&world.service(&[]).await?, &planned()).await;
+            assert_eq!(ran.report.failed, 1, "{kind}: {:?}", ran.report);
+            let is_active = sqlx::query_scalar("SELECT is_active FROM streamers WHERE id = $1").bind(id.0);
+            assert!(is_active.fetch_one(&world.pool).await?, "{kind}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_grant_is_one_session_in_columns_that_round() -> Result<()> {
+    for kind in INEXACT {
+        for part in [400_000_321, 600_000_789] {
+            let still = inexact(kind, part).await?;
+            let world = &still.world;
+            let (runner, database) = (runner(world).await?, database(world).await?);
+            let dead = NewStreamer {
+                token_left: TimeDelta::minutes(-10),
+                authorized_for: None,
+                ..NewStreamer::due("aria")
+            };
+            let id = world.add(dead).await?;
+            let key = membership(world, id).await?;
+            let from = still.now();
+            assert!(runner.grant(key, &request()).await.is_ok(), "{kind}");
+            assert_eq!(database.remember_sessions(still.now()).await?, 0, "{kind}: it is known already");
+            still.turn(10);
+            assert_eq!(database.remember_sessions(still.now()).await?, 0, "{kind}: it has not changed");
+            let coverage = database.coverage(from - TimeDelta::hours(1), still.now()).await?;
+            assert_eq!((coverage.sessions, coverage.broken.as_slice()), (1, &[][..]), "{kind}");
+
+            runner.revoke(key).await??;
+            let revoked = database.membership(key, still.now()).await?;
+            assert!(revoked.is_ok_and(|one| one.remaining(still.now()).is_none()), "{kind}");
+            assert_eq!(database.remember_sessions(still.now()).await?, 0, "{kind}: it was ended exactly");
+        }
     }
     Ok(())
 }

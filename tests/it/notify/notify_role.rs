@@ -1,6 +1,6 @@
 //! The database role of the function notify: it delivers the outbox, and can read no token.
 
-use adapters::store::migrate;
+use adapters::store::{MissingTables, migrate};
 use anyhow::{Context as _, Result};
 use domain::notification::PushAnswer;
 use end_to_end::Still;
@@ -114,8 +114,8 @@ async fn where_the_role_has_to_be_created_by_hand() -> Result<()> {
     .await?;
     let app = database.url().parse::<PgConnectOptions>()?.username("app");
 
-    migrate(&app).await?;
-    migrate(&app).await?;
+    migrate(&app, MissingTables::Create).await?;
+    migrate(&app, MissingTables::Create).await?;
 
     assert!(PgConnection::connect_with(&as_notify(database.url())?).await.is_err(), "there is no such role");
     sqlx::raw_sql("CREATE ROLE token_refresh_notify NOLOGIN").execute(&superuser).await?;
@@ -141,8 +141,12 @@ async fn several_databases_migrate_at_once() -> Result<()> {
     }
     let options: Vec<PgConnectOptions> =
         databases.iter().map(|database| database.url().parse()).collect::<Result<_, _>>()?;
-    let (a, b, c, d) =
-        tokio::join!(migrate(&options[0]), migrate(&options[1]), migrate(&options[2]), migrate(&options[3]));
+    let (a, b, c, d) = tokio::join!(
+        migrate(&options[0], MissingTables::Create),
+        migrate(&options[1], MissingTables::Create),
+        migrate(&options[2], MissingTables::Create),
+        migrate(&options[3], MissingTables::Create)
+    );
     for done in [a, b, c, d] {
         done?;
     }
@@ -158,7 +162,7 @@ async fn several_databases_migrate_at_once() -> Result<()> {
 async fn a_login_role_in_the_group_has_its_rights() -> Result<()> {
     let postgres = Postgres::own(Settings::default()).await?;
     let database = postgres.create_empty().await?;
-    migrate(&database.url().parse()?).await?;
+    migrate(&database.url().parse()?, MissingTables::Create).await?;
     let superuser = PgPool::connect(database.url()).await?;
     sqlx::raw_sql("CREATE ROLE notify LOGIN IN ROLE token_refresh_notify").execute(&superuser).await?;
     let options = database.url().parse::<PgConnectOptions>()?.username("notify");

@@ -29,6 +29,52 @@ fn clocks_may_be_a_little_apart() {
 }
 
 #[test]
+fn hidden_rows_are_a_fault_where_nothing_is_seen_or_nothing_can_be_changed() {
+    let hidden =
+        |sees_some, only_writes| Hidden { relation: "public.streamers".to_owned(), sees_some, only_writes };
+    let aria = || Streamer {
+        id: StreamerId(Uuid::nil()),
+        login: "aria".to_owned(),
+        display_name: "Aria".to_owned(),
+    };
+    for (found, rehearsal, state, says) in [
+        (vec![], Rehearsal::Done, State::Ok, "nothing is hidden; a streamer's row was leased"),
+        (vec![], Rehearsal::Busy, State::Ok, "held by other runs"),
+        (vec![], Rehearsal::NoStreamer, State::Warning, "has no active streamer"),
+        (
+            vec![hidden(false, false)],
+            Rehearsal::NoStreamer,
+            State::Fault,
+            "app sees no row of public.streamers",
+        ),
+        (
+            vec![hidden(true, true)],
+            Rehearsal::NotLocked(aria()),
+            State::Fault,
+            "app can read Aria (aria) and not lock",
+        ),
+        (
+            vec![],
+            Rehearsal::NotWritten(aria()),
+            State::Fault,
+            "app can lock the row of Aria (aria) and not change it",
+        ),
+        (
+            vec![hidden(true, false)],
+            Rehearsal::Done,
+            State::Warning,
+            "may hide rows of public.streamers from app",
+        ),
+        (vec![hidden(true, true)], Rehearsal::Done, State::Warning, r#"ALTER ROLE "app" BYPASSRLS"#),
+    ] {
+        let check = rows("app", Ok(found), Some(Ok(rehearsal.clone())));
+        assert_eq!(check.state, state, "{rehearsal:?}: {check:?}");
+        assert!(check.text.contains(says), "{check:?}");
+    }
+    assert_eq!(rows("app", Ok(vec![]), None).state, State::Ok);
+}
+
+#[test]
 fn what_has_no_line_is_told() {
     let checks = [configuration(&["a fault".to_owned(), "another".to_owned()]), vec![vapid(None)]].concat();
     let missing = not_among(&checks);

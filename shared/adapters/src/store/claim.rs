@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::ports::{Claim, Lease, Unreadable};
 use domain::{AccessToken, Monotonic, RefreshToken, StreamerId};
-use sqlx::Error;
+use sqlx::{Error, PgConnection};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -112,11 +112,24 @@ impl PgStore {
         until: DateTime<Utc>,
     ) -> Result<(Vec<Uuid>, Vec<i64>), Error> {
         let mut connection = kept.take(&self.database).await?;
-        // In the order of the ids, and ours before the application's, so that two runs that want the same streamers never
-        // wait for each other in a ring. A row that somebody has locked could not be written either: a new pair would have
-        // no place.
-        let leases = sqlx::query!(
-            r#"
+        let leases = take_leases(&mut connection, ids, now, until).await?;
+        kept.keep(connection);
+        Ok(leases)
+    }
+}
+
+/// Answers on whom, with which fencing ids.
+pub(super) async fn take_leases(
+    connection: &mut PgConnection,
+    ids: &[Uuid],
+    now: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> Result<(Vec<Uuid>, Vec<i64>), Error> {
+    // In the order of the ids, and ours before the application's, so that two runs that want the same streamers never
+    // wait for each other in a ring. A row that somebody has locked could not be written either: a new pair would have
+    // no place.
+    let leases = sqlx::query!(
+        r#"
             WITH known AS ( -- locked before the streamer, as whoever writes a result does
                 SELECT streamer_id FROM token_refresh.streamers WHERE streamer_id = ANY($1)
                 ORDER BY streamer_id FOR UPDATE
@@ -130,15 +143,13 @@ impl PgStore {
                 WHERE ours.leased_until IS NULL OR ours.leased_until <= $2
             RETURNING streamer_id, fence
             "#,
-            ids,
-            now,
-            until
-        )
-        .fetch_all(&mut *connection)
-        .await?;
-        kept.keep(connection);
-        Ok(leases.into_iter().map(|lease| (lease.streamer_id, lease.fence)).unzip())
-    }
+        ids,
+        now,
+        until
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(leases.into_iter().map(|lease| (lease.streamer_id, lease.fence)).unzip())
 }
 
 /// A stored token in plain; `None` if none is stored.

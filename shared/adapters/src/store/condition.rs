@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::ports::StoreError;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use super::{Database, PgStore, failed, schema};
+use super::{Database, PgStore, failed, schema, tables};
 use crate::SystemClock;
 use crate::cipher::{Column, DecryptError};
 use crate::secrets::Live;
@@ -60,6 +60,15 @@ pub struct Server {
     pub role: String,
     /// Whether its certificate was checked. Without that, it is on this machine.
     pub verified: bool,
+}
+
+/// The application's tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tables {
+    /// What has to be another way.
+    pub faults: Vec<String>,
+    /// Columns of times that have no time zone, and are taken to be UTC.
+    pub without_time_zone: Vec<String>,
 }
 
 /// The texts that are stored under one key, or in no format that has one.
@@ -150,6 +159,17 @@ impl Database {
     /// As [`Database::open`].
     pub async fn schema(&self) -> Result<i64, StoreError> {
         schema::check(self).await
+    }
+
+    /// The application's tables, as far as they matter to us.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn tables(&self) -> Result<Tables, StoreError> {
+        let found = tables::look(&mut *self.connection().await?).await;
+        let found = found.map_err(failed("looking at the application's tables"))?;
+        Ok(Tables { faults: found.after(), without_time_zone: found.without_time_zone() })
     }
 
     /// What this login may not do and has to, as it stands in a `GRANT`: `UPDATE (is_active) ON public.streamers`.

@@ -31,11 +31,26 @@ const CONNECTIONS: u32 = 4;
 /// there, which takes hours.
 const LIMITS: &str = "SET lock_timeout = '2s'; SET idle_in_transaction_session_timeout = '5s'";
 
-/// Whether a failover has made a standby of the server, which goes on answering, to a connection from before; and whether a
-/// limit is missing; and the server's time, in microseconds since 1970.
-const CONDITION: &str = "SELECT current_setting('transaction_read_only') = 'on', '0' IN \
-    (current_setting('lock_timeout'), current_setting('idle_in_transaction_session_timeout')), \
-    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+/// Whether a failover has made a standby of the server, which goes on answering, to a connection from before; whether a
+/// limit is missing; and whether the login's search path names PostgreSQL's own schema behind others. Its own names don't
+/// depend on that path. Last, the server's time, in microseconds since 1970.
+const CONDITION: &str = r#"SELECT
+    pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'on',
+    pg_catalog.current_setting('lock_timeout') OPERATOR(pg_catalog.=) '0'
+        OR pg_catalog.current_setting('idle_in_transaction_session_timeout') OPERATOR(pg_catalog.=) '0',
+    pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.~) ',[ ]*"?pg_catalog',
+    (extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)::bigint"#;
+
+/// Functions, operators and types are PostgreSQL's own, whatever else the path has of the same name: its schema comes first
+/// unless a path names it elsewhere. What else is on the path stays there, for whoever shares the connection behind a pooler.
+const OWN_NAMES_FIRST: &str = "SELECT pg_catalog.set_config('search_path', \
+    pg_catalog.concat('pg_catalog, ', pg_catalog.current_setting('search_path')), false)";
+
+struct Condition {
+    read_only: bool,
+    unlimited: bool,
+    shadowed: bool,
+}
 
 /// A pool that connects when it has to. `read_only` says of its newest connection whether it takes no writes. Each answer of
 /// the server corrects the clock.
@@ -48,13 +63,16 @@ pub(super) fn pool(options: PgConnectOptions, read_only: Arc<AtomicBool>, clock:
         .after_connect(move |connection, _| {
             let (read_only, clock) = (read_only.clone(), new.clone());
             Box::pin(async move {
-                let (refuses, unlimited) = condition(connection, &clock).await?;
-                read_only.store(refuses, Ordering::Relaxed);
-                if refuses {
+                let found = condition(connection, &clock).await?;
+                read_only.store(found.read_only, Ordering::Relaxed);
+                if found.read_only {
                     return Err(standby());
                 }
-                if unlimited {
-                    sqlx::raw_sql(LIMITS).execute(connection).await?;
+                if found.unlimited {
+                    sqlx::raw_sql(LIMITS).execute(&mut *connection).await?;
+                }
+                if found.shadowed {
+                    sqlx::raw_sql(OWN_NAMES_FIRST).execute(connection).await?;
                 }
                 Ok(())
             })
@@ -81,15 +99,15 @@ pub(super) fn standby() -> Error {
 async fn is_well(connection: &mut PgConnection, clock: &DatabaseClock) -> bool {
     timeout(ANSWER_TIMEOUT, condition(connection, clock))
         .await
-        .is_ok_and(|answer| matches!(answer, Ok((false, _))))
+        .is_ok_and(|answer| answer.is_ok_and(|found| !found.read_only))
 }
 
-async fn condition(connection: &mut PgConnection, clock: &DatabaseClock) -> Result<(bool, bool), Error> {
+async fn condition(connection: &mut PgConnection, clock: &DatabaseClock) -> Result<Condition, Error> {
     let asked_at = clock.machine().monotonic();
     let row = sqlx::raw_sql(CONDITION).fetch_one(connection).await?;
     let (answered_at, round_trip) = (clock.machine().now(), clock.machine().monotonic() - asked_at);
-    if let Some(theirs) = DateTime::from_timestamp_micros(row.try_get(2)?) {
+    if let Some(theirs) = DateTime::from_timestamp_micros(row.try_get(3)?) {
         clock.correct(theirs, answered_at, round_trip);
     }
-    Ok((row.try_get(0)?, row.try_get(1)?))
+    Ok(Condition { read_only: row.try_get(0)?, unlimited: row.try_get(1)?, shadowed: row.try_get(2)? })
 }

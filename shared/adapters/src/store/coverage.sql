@@ -109,6 +109,8 @@ gap AS (
            min(begins_at) AS begins_at, max(stops_at) AS stops_at, array_agg(reason ORDER BY begins_at) AS reasons
     FROM numbered
     GROUP BY membership_id, granted_at, streamer_id, campaign_id, ends_at, deactivated_at, dead, number
+    -- The refresh of a grant ends when the session begins; a column of whole seconds may put the beginning before it.
+    HAVING min(begins_at) > granted_at OR max(stops_at) - min(begins_at) >= interval '1 second'
 ),
 total AS (
     SELECT count(*) AS sessions, sum(seconds) AS seconds

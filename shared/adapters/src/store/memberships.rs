@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use domain::authorization::{Authorization, Membership, MembershipStatus, Participant, Unknown};
 use domain::ports::{Attempt, Memberships, StoreError};
 use domain::{CampaignId, MembershipKey, StreamerId};
@@ -36,6 +36,16 @@ async fn in_time<T>(
 ) -> Result<T, StoreError> {
     let late = |_| Err(StoreError(format!("the database failed at {doing}: no answer within 3 s")));
     timeout(REQUEST_TIMEOUT, query).await.map_or_else(late, |read| read.map_err(failed(doing)))
+}
+
+/// What became of an authorization that was to end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Revoked {
+    /// There was none.
+    Nothing,
+    EndsNow,
+    /// It began later than now, or the column has rounded.
+    EndsLater,
 }
 
 /// One row of the queries below; a macro, because each query has a record of its own.
@@ -95,6 +105,7 @@ impl Database {
             in_time("reading memberships", async { query.fetch_all(&mut *self.acquire().await?).await })
                 .await?;
         if rows.is_empty() {
+            self.look_at_nothing().await?;
             return Ok(Err(Unknown::Streamer));
         }
         let mut memberships = Vec::new();
@@ -102,11 +113,13 @@ impl Database {
             let (Some(campaign_id), Some(campaign_name)) = (row.campaign_id, row.campaign_name.clone())
             else {
                 if campaign.is_some() {
+                    self.look_at_nothing().await?;
                     return Ok(Err(Unknown::Campaign));
                 }
                 continue;
             };
             if row.membership_id.is_none() {
+                self.look_at_nothing().await?;
                 return Ok(Err(Unknown::Membership));
             }
             let status = match row.status.as_deref() {
@@ -153,6 +166,18 @@ impl Database {
         key: MembershipKey,
         now: DateTime<Utc>,
     ) -> Result<Result<(), Unknown>, StoreError> {
+        let mut revoked = self.end_authorization(key, now).await?;
+        if revoked == Revoked::EndsLater {
+            // The column rounds to whole seconds, and has rounded up.
+            revoked = self.end_authorization(key, now.trunc_subsecs(0)).await?;
+        }
+        match revoked {
+            Revoked::Nothing => Ok(self.membership(key, now).await?.map(drop)),
+            Revoked::EndsNow | Revoked::EndsLater => Ok(Ok(())),
+        }
+    }
+
+    async fn end_authorization(&self, key: MembershipKey, now: DateTime<Utc>) -> Result<Revoked, StoreError> {
         let query = sqlx::query_scalar!(
             r#"
             WITH before AS (
@@ -176,21 +201,22 @@ impl Database {
                 SELECT id, granted_at, $2, $1, ends_at FROM revoked
                 ON CONFLICT (membership_id, granted_at) DO UPDATE SET ends_at = excluded.ends_at
             )
-            SELECT count(*) AS "revoked!" FROM revoked
+            SELECT bool_or(ends_at > $3) AS later FROM revoked
             "#,
             key.campaign.0,
             key.streamer.0,
             now,
             now + LARGEST_SKEW
         );
-        let revoked = in_time("revoking an authorization", async {
+        let ends_later = in_time("revoking an authorization", async {
             query.fetch_one(&mut *self.acquire().await?).await
         })
         .await?;
-        if revoked > 0 {
-            return Ok(Ok(()));
-        }
-        Ok(self.membership(key, now).await?.map(drop))
+        Ok(match ends_later {
+            None => Revoked::Nothing,
+            Some(false) => Revoked::EndsNow,
+            Some(true) => Revoked::EndsLater,
+        })
     }
 
     async fn participants(
@@ -235,6 +261,7 @@ impl Database {
             let known =
                 in_time("reading a campaign", async { query.fetch_one(&mut *self.acquire().await?).await })
                     .await?;
+            self.look_at_nothing().await?;
             return Ok(if known { Ok(Vec::new()) } else { Err(Unknown::Campaign) });
         }
         let participants = rows.into_iter().map(|row| {
@@ -309,16 +336,20 @@ pub(super) async fn grant(
             FROM token_refresh.streamers ours
             WHERE m.campaign_id = $1 AND m.streamer_id = $2 AND m.status = 'ACTIVE'
               AND ours.streamer_id = m.streamer_id AND ours.fence = $3
-            RETURNING m.id
+            -- As the columns have it, which may be less exact than what they were given: it is by this that the session
+            -- will be known again.
+            RETURNING m.id, coalesce(m.poll_authorization_granted_at, $4) AS granted_at,
+                      coalesce(m.poll_authorization_expires_at, $5) AS ends_at
         ),
         -- A session that this one replaces ends where it begins.
         replaced AS (
-            UPDATE token_refresh.sessions s SET ends_at = $4 FROM granted
-            WHERE s.membership_id = granted.id AND s.granted_at < $4 AND s.ends_at > $4
+            UPDATE token_refresh.sessions s SET ends_at = granted.granted_at FROM granted
+            WHERE s.membership_id = granted.id AND s.granted_at < granted.granted_at
+              AND s.ends_at > granted.granted_at
         ),
         session AS (
             INSERT INTO token_refresh.sessions (membership_id, granted_at, streamer_id, campaign_id, ends_at)
-            SELECT id, $4, $2, $1, $5 FROM granted
+            SELECT id, granted_at, $2, $1, ends_at FROM granted
             ON CONFLICT (membership_id, granted_at) DO UPDATE SET ends_at = excluded.ends_at
         )
         SELECT count(*) AS "granted!" FROM granted

@@ -19,6 +19,8 @@ mod record;
 mod rekey;
 mod schema;
 mod sessions;
+mod tables;
+mod visible;
 
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +37,7 @@ use sqlx::{ConnectOptions, Postgres};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-pub use self::condition::{LastRuns, NotifyRole, Server, StoredTexts, StoredUnder, Waiting};
+pub use self::condition::{LastRuns, NotifyRole, Server, StoredTexts, StoredUnder, Tables, Waiting};
 pub use self::coverage::{BrokenSession, Coverage, Gap};
 pub(crate) use self::errors::Class;
 use self::errors::refuses_us;
@@ -46,6 +48,8 @@ pub use self::pages::Lookup;
 pub use self::reactivate::Deactivated;
 pub use self::rekey::{Left, Rekeyed};
 pub use self::schema::migrate;
+pub use self::tables::MissingTables;
+pub use self::visible::{Hidden, Rehearsal};
 use crate::cipher::TokenCipher;
 use crate::secrets::Live;
 use crate::{DatabaseClock, SystemClock};
@@ -218,9 +222,13 @@ impl Store for PgStore {
         now: DateTime<Utc>,
         give_up_at: Monotonic,
     ) -> Result<Vec<Authorized>, StoreError> {
-        Box::pin(self.persistently(give_up_at, || self.database.page(after, now)))
+        let page = Box::pin(self.persistently(give_up_at, || self.database.page(after, now)))
             .await
-            .map_err(failed("reading the authorized streamers"))
+            .map_err(failed("reading the authorized streamers"))?;
+        if page.is_empty() && after.is_none() {
+            Box::pin(self.database.look_at_nothing()).await?;
+        }
+        Ok(page)
     }
 
     async fn claim(
@@ -230,7 +238,12 @@ impl Store for PgStore {
         until: DateTime<Utc>,
         give_up_at: Monotonic,
     ) -> Result<Vec<Claim>, StoreError> {
-        Box::pin(self.lease(ids, now, until, give_up_at)).await.map_err(failed("leasing streamers"))
+        let claims =
+            Box::pin(self.lease(ids, now, until, give_up_at)).await.map_err(failed("leasing streamers"))?;
+        if claims.is_empty() {
+            Box::pin(self.database.look_at_unleased(ids)).await?;
+        }
+        Ok(claims)
     }
 
     async fn record(&self, attempts: &[Attempt], give_up_at: Monotonic) -> Result<Vec<Recorded>, StoreError> {

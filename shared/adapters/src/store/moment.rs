@@ -1,15 +1,18 @@
 //! Times in the application's columns. PostgreSQL knows `infinity`, and years that chrono doesn't; both end sqlx's own
 //! decoding with a panic. `sqlx.toml` says which columns are read as this instead.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo, PgValueRef};
-use sqlx::{Decode, Encode, Postgres, Type};
+use sqlx::{Decode, Encode, Postgres, Type, ValueRef};
 
 /// As PostgreSQL has it: microseconds since 2000, where the least and the greatest number are `-infinity` and `infinity`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moment(i64);
+
+/// In microseconds.
+const DAY: i64 = 86_400_000_000;
 
 /// From 1970 to 2000, in microseconds.
 const TO_2000: i64 = 946_684_800_000_000;
@@ -30,6 +33,15 @@ impl Moment {
         let endless = if self.0 > 0 { END_OF_TIME } else { DateTime::UNIX_EPOCH };
         self.known().unwrap_or(endless)
     }
+
+    /// The first moment of a day, in days since 2000.
+    fn of_days(days: i32) -> Self {
+        Self(match days {
+            i32::MIN => i64::MIN,
+            i32::MAX => i64::MAX,
+            days => i64::from(days) * DAY,
+        })
+    }
 }
 
 /// What ends after the year 9999 is as if it never did.
@@ -47,6 +59,11 @@ impl Type<Postgres> for Moment {
 
 impl Decode<'_, Postgres> for Moment {
     fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
+        if *value.type_info() == <NaiveDate as Type<Postgres>>::type_info() {
+            let days = <i32 as Decode<Postgres>>::decode(value)?;
+            return Ok(Self::of_days(days));
+        }
+        // With a time zone or without, it is the same number; without one, it is taken to be UTC.
         <i64 as Decode<Postgres>>::decode(value).map(Self)
     }
 }
@@ -60,6 +77,15 @@ impl Encode<'_, Postgres> for Moment {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_day_is_its_first_moment() {
+        let at = |text: &str| Moment::from(text.parse::<DateTime<Utc>>().unwrap());
+        assert_eq!(Moment::of_days(0), at("2000-01-01T00:00:00Z"));
+        assert_eq!(Moment::of_days(-1), at("1999-12-31T00:00:00Z"));
+        assert_eq!(Moment::of_days(i32::MAX), Moment(i64::MAX));
+        assert_eq!(Moment::of_days(i32::MAX - 1).known(), None);
+    }
 
     #[test]
     fn every_number_is_a_time_or_none() {

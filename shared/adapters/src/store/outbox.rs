@@ -39,7 +39,11 @@ impl Outbox for PgOutbox {
         until: DateTime<Utc>,
         limit: usize,
     ) -> Result<Claimed, StoreError> {
-        self.take(now, until, limit).await.map_err(failed("claiming notifications"))
+        let claimed = self.take(now, until, limit).await.map_err(failed("claiming notifications"))?;
+        if claimed.notifications.is_empty() && claimed.obsolete == 0 {
+            self.database.look_at_no_notification().await?;
+        }
+        Ok(claimed)
     }
 
     async fn settle(
@@ -58,13 +62,20 @@ impl Outbox for PgOutbox {
 
 impl PgOutbox {
     /// One statement: what is taken is locked, so that two that claim at once take different ones, and what is read
-    /// of it is what the lock found. A device that is signed in as somebody else meanwhile is not theirs any more.
+    /// of it is what the lock found. A device that is signed in as somebody else meanwhile is not theirs any more. Nothing is
+    /// taken where devices or streamers are hidden: each would look signed out.
     async fn take(&self, now: DateTime<Utc>, until: DateTime<Utc>, limit: usize) -> Result<Claimed, Error> {
         let rows = sqlx::query!(
             r#"
-            WITH due AS (
+            WITH seen AS (
+                SELECT (EXISTS (SELECT FROM public.push_subscriptions)
+                        OR NOT token_refresh.may_hide('public.push_subscriptions', 'r'))
+                   AND (EXISTS (SELECT FROM public.streamers)
+                        OR NOT token_refresh.may_hide('public.streamers', 'r')) AS enough
+            ),
+            due AS (
                 SELECT id, subscription_id, user_id, streamer_id FROM token_refresh.outbox
-                WHERE state = 'pending' AND next_attempt_at <= $1
+                WHERE state = 'pending' AND next_attempt_at <= $1 AND (SELECT enough FROM seen)
                 ORDER BY next_attempt_at, id LIMIT $3 FOR UPDATE SKIP LOCKED
             ),
             checked AS (

@@ -37,7 +37,11 @@ impl Database {
         after: Option<&Authorized>,
         now: DateTime<Utc>,
     ) -> Result<Vec<Authorized>, StoreError> {
-        self.page(after, now).await.map_err(failed("reading the authorized streamers"))
+        let page = self.page(after, now).await.map_err(failed("reading the authorized streamers"))?;
+        if page.is_empty() && after.is_none() {
+            self.look_at_nothing().await?;
+        }
+        Ok(page)
     }
 
     /// Behind a page whose last one ends after the year 9999, those who end later still may be left out.
@@ -109,7 +113,10 @@ impl Database {
         .fetch_optional(&mut *self.connection().await?)
         .await
         .map_err(failed("looking up the streamer"))?;
-        let Some(row) = row else { return Ok(Lookup::Unknown) };
+        let Some(row) = row else {
+            self.look_at_nothing().await?;
+            return Ok(Lookup::Unknown);
+        };
         let (is_active, until) = (row.is_active, row.until.map(Moment::end).filter(|until| *until > now));
         let (streamer, token) = row.into_parts(now);
         Ok(match until {

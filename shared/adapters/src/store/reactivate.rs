@@ -110,6 +110,10 @@ impl Database {
         .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(failed("reactivating streamers"))?;
+        if reactivated.is_empty() {
+            let ids: Vec<_> = ids.into_iter().map(StreamerId).collect();
+            self.look_at_unleased(&ids).await?;
+        }
         Ok(reactivated.into_iter().map(StreamerId).collect())
     }
 }

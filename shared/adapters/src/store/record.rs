@@ -13,7 +13,7 @@ use crate::cipher::Column;
 
 /// A batch as the statement takes it: one vector a column.
 #[derive(Default)]
-struct Columns {
+pub(super) struct Columns {
     ids: Vec<Uuid>,
     fences: Vec<i64>,
     started_from: Vec<Option<String>>,
@@ -67,7 +67,7 @@ impl PgStore {
         Ok(recorded)
     }
 
-    fn columns(&self, attempts: &[Attempt]) -> Result<Columns, Error> {
+    pub(super) fn columns(&self, attempts: &[Attempt]) -> Result<Columns, Error> {
         let (mut columns, cipher) = (Columns::default(), self.cipher.current());
         for attempt in attempts {
             let id = attempt.lease.id.0;
@@ -117,7 +117,7 @@ impl PgStore {
 }
 
 /// One statement: either all of it is there afterwards, or nothing.
-async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> Result<Vec<Recorded>, Error> {
+pub(super) async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> Result<Vec<Recorded>, Error> {
     let rows = sqlx::query!(
             r#"
             WITH result AS (
@@ -150,7 +150,8 @@ async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> Result<Vec<R
                   -- The second: a write that is repeated because its first answer was lost.
                   AND (s.refresh_token_encrypted IS NOT DISTINCT FROM r.started_from
                        OR s.refresh_token_encrypted = r.refresh_token)
-                RETURNING s.id
+                -- As the column has it, which may be less exact than what it was given.
+                RETURNING s.id, s.token_refresh_failed_at AS failed_at
             ),
             remembered AS (
                 UPDATE token_refresh.streamers ours SET
@@ -158,7 +159,7 @@ async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> Result<Vec<R
                     validated_at = CASE WHEN written.id IS NOT NULL AND r.change = 'validated'
                         THEN r.started_at ELSE ours.validated_at END,
                     failed_at = CASE WHEN written.id IS NOT NULL AND r.change <> 'validated'
-                        THEN r.failed_at ELSE ours.failed_at END,
+                        THEN written.failed_at ELSE ours.failed_at END,
                     failure_kind = CASE WHEN written.id IS NOT NULL AND r.change <> 'validated'
                         THEN r.failure_kind ELSE ours.failure_kind END,
                     refusals = CASE WHEN written.id IS NOT NULL AND r.change <> 'validated'

@@ -71,15 +71,22 @@ impl PgStore {
         dry_run: bool,
         now: DateTime<Utc>,
     ) -> Result<Rekeyed, StoreError> {
-        self.rekey_page(after, dry_run, now).await.map_err(failed("re-encrypting tokens"))
+        let (done, left_out) =
+            self.rekey_page(after, dry_run, now).await.map_err(failed("re-encrypting tokens"))?;
+        if done.total == 0 && after.is_none() {
+            self.database.look_at_nothing().await?;
+        }
+        self.database.look_at_unleased(&left_out).await?;
+        Ok(done)
     }
 
+    /// Also answers who was to be written, if none of them could be.
     async fn rekey_page(
         &self,
         after: Option<StreamerId>,
         dry_run: bool,
         now: DateTime<Utc>,
-    ) -> Result<Rekeyed, Error> {
+    ) -> Result<(Rekeyed, Vec<StreamerId>), Error> {
         let rows = sqlx::query_as!(
             Row,
             r#"
@@ -105,11 +112,12 @@ impl PgStore {
         }
         if dry_run || old.is_empty() {
             done.rekeyed = old.len() as u64;
-            return Ok(done);
+            return Ok((done, Vec::new()));
         }
         done.rekeyed = self.write_anew(&cipher, &old, now).await?;
         done.busy = old.len() as u64 - done.rekeyed;
-        Ok(done)
+        let left_out = if done.rekeyed == 0 { old } else { Vec::new() };
+        Ok((done, left_out.into_iter().map(StreamerId).collect()))
     }
 
     /// The keys as of now; if they don't open some of these, they are read again, once.

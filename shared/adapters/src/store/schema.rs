@@ -3,38 +3,60 @@
 use domain::ports::StoreError;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection, Error};
+use sqlx::{ConnectOptions, Connection, Error, PgConnection};
 
 use tokio::time::timeout;
 
 use super::connections::ANSWER_TIMEOUT;
-use super::{Database, said};
+use super::tables::{self, Found, MissingTables};
+use super::{Database, failed, said};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
 
-/// Brings the database to this program's schema. Safe to run twice, and by two at once. Answers the version.
+/// The first migrations name no schema. PostgreSQL's own comes before it, as it always does unless a path names it.
+const SEARCH_PATH: &str = "SET search_path = public";
+
+/// Brings the database to this program's schema, and looks at what is there before and after. Safe to run twice, and by two
+/// at once. Answers the version.
 ///
 /// # Errors
 ///
-/// If the database can't be reached, if the role may not create what is needed, or if the schema is newer than
-/// this program.
-pub async fn migrate(options: &PgConnectOptions) -> Result<i64, StoreError> {
+/// If the database can't be reached, if its tables are not the application's, if the role may not create what is needed, or
+/// if the schema is newer than this program.
+pub async fn migrate(options: &PgConnectOptions, missing: MissingTables) -> Result<i64, StoreError> {
     let mut connection = options.connect().await.map_err(|error| unreachable(&error, options))?;
+    let done = migrate_through(&mut connection, missing).await;
+    // Nothing is lost if saying goodbye fails.
+    let _ = connection.close().await;
+    done
+}
+
+async fn migrate_through(connection: &mut PgConnection, missing: MissingTables) -> Result<i64, StoreError> {
+    sqlx::raw_sql(SEARCH_PATH).execute(&mut *connection).await.map_err(failed("setting its search path"))?;
     let newest = newest();
-    match applied(&mut connection).await {
+    match applied(connection).await {
         Ok(Some(found)) if found > newest => return Err(newer(found)),
         Ok(_) => {}
         Err(error) => {
             return Err(StoreError(format!("the schema's version can't be read: {}", said(&error))));
         }
     }
-    let done = MIGRATIONS
-        .run(&mut connection)
-        .await
-        .map_err(|error| StoreError(format!("the migration failed, and what it began was undone: {error}")));
-    // Nothing is lost if saying goodbye fails.
-    let _ = connection.close().await;
-    done.map(|()| newest)
+    let faults = look(connection).await?.before(missing);
+    if !faults.is_empty() {
+        return Err(StoreError(format!("nothing was migrated: {}", faults.join("; "))));
+    }
+    MIGRATIONS.run(&mut *connection).await.map_err(|error| {
+        StoreError(format!("the migration failed, and what it began was undone: {error}"))
+    })?;
+    let faults = look(connection).await?.after();
+    if !faults.is_empty() {
+        return Err(StoreError(format!("migrated, but {}", faults.join("; "))));
+    }
+    Ok(newest)
+}
+
+async fn look(connection: &mut PgConnection) -> Result<Found, StoreError> {
+    tables::look(connection).await.map_err(failed("looking at the application's tables"))
 }
 
 /// Says what is wrong if the database isn't on this program's schema; otherwise answers its version.
@@ -62,11 +84,12 @@ fn newest() -> i64 {
 }
 
 /// The newest migration that was applied; `None` if none ever was.
-async fn applied(connection: &mut sqlx::PgConnection) -> Result<Option<i64>, Error> {
+async fn applied(connection: &mut PgConnection) -> Result<Option<i64>, Error> {
     // Not a checked query: on a fresh database the table isn't there, which is what is being asked.
-    let exists: bool = sqlx::query_scalar("SELECT to_regclass('token_refresh._sqlx_migrations') IS NOT NULL")
-        .fetch_one(&mut *connection)
-        .await?;
+    let exists: bool =
+        sqlx::query_scalar("SELECT pg_catalog.to_regclass('token_refresh._sqlx_migrations') IS NOT NULL")
+            .fetch_one(&mut *connection)
+            .await?;
     if !exists {
         return Ok(None);
     }

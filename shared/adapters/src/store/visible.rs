@@ -1,0 +1,260 @@
+//! What this login can see and lock. Row-level security hides rows without a word, and a view may: "nothing there" and "nothing
+//! that you may see" are the same answer, so an answer that is empty is looked at.
+
+use chrono::{DateTime, Utc};
+use domain::policy::{Failure, FailureKind};
+use domain::ports::{Attempt, Change, Lease, Recorded, StoreError};
+use domain::refresh::LONGEST_CALL;
+use domain::schedule::Trigger;
+use domain::{Streamer, StreamerId};
+
+use sqlx::{Connection, Error, PgConnection};
+use uuid::Uuid;
+
+use super::record::write;
+use super::{Database, PgStore, failed};
+
+/// `lock_not_available`
+const LOCKED: &str = "55P03";
+
+/// Streamers whose rows are tried, before the others are taken to be as they are.
+const TRIED: usize = 16;
+
+/// A table of which this login may not see, or not change, every row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hidden {
+    /// With its schema.
+    pub relation: String,
+    /// It sees at least one row.
+    pub sees_some: bool,
+    /// It sees all rows, and may not change all of them.
+    pub only_writes: bool,
+}
+
+/// What became of a cycle's own statements, on one streamer and undone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rehearsal {
+    /// The row was leased, locked and written.
+    Done,
+    /// No streamer is active, so there was nothing to try it on.
+    NoStreamer,
+    /// Other runs hold what was tried.
+    Busy,
+    /// This streamer can be read, and not locked.
+    NotLocked(Streamer),
+    /// This streamer was leased, and writing its result changed no row.
+    NotWritten(Streamer),
+}
+
+impl Database {
+    /// Fails if this login sees no row of a table that may hide some from it. For those who found nothing.
+    pub(super) async fn look_at_nothing(&self) -> Result<(), StoreError> {
+        let looked = sqlx::query!(
+            r#"
+            SELECT current_user::text AS "role!",
+                   ARRAY(SELECT relation FROM (VALUES
+                             ('public.streamers', EXISTS (SELECT FROM public.streamers)),
+                             ('public.campaign_memberships', EXISTS (SELECT FROM public.campaign_memberships)),
+                             ('public.campaigns', EXISTS (SELECT FROM public.campaigns))) AS looked (relation, sees_some)
+                         WHERE NOT sees_some AND token_refresh.may_hide(relation::regclass, 'r')) AS "hidden!"
+            "#
+        )
+        .fetch_one(&mut *self.connection().await?)
+        .await
+        .map_err(failed("looking why nothing was found"))?;
+        nothing_hidden(&looked.role, &looked.hidden)
+    }
+
+    /// The same for those who deliver, whose login may see less.
+    pub(super) async fn look_at_no_notification(&self) -> Result<(), StoreError> {
+        let looked = sqlx::query!(
+            r#"
+            SELECT current_user::text AS "role!",
+                   ARRAY(SELECT relation FROM (VALUES
+                             ('public.streamers', EXISTS (SELECT FROM public.streamers)),
+                             ('public.push_subscriptions', EXISTS (SELECT FROM public.push_subscriptions)),
+                             ('token_refresh.outbox', EXISTS (SELECT FROM token_refresh.outbox))) AS looked (relation, sees_some)
+                         WHERE NOT sees_some AND token_refresh.may_hide(relation::regclass, 'r')) AS "hidden!"
+            "#
+        )
+        .fetch_one(&mut *self.connection().await?)
+        .await
+        .map_err(failed("looking why no notification was found"))?;
+        nothing_hidden(&looked.role, &looked.hidden)
+    }
+
+    /// Fails if one of these can be read and not locked, though nobody has locked it. For those whom nobody could lease,
+    /// which looks as if another run were at work.
+    pub(super) async fn look_at_unleased(&self, ids: &[StreamerId]) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let doing = failed("looking why streamers could not be leased");
+        let mut connection = self.connection().await?;
+        let may_hide =
+            sqlx::query_scalar!(r#"SELECT token_refresh.may_hide('public.streamers', 'w') AS "hides!""#);
+        if !may_hide.fetch_one(&mut *connection).await.map_err(&doing)? {
+            return Ok(());
+        }
+        for id in ids.iter().take(TRIED) {
+            if shuts_out(&mut connection, *id).await.map_err(&doing)? {
+                let role = sqlx::query_scalar!(r#"SELECT current_user::text AS "role!""#);
+                let role = role.fetch_one(&mut *connection).await.map_err(&doing)?;
+                return Err(not_to_be_changed(&role, *id));
+            }
+        }
+        Ok(())
+    }
+
+    /// The tables of which this login may not see or change every row, as far as the catalog tells.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn hidden(&self) -> Result<Vec<Hidden>, StoreError> {
+        sqlx::query_as!(
+            Hidden,
+            r#"
+            SELECT relation AS "relation!", sees_some AS "sees_some!",
+                   NOT token_refresh.may_hide(relation::regclass, 'r') AS "only_writes!"
+            FROM (VALUES
+                ('public.streamers', 'w', EXISTS (SELECT FROM public.streamers)),
+                ('public.campaign_memberships', 'w', EXISTS (SELECT FROM public.campaign_memberships)),
+                ('public.campaigns', 'r', EXISTS (SELECT FROM public.campaigns)),
+                ('public.users', 'r', EXISTS (SELECT FROM public.users)),
+                ('public.push_subscriptions', 'r', EXISTS (SELECT FROM public.push_subscriptions)),
+                ('public.notification_preferences', 'r', EXISTS (SELECT FROM public.notification_preferences)),
+                ('token_refresh.streamers', 'w', EXISTS (SELECT FROM token_refresh.streamers)),
+                ('token_refresh.refreshes', 'd', EXISTS (SELECT FROM token_refresh.refreshes)),
+                ('token_refresh.deactivations', 'd', EXISTS (SELECT FROM token_refresh.deactivations)),
+                ('token_refresh.sessions', 'w', EXISTS (SELECT FROM token_refresh.sessions)),
+                ('token_refresh.outbox', 'w', EXISTS (SELECT FROM token_refresh.outbox))
+            ) AS looked (relation, command, sees_some)
+            WHERE token_refresh.may_hide(relation::regclass, command::"char")
+            "#
+        )
+        .fetch_all(&mut *self.connection().await?)
+        .await
+        .map_err(failed("looking for hidden rows"))
+    }
+}
+
+/// Whether this streamer can be read and not locked, though nobody has locked it.
+async fn shuts_out(connection: &mut PgConnection, id: StreamerId) -> Result<bool, Error> {
+    let shut_out = sqlx::query_scalar!(
+        r#"
+        SELECT EXISTS (SELECT FROM public.streamers WHERE id = $1)
+           AND NOT EXISTS (SELECT FROM (SELECT FROM public.streamers WHERE id = $1 FOR NO KEY UPDATE NOWAIT) AS free)
+               AS "shut_out!"
+        "#,
+        id.0
+    );
+    match shut_out.fetch_one(connection).await {
+        Err(Error::Database(error)) if error.code().as_deref() == Some(LOCKED) => Ok(false),
+        answer => answer,
+    }
+}
+
+fn nothing_hidden(role: &str, hidden: &[String]) -> Result<(), StoreError> {
+    if hidden.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError(format!("{role} sees no row of {}: {}", hidden.join(" and "), way_out(role))))
+}
+
+fn not_to_be_changed(role: &str, id: StreamerId) -> StoreError {
+    StoreError(format!(
+        "{role} can read the streamer {id} in public.streamers and not change it: {}",
+        way_out(role)
+    ))
+}
+
+/// What an operator can do about rows that are hidden.
+fn way_out(role: &str) -> String {
+    format!(
+        "row-level security hides rows from it, or a view is in the place of a table. ALTER ROLE \"{role}\" BYPASSRLS, or give it \
+         a policy FOR ALL with USING (true); `tokens doctor` looks at every table"
+    )
+}
+
+impl PgStore {
+    /// Leases a streamer, writes a failure and takes all of it back: what a cycle does, with its own statements.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails; the text names the right that is missing, if that is it.
+    pub async fn rehearse(&self, now: DateTime<Utc>) -> Result<Rehearsal, StoreError> {
+        let rehearsal = async {
+            let mut connection = self.acquire().await?;
+            let mut transaction = connection.begin().await?;
+            let rehearsal = self.rehearse_in(&mut transaction, now).await?;
+            transaction.rollback().await?;
+            Ok(rehearsal)
+        };
+        rehearsal.await.map_err(failed("trying what a cycle does"))
+    }
+
+    async fn rehearse_in(
+        &self,
+        connection: &mut PgConnection,
+        now: DateTime<Utc>,
+    ) -> Result<Rehearsal, Error> {
+        // Those first whom a cycle would look at.
+        let candidates = sqlx::query!(
+            r#"
+            WITH authorized AS (
+                SELECT streamer_id FROM public.campaign_memberships
+                WHERE status = 'ACTIVE' AND poll_authorization_expires_at > $1
+                ORDER BY poll_authorization_expires_at LIMIT $2
+            ),
+            candidate AS (
+                SELECT s.* FROM authorized a JOIN public.streamers s ON s.id = a.streamer_id WHERE s.is_active
+                UNION ALL
+                (SELECT * FROM public.streamers WHERE is_active LIMIT $2)
+            )
+            SELECT id AS "id!", twitch_login AS "login!", twitch_display_name AS "display_name!", refresh_token_encrypted
+            FROM candidate LIMIT $2
+            "#,
+            now,
+            i64::try_from(TRIED).unwrap_or(1)
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        let Some(first) = candidates.first().map(|row| row.id) else { return Ok(Rehearsal::NoStreamer) };
+        let ids: Vec<Uuid> = candidates.iter().map(|row| row.id).collect();
+        let (leased, fences) = super::claim::take_leases(connection, &ids, now, now + LONGEST_CALL).await?;
+        let id = leased.first().copied().unwrap_or(first);
+        let Some(row) = candidates.into_iter().find(|row| row.id == id) else { return Ok(Rehearsal::Busy) };
+        let streamer = Streamer { id: StreamerId(row.id), login: row.login, display_name: row.display_name };
+        let Some(fence) = fences.first().copied() else {
+            // Last: a lock that cannot be had ends the transaction.
+            let shut_out = shuts_out(connection, streamer.id).await?;
+            return Ok(if shut_out { Rehearsal::NotLocked(streamer) } else { Rehearsal::Busy });
+        };
+        let attempt = Attempt {
+            streamer: streamer.clone(),
+            lease: Lease {
+                id: streamer.id,
+                fence,
+                until: now + LONGEST_CALL,
+                started_from: row.refresh_token_encrypted,
+            },
+            trigger: Trigger::Command,
+            started_at: now,
+            ended_at: now,
+            expires_before: None,
+            caller: None,
+            grants: None,
+            change: Change::Failed {
+                failure: Failure { at: now, kind: FailureKind::Outage, refusals: 0 },
+                reason: "a rehearsal, which is undone".to_owned(),
+                expires_at: None,
+            },
+        };
+        let recorded = write(&mut *connection, &self.columns(&[attempt])?).await?;
+        Ok(match recorded.first() {
+            Some(Recorded::Written { .. }) => Rehearsal::Done,
+            _ => Rehearsal::NotWritten(streamer),
+        })
+    }
+}

@@ -1,0 +1,159 @@
+//! Row-level security that hides rows from our login: what looks like "nothing to do" is a fault, and the text says which.
+
+use adapters::runner::Runner;
+use anyhow::{Context as _, Result};
+use domain::report::{Report, Stop};
+use end_to_end::cycles::planned;
+use end_to_end::people::{RecordingPush, deliver, device, notify_as, refused_before, refused_streamer};
+use end_to_end::requests::{membership, request};
+use end_to_end::{Still, run};
+use local::postgres::{Postgres, Settings as ServerSettings};
+use local::twitch::Settings;
+use local::world::{NewStreamer, World};
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnectOptions;
+
+/// A world in which a login `app` has every right, and no say over row-level security.
+async fn world(postgres: &Postgres) -> Result<World> {
+    let world = World::start(postgres, Settings::default()).await?;
+    sql(
+        &world,
+        "DO $$ BEGIN CREATE ROLE app LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+         GRANT USAGE ON SCHEMA token_refresh TO app;
+         GRANT ALL ON ALL TABLES IN SCHEMA public, token_refresh TO app",
+    )
+    .await?;
+    Ok(world)
+}
+
+async fn sql(world: &World, statements: &str) -> Result<()> {
+    sqlx::raw_sql(AssertSqlSafe(statements)).execute(&world.pool).await?;
+    Ok(())
+}
+
+fn as_app(world: &World) -> String {
+    world.database_url().replace("postgres@", "app@")
+}
+
+async fn cycle(world: &World) -> Result<Report> {
+    Ok(run(&world.service(&[("DATABASE_URL", &as_app(world))]).await?, &planned()).await.report)
+}
+
+#[tokio::test]
+async fn a_cycle_that_finds_nothing_looks_why() -> Result<()> {
+    let postgres = Postgres::own(ServerSettings::default()).await?;
+    for (policies, says) in [
+        ("ALTER TABLE public.streamers ENABLE ROW LEVEL SECURITY", Some("app sees no row of public.streamers: ")),
+        (
+            "ALTER TABLE public.campaign_memberships ENABLE ROW LEVEL SECURITY",
+            Some("app sees no row of public.campaign_memberships: "),
+        ),
+        (
+            "ALTER TABLE public.streamers ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY own ON public.streamers USING (user_id = nullif(current_setting('app.user', true), '')::uuid)",
+            Some("app sees no row of public.streamers: "),
+        ),
+        (
+            "ALTER TABLE public.streamers ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY read ON public.streamers FOR SELECT USING (true)",
+            Some("in public.streamers and not change it: "),
+        ),
+        (
+            "ALTER TABLE public.streamers ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY all_of_it ON public.streamers USING (true);
+             CREATE POLICY none ON public.streamers AS RESTRICTIVE FOR UPDATE USING (false)",
+            Some("in public.streamers and not change it: "),
+        ),
+        (
+            "ALTER TABLE public.streamers RENAME TO people; CREATE VIEW public.streamers AS SELECT * FROM people WHERE false;
+             GRANT ALL ON public.streamers TO app",
+            Some("app sees no row of public.streamers: "),
+        ),
+        (
+            "ALTER TABLE public.streamers ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY ours ON public.streamers TO app USING (true);
+             ALTER TABLE public.campaign_memberships ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY ours ON public.campaign_memberships TO app USING (true)",
+            None,
+        ),
+    ] {
+        let world = world(&postgres).await?;
+        world.add(NewStreamer::due("aria")).await?;
+        sql(&world, policies).await?;
+        let report = cycle(&world).await?;
+        match (says, &report.stopped) {
+            (Some(says), Some(Stop::Store(text))) => assert!(text.contains(says), "{policies}: {text}"),
+            (None, None) => assert_eq!(report.success, 1, "{policies}"),
+            other => panic!("{policies}: {other:?}"),
+        }
+    }
+    Ok(())
+}
+
+/// With nobody there, and with a row that somebody else has locked.
+#[tokio::test]
+async fn what_row_level_security_does_not_hide_is_no_fault() -> Result<()> {
+    let postgres = Postgres::own(ServerSettings::default()).await?;
+    let world = world(&postgres).await?;
+    assert_eq!(cycle(&world).await?.stopped, None);
+    sql(
+        &world,
+        "ALTER TABLE public.streamers ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY ours ON public.streamers TO app USING (current_user = 'app')",
+    )
+    .await?;
+    world.add(NewStreamer::due("aria")).await?;
+    let mut other = world.pool.begin().await?;
+    sqlx::query("SELECT FROM public.streamers FOR UPDATE").execute(&mut *other).await?;
+    let report = cycle(&world).await?;
+    assert_eq!((report.stopped, report.skipped), (None, 1));
+    other.rollback().await?;
+    assert_eq!(cycle(&world).await?.success, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_is_not_told_that_a_hidden_streamer_is_unknown() -> Result<()> {
+    let postgres = Postgres::own(ServerSettings::default()).await?;
+    let world = world(&postgres).await?;
+    let aria = world.add(NewStreamer::due("aria")).await?;
+    let key = membership(&world, aria).await?;
+    let config = world.config(&[("DATABASE_URL", &as_app(&world))])?;
+    let runner = Runner::open_at(config, world.clock.clone()).await?;
+    assert!(runner.grant(key, &request()).await.is_ok());
+
+    sql(&world, "ALTER TABLE public.streamers ENABLE ROW LEVEL SECURITY").await?;
+    let said = runner.grant(key, &request()).await.err().context("hidden")?;
+    assert!(said.to_string().contains("app sees no row of public.streamers: "), "{said}");
+    assert!(runner.memberships(aria).await.is_err());
+    sql(&world, "CREATE POLICY read ON public.streamers FOR SELECT USING (true)").await?;
+    let said = runner.grant(key, &request()).await.err().context("not to be changed")?;
+    assert!(said.to_string().contains("and not change it: "), "{said}");
+    Ok(())
+}
+
+/// A device that is hidden is not taken for one that is signed out.
+#[tokio::test]
+async fn hidden_devices_leave_their_notices_waiting() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let (aria, user) = refused_streamer(world, "aria").await?;
+    device(world, user, "phone").await?;
+    refused_before(world, aria).await?;
+    run(&world.service(&[]).await?, &planned()).await;
+    sql(world, "ALTER TABLE public.push_subscriptions ENABLE ROW LEVEL SECURITY").await?;
+    let push = RecordingPush::default();
+    let login = world.database_url().parse::<PgConnectOptions>()?.options([("role", "token_refresh_notify")]);
+    let notify = notify_as(world, login, &push).await?;
+
+    let refused = deliver(&notify).await.err().context("hidden")?;
+    assert!(
+        refused.to_string().contains("token_refresh_notify sees no row of public.push_subscriptions"),
+        "{refused}"
+    );
+
+    sql(world, "CREATE POLICY ours ON public.push_subscriptions TO token_refresh_notify USING (true)")
+        .await?;
+    assert_eq!(deliver(&notify).await?.delivered, 1);
+    Ok(())
+}
