@@ -7,9 +7,9 @@ use adapters::SystemClock;
 use adapters::config::NotifyConfig;
 use adapters::store::{Database, PgOutbox};
 use anyhow::Result;
-use domain::Clock;
 use domain::notification::{Next, Notification, PushAnswer, Recipient};
 use domain::notify::{NotifyReport, NotifyService};
+use domain::{Clock, Monotonic, StopSignal};
 use push::{Loopback, Vapid, WebPush};
 use serde::Serialize;
 
@@ -40,16 +40,21 @@ impl Courier {
         Ok(Self { push: WebPush::new(keys, loopback, Arc::new(SystemClock))?, config })
     }
 
-    /// Delivers what is due, this cycle's and what was left.
-    pub async fn deliver(self, database: Database) -> Result<Delivery> {
+    /// Delivers what is due, this cycle's and what was left, until near the deadline.
+    pub async fn deliver(
+        self,
+        database: Database,
+        deadline: Monotonic,
+        stop: StopSignal,
+    ) -> Result<Delivery> {
         let clock: Arc<dyn Clock> = Arc::new(database.clock());
         let outbox = PgOutbox::new(database, clock.clone());
-        let service = NotifyService::new(outbox, self.push, clock, self.config.locale);
+        let service = NotifyService::new(outbox, self.push, clock, self.config.locale).stopped_by(stop);
         let lines = Mutex::new(Vec::new());
         let observe = |notification: &Notification, answer: &PushAnswer, next: Next| {
             lines.lock().unwrap_or_else(PoisonError::into_inner).push(line(notification, answer, next));
         };
-        let report = service.run(None, &observe).await?;
+        let report = service.run(Some(deadline), &observe).await?;
         Ok(Delivery { report, lines: lines.into_inner().unwrap_or_else(PoisonError::into_inner) })
     }
 }

@@ -21,11 +21,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use adapters::config::{self, LogConfig, Secret, Source, Whole};
+use adapters::shutdown::on_signals;
 use adapters::store::{Database, MissingTables, migrate};
 use adapters::telemetry;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use domain::StreamerId;
+use domain::{StopSignal, StreamerId};
 
 /// Keeps the Twitch tokens of authorized streamers fresh.
 ///
@@ -112,7 +113,10 @@ impl Command {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(arguments.command).await {
+    let stop = on_signals(|| {
+        output::error("\nInterrupted: what is in flight is finished. Once more ends it at once.");
+    });
+    match run_until(arguments.command, stop).await {
         Ok(code) => code,
         Err(error) => {
             output::error(&format!("error: {error:#}"));
@@ -121,8 +125,20 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Runs the command until it is done or asked to stop. Those that hold leases end by themselves; the others have nothing that a
+/// transaction does not give back.
+async fn run_until(command: Command, stop: StopSignal) -> Result<ExitCode> {
+    if matches!(command, Command::Refresh(_) | Command::Rekey(_)) {
+        return run(command, stop).await;
+    }
+    tokio::select! {
+        done = run(command, stop.clone()) => done,
+        () = stop.given() => bail!("interrupted; nothing is left half done"),
+    }
+}
+
 /// Succeeds if nothing failed; wrong usage has ended the program before.
-async fn run(command: Command) -> Result<ExitCode> {
+async fn run(command: Command, stop: StopSignal) -> Result<ExitCode> {
     let source = Source::environment_and_file(Path::new("."))?;
     // The doctor tells by itself of all that others would stop at, or log.
     if !matches!(command, Command::Doctor { .. })
@@ -133,7 +149,7 @@ async fn run(command: Command) -> Result<ExitCode> {
     // What is wrong with the log is found again with whatever the command reads, and told together.
     let source = source.with_secrets(command.secrets()).await;
     match command {
-        Command::Refresh(arguments) => return refresh::run(&source, arguments).await,
+        Command::Refresh(arguments) => return refresh::run(&source, arguments, stop).await,
         Command::Status { json } => {
             let (database, policy, signals) = config::database_and_rules(&source)?;
             let database = Database::open(database).await?;
@@ -155,7 +171,7 @@ async fn run(command: Command) -> Result<ExitCode> {
             let database = Database::open(config::database(&source)?).await?;
             reactivate::run(&database, arguments, &database.clock()).await?;
         }
-        Command::Rekey(arguments) => return rekey::run(&source, arguments).await,
+        Command::Rekey(arguments) => return rekey::run(&source, arguments, stop).await,
         Command::Migrate { create_tables } => {
             let missing = if create_tables { MissingTables::Create } else { MissingTables::Refuse };
             let version = migrate(&config::database(&source)?.current(), missing).await?;

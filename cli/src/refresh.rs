@@ -10,19 +10,21 @@ use adapters::config::{RefreshConfig, Source};
 use adapters::signals::AwsSignals;
 use adapters::store::{Database, Lookup, PgStore};
 use adapters::twitch::TwitchClient;
-use anyhow::{Result, bail};
-use chrono::{DateTime, Utc};
+use anyhow::{Context as _, Result, bail};
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::policy::{Demand, EXPIRY_MARGIN};
-use domain::refresh::{Cycle, RefreshService, Whom};
+use domain::refresh::{Cycle, Limits, RefreshService, Whom};
 use domain::report::{Human, Outcome, Report};
 use domain::schedule::Trigger;
-use domain::{Authorized, Clock, Streamer, StreamerId};
+use domain::{Authorized, Clock, Monotonic, StopSignal, Streamer, StreamerId};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+use tokio::time::timeout;
 
 use crate::deliver::{self, Courier, Delivery};
 use crate::id;
 use crate::output::{self, name, times_are_utc};
+use crate::since;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -35,6 +37,9 @@ pub struct Arguments {
     /// Show what would be done; call nobody, write nothing.
     #[arg(long)]
     dry_run: bool,
+    /// End within this long: `90s`, `10m`, `1h`. What is in flight then is finished, the rest is left to the next run.
+    #[arg(long, default_value = "10m", value_parser = since::parse_time)]
+    timeout: TimeDelta,
     /// For machines: one JSON document.
     #[arg(long)]
     json: bool,
@@ -79,21 +84,25 @@ struct Document<'a> {
 const DRY_RUN: &str = "\nDry run: nobody is called, nothing is written.\n";
 const STARTING: &str = "\nStarting refresh cycle...\n";
 
-pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
+pub async fn run(source: &Source, arguments: Arguments, stop: StopSignal) -> Result<ExitCode> {
+    let began = SystemClock.monotonic();
     let (config, notify) = RefreshConfig::read_for_command(source)?;
     let courier = notify.filter(|_| !arguments.dry_run).map(Courier::new).transpose()?;
-    let database = Database::open(config.database).await?;
+    let limits = Limits::of_command(began, arguments.timeout);
+    let reading = Reading { until: began + arguments.timeout, stop: stop.clone() };
+    let database = reading.of(Database::open(config.database)).await??;
     let clock: Arc<dyn Clock> = Arc::new(database.clock());
     let now = clock.now();
 
     let only = match arguments.streamer_id {
-        Some(id) => Some(find(&database, id, now).await?),
+        Some(id) => Some(reading.of(find(&database, id, now)).await??),
         None => None,
     };
     let cycle = Cycle {
         demand: if arguments.force { Demand::Everybody } else { Demand::Due },
         dry_run: arguments.dry_run,
         whom: only.as_ref().map_or(Whom::Authorized, Whom::only),
+        limits,
         ..Cycle::new(Trigger::Command)
     };
 
@@ -104,7 +113,7 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
         output::line("Finding streamers with active authorization...\n")?;
         let authorized = match only {
             Some(only) => vec![only],
-            None => everybody(&database, now).await?,
+            None => reading.of(everybody(&database, now)).await??,
         };
         output::line(&listing(&authorized, now))?;
         output::line(if cycle.dry_run { DRY_RUN } else { STARTING })?;
@@ -115,7 +124,8 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
     let in_flight = config.twitch.in_flight();
     let twitch = TwitchClient::new(config.twitch, Arc::new(SystemClock))?;
     let signals = AwsSignals::new(config.signals, config.secrets.sdk(), Arc::new(SystemClock));
-    let service = RefreshService::new(store, twitch, signals, clock.clone(), config.policy, in_flight);
+    let service = RefreshService::new(store, twitch, signals, clock.clone(), config.policy, in_flight)
+        .stopped_by(stop.clone());
 
     let bar = progress_bar(expected);
     let details = Mutex::new(Vec::new());
@@ -129,7 +139,7 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
     let details = details.into_inner().unwrap_or_else(PoisonError::into_inner);
     // The report tells of it as well.
     let (delivered, undelivered) = match courier {
-        Some(courier) => match courier.deliver(database).await {
+        Some(courier) => match courier.deliver(database, began + arguments.timeout, stop).await {
             Ok(delivery) => (Some(delivery), None),
             Err(error) => (None, Some(format!("{error:#}"))),
         },
@@ -174,6 +184,22 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
         nothing_failed = false;
     }
     Ok(if nothing_failed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is read before the cycle holds nothing, so it ends at once.
+struct Reading {
+    until: Monotonic,
+    stop: StopSignal,
+}
+
+impl Reading {
+    async fn of<T>(&self, work: impl Future<Output = T>) -> Result<T> {
+        let left = (self.until - SystemClock.monotonic()).to_std().unwrap_or_default();
+        tokio::select! {
+            done = timeout(left, work) => done.context("the database did not answer within the --timeout"),
+            () = self.stop.given() => bail!("interrupted before anything was refreshed"),
+        }
+    }
 }
 
 async fn find(database: &Database, id: StreamerId, now: DateTime<Utc>) -> Result<Authorized> {

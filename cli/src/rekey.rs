@@ -7,7 +7,7 @@ use std::sync::Arc;
 use adapters::config::{self, Source};
 use adapters::store::{Database, Left, PgStore};
 use anyhow::Result;
-use domain::{Clock, Streamer};
+use domain::{Clock, StopSignal, Streamer};
 use serde::Serialize;
 
 use crate::output::{self, name};
@@ -54,7 +54,7 @@ impl From<Left> for Unreadable {
 }
 
 /// Fails if something is left that this could not do: keep the old key until it succeeds.
-pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
+pub async fn run(source: &Source, arguments: Arguments, stop: StopSignal) -> Result<ExitCode> {
     let (database, cipher) = config::database_and_cipher(source)?;
     let database = Database::open(database).await?;
     let clock: Arc<dyn Clock> = Arc::new(database.clock());
@@ -68,7 +68,7 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
         done.busy += page.busy;
         done.unreadable.extend(page.left.into_iter().map(Unreadable::from));
         after = page.next;
-        if after.is_none() {
+        if after.is_none() || stop.is_set() {
             break;
         }
     }
@@ -77,7 +77,10 @@ pub async fn run(source: &Source, arguments: Arguments) -> Result<ExitCode> {
     } else {
         output::line(&text(&done))?;
     }
-    let all = done.busy == 0 && !done.unreadable.iter().any(|one| one.needs_another_key);
+    if after.is_some() {
+        output::error("\nInterrupted before the end: run it again for the rest");
+    }
+    let all = after.is_none() && done.busy == 0 && !done.unreadable.iter().any(|one| one.needs_another_key);
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

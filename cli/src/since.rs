@@ -16,9 +16,27 @@ pub fn parse(text: &str) -> Result<TimeDelta, String> {
     Ok(length)
 }
 
+/// How long something may take. For clap.
+pub fn parse_time(text: &str) -> Result<TimeDelta, String> {
+    let time = humantime::parse_duration(text).map_err(|error| format!("{error}: give 90s, 10m or 1h"))?;
+    if time.is_zero() {
+        return Err("no time at all is too little".to_owned());
+    }
+    TimeDelta::from_std(time).map_err(|_| "that is too long: give 90s, 10m or 1h".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_limit_is_any_length_but_zero() {
+        assert_eq!(parse_time("90s"), Ok(TimeDelta::seconds(90)));
+        assert_eq!(parse_time("10m"), Ok(TimeDelta::minutes(10)));
+        for (text, says) in [("", "90s"), ("10", "90s"), ("0s", "too little"), ("99999999999999y", "")] {
+            assert!(parse_time(text).unwrap_err().contains(says), "{text}");
+        }
+    }
 
     #[test]
     fn lengths_are_limited_to_what_is_remembered() {

@@ -8,6 +8,7 @@ mod cycle {
     mod coverage;
     mod due;
     mod follow_up;
+    mod held;
     mod interleavings;
     mod locks;
     mod races;
@@ -28,6 +29,7 @@ mod failure {
     mod retry;
     mod scenario4;
     mod signals;
+    mod stop;
 }
 
 mod http {

@@ -411,6 +411,7 @@ pub fn twitch(asked: Result<Result<(), RefreshError>, RefreshError>) -> Check {
             "{outage}: is Twitch down (https://status.twitch.com), or this machine's way out? Nobody is \
              deactivated for it"
         )),
+        Err(RefreshError::Withheld(why)) => Topic::Twitch.fault(why.to_string()),
     }
 }
 

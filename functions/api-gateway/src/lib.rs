@@ -8,13 +8,14 @@
 use std::convert::Infallible;
 
 use adapters::runner::deadline;
+use adapters::shutdown::Shutdown;
 use adapters::telemetry::metrics::written_after;
 use api::{Context, Problem};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Uri, uri::PathAndQuery};
 use axum::response::Response;
-use domain::Caller;
+use domain::{Caller, StopSignal};
 use lambda_http::aws_lambda_events::apigw::{
     ApiGatewayRequestAuthorizerIamDescription, ApiGatewayV2httpRequestContext,
 };
@@ -38,16 +39,17 @@ const NOBODYS: &str = "000000000000";
 /// # Errors
 ///
 /// If the Runtime API can't be reached.
-pub async fn serve<F>(open: impl Fn() -> F + Sync) -> Result<(), Error>
+pub async fn serve<F>(open: impl Fn(StopSignal) -> F + Sync) -> Result<(), Error>
 where
     F: Future<Output = Result<Router, Problem>> + Send,
 {
-    let routes = OnceCell::new();
+    let (routes, shutdown) = (OnceCell::new(), Shutdown::listen());
     let answer = async |request| {
-        let routes = async { routes.get_or_try_init(&open).await.cloned() };
-        Ok::<_, Infallible>(written_after(answer(routes, request)).await)
+        let open = || open(shutdown.signal());
+        let routes = async { routes.get_or_try_init(open).await.cloned() };
+        Ok::<_, Infallible>(shutdown.event(written_after(answer(routes, request))).await)
     };
-    lambda_http::run(service_fn(answer)).await
+    shutdown.serve(lambda_http::run(service_fn(answer))).await
 }
 
 async fn answer(routes: impl Future<Output = Result<Router, Problem>>, request: Request) -> Response {

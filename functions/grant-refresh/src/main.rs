@@ -15,9 +15,9 @@ use api_gateway::Error;
 async fn main() -> Result<(), Error> {
     let source = Source::environment();
     telemetry::start_function(&source)?;
-    let open = || async {
+    let open = |stop| async {
         let source = source.with_secrets(&RefreshConfig::SECRETS).await;
-        let runner = Runner::open(RefreshConfig::read(&source)?).await?;
+        let runner = Runner::open(RefreshConfig::read(&source)?).await?.stopped_by(stop);
         Ok(api::grants(Arc::new(runner)))
     };
     api_gateway::serve(open).await

@@ -15,10 +15,10 @@ use api_gateway::Error;
 async fn main() -> Result<(), Error> {
     let source = Source::environment();
     telemetry::start_function(&source)?;
-    let open = || async {
+    let open = |stop| async {
         let source = source.with_secrets(&RefreshConfig::SECRETS).await;
         let HealthCheckConfig { refresh, time } = HealthCheckConfig::read(&source)?;
-        let runner = Runner::open(refresh).await?;
+        let runner = Runner::open(refresh).await?.stopped_by(stop);
         Ok(api::health(Arc::new(runner), time))
     };
     api_gateway::serve(open).await

@@ -13,10 +13,11 @@ use std::sync::Arc;
 
 use adapters::SystemClock;
 use adapters::config::{NotifyConfig, Source};
+use adapters::shutdown::Shutdown;
 use adapters::store::{Database, PgOutbox};
 use adapters::telemetry::{self, metrics::written_after};
-use domain::Clock;
 use domain::notify::NotifyService;
+use domain::{Clock, StopSignal};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use push::{Loopback, Vapid, WebPush};
 use serde_json::Value;
@@ -29,16 +30,17 @@ use crate::handler::Handler;
 async fn main() -> Result<(), Error> {
     let source = Source::environment();
     telemetry::start_function(&source)?;
-    let handler = OnceCell::new();
-    let handle = async |event: LambdaEvent<Value>| {
-        let handler = handler.get_or_try_init(|| open(&source)).await?;
+    let (handler, shutdown) = (OnceCell::new(), Shutdown::listen());
+    let answer = async |event: LambdaEvent<Value>| {
+        let handler = handler.get_or_try_init(|| open(&source, shutdown.signal())).await?;
         written_after(handler.handle(event)).await
     };
-    lambda_runtime::run(service_fn(handle)).await
+    let handle = async |event| Box::pin(shutdown.event(answer(event))).await;
+    Box::pin(shutdown.serve(lambda_runtime::run(service_fn(handle)))).await
 }
 
 /// For the first event, so that a function is ready at once and begins with nothing that it may not need.
-async fn open(source: &Source) -> Result<Handler<PgOutbox, WebPush>, Error> {
+async fn open(source: &Source, stop: StopSignal) -> Result<Handler<PgOutbox, WebPush>, Error> {
     let source = source.with_secrets(&NotifyConfig::SECRETS).await;
     let NotifyConfig { database, vapid, locale, secrets } = NotifyConfig::read(&source)?;
     let loopback = if vapid.loopback { Loopback::Allowed } else { Loopback::Refused };
@@ -47,5 +49,9 @@ async fn open(source: &Source) -> Result<Handler<PgOutbox, WebPush>, Error> {
     let database = Database::open(database).await?;
     let clock: Arc<dyn Clock> = Arc::new(database.clock());
     let outbox = PgOutbox::new(database, clock.clone());
-    Ok(Handler { service: NotifyService::new(outbox, push, clock.clone(), locale), secrets, clock })
+    Ok(Handler {
+        service: NotifyService::new(outbox, push, clock.clone(), locale).stopped_by(stop),
+        secrets,
+        clock,
+    })
 }

@@ -7,7 +7,9 @@ mod handler;
 
 use adapters::config::{RefreshConfig, Source};
 use adapters::runner::Runner;
+use adapters::shutdown::Shutdown;
 use adapters::telemetry::{self, metrics::written_after};
+use domain::StopSignal;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -17,16 +19,17 @@ use tokio::sync::OnceCell;
 async fn main() -> Result<(), Error> {
     let source = Source::environment();
     telemetry::start_function(&source)?;
-    let runner = OnceCell::new();
-    let handle = async |event: LambdaEvent<Value>| {
-        let runner = runner.get_or_try_init(|| open(&source)).await?;
+    let (runner, shutdown) = (OnceCell::new(), Shutdown::listen());
+    let answer = async |event: LambdaEvent<Value>| {
+        let runner = runner.get_or_try_init(|| open(&source, shutdown.signal())).await?;
         written_after(handler::handle(runner, event)).await
     };
-    lambda_runtime::run(service_fn(handle)).await
+    let handle = async |event| Box::pin(shutdown.event(answer(event))).await;
+    Box::pin(shutdown.serve(lambda_runtime::run(service_fn(handle)))).await
 }
 
 /// For the first event, so that a function is ready at once and begins with nothing that it may not need.
-async fn open(source: &Source) -> Result<Runner, Error> {
+async fn open(source: &Source, stop: StopSignal) -> Result<Runner, Error> {
     let source = source.with_secrets(&RefreshConfig::SECRETS).await;
-    Ok(Runner::open(RefreshConfig::read(&source)?).await?)
+    Ok(Runner::open(RefreshConfig::read(&source)?).await?.stopped_by(stop))
 }

@@ -11,7 +11,7 @@ use adapters::cipher::Column;
 use adapters::twitch::TwitchClient;
 use anyhow::{Context as _, Result, ensure};
 use domain::RefreshToken;
-use domain::ports::Twitch;
+use domain::ports::{Permit, Twitch};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -109,7 +109,7 @@ async fn sequential(postgres: &Postgres) -> Result<f64> {
                 .await?;
         let now = world.clock.now();
         let refresh = cipher.decrypt(*id, Column::RefreshToken, &stored, now)?;
-        let grant = twitch.refresh(&RefreshToken::new(refresh.as_str())).await?;
+        let grant = twitch.refresh(&RefreshToken::new(refresh.as_str()), &Permit::UNCONDITIONAL).await?;
         sqlx::query(
             "UPDATE streamers SET access_token_encrypted = $2, refresh_token_encrypted = $3 WHERE id = $1",
         )

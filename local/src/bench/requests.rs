@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use adapters::twitch::TwitchClient;
 use anyhow::{Context as _, Result, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::ports::{Priority, Twitch};
+use domain::ports::{Permit, Priority, Twitch};
 use domain::{CampaignId, MembershipKey, StreamerId};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -146,7 +146,7 @@ async fn bare_refresh(world: &World) -> Result<Duration> {
     for n in 0..=GRANTS {
         let pair = world.twitch.current_tokens(&format!("streamer_{n}")).context("no such streamer")?;
         let started = Instant::now();
-        twitch.refresh(&pair.refresh).await?;
+        twitch.refresh(&pair.refresh, &Permit::UNCONDITIONAL).await?;
         took.push(started.elapsed());
     }
     took.remove(0);
@@ -189,8 +189,8 @@ async fn check(binaries: &Binaries, postgres: &Postgres) -> Result<(Duration, Du
 
         let pair = world.twitch.current_tokens(&format!("check_{n}_1")).context("no such streamer")?;
         let started = Instant::now();
-        twitch.validate(&pair.access, Priority::Vital).await?;
-        twitch.refresh(&pair.refresh).await?;
+        twitch.validate(&pair.access, Priority::Vital, &Permit::UNCONDITIONAL).await?;
+        twitch.refresh(&pair.refresh, &Permit::UNCONDITIONAL).await?;
         calls.push(started.elapsed());
     }
     checks.remove(0);

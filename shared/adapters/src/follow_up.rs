@@ -40,7 +40,12 @@ impl Runner {
     ) {
         let left =
             deadline.map_or(LONGEST, |at| (at - LAST_WORDS - self.monotonic()).to_std().unwrap_or_default());
-        let failure = match timeout(left.min(LONGEST), work).await {
+        let done = tokio::select! {
+            biased;
+            () = self.stop().given() => return,
+            done = timeout(left.min(LONGEST), work) => done,
+        };
+        let failure = match done {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "there was not enough time".to_owned(),

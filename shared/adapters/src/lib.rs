@@ -10,6 +10,7 @@ mod gauges;
 pub mod requests;
 pub mod runner;
 pub mod secrets;
+pub mod shutdown;
 pub mod signals;
 pub mod store;
 pub mod telemetry;

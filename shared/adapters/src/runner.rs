@@ -11,7 +11,7 @@ use domain::ports::{StoreError, Twitch};
 use domain::refresh::{Cycle, RefreshService};
 use domain::report::{Report, Stop};
 use domain::schedule::Trigger;
-use domain::{Clock, Monotonic};
+use domain::{Clock, Monotonic, StopSignal};
 
 use crate::SystemClock;
 use crate::config::{RefreshConfig, TwitchConfig};
@@ -50,6 +50,7 @@ pub struct Runner {
     clock: Arc<dyn Clock>,
     /// The time that is agreed with others than the database.
     machine: Arc<dyn Clock>,
+    stop: StopSignal,
 }
 
 impl Runner {
@@ -83,7 +84,27 @@ impl Runner {
         let RefreshConfig { database: _, cipher, twitch: twitch_config, policy, signals, secrets } = config;
         let store = PgStore::new(database, cipher, clock.clone());
         let signals = AwsSignals::new(signals, secrets.sdk(), machine.clone());
-        Self { store, twitch_config, warm: Mutex::default(), signals, policy, secrets, clock, machine }
+        Self {
+            store,
+            twitch_config,
+            warm: Mutex::default(),
+            signals,
+            policy,
+            secrets,
+            clock,
+            machine,
+            stop: StopSignal::default(),
+        }
+    }
+
+    /// Ends cycles in order when `stop` is given.
+    #[must_use]
+    pub fn stopped_by(self, stop: StopSignal) -> Self {
+        Self { stop, ..self }
+    }
+
+    pub(crate) fn stop(&self) -> &StopSignal {
+        &self.stop
     }
 
     /// Where the streamers are kept.
@@ -140,6 +161,7 @@ impl Runner {
             self.policy,
             self.twitch_config.in_flight(),
         )
+        .stopped_by(self.stop.clone())
     }
 
     /// The client of the last event, if its connections are still warm. An event that asks Twitch nothing warms none.

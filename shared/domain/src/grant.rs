@@ -7,7 +7,7 @@ use crate::authorization::{Membership, MembershipKey, MembershipStatus, Unknown}
 use crate::policy::FailureKind;
 use crate::ports::{Memberships, Signals, Store, StoreError, Twitch};
 use crate::refresh::{Cycle, RefreshService, Whom};
-use crate::report::{Observer, Outcome, Skip, Stop};
+use crate::report::{Observer, Outcome, Skip, Standing, Stop};
 
 /// Why nothing was granted. The texts hold no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,14 +72,10 @@ pub async fn grant<S: Store + Memberships, T: Twitch, G: Signals>(
                 membership.token.expires_at = token_expires_at;
                 return Ok(membership);
             }
-            Some(Outcome::Failed { kind: FailureKind::Refusal, reason, .. }) => {
-                return Err(GrantError::Refused(reason));
-            }
-            Some(Outcome::Failed { reason, alarm: Some(_), .. }) => return Err(GrantError::Ours(reason)),
-            Some(Outcome::Failed { reason, .. }) => return Err(GrantError::Outage(reason)),
             // Others were here: they hold the lease, have changed the tokens, or the membership meanwhile.
             Some(
                 Outcome::Skipped(Skip::Leased | Skip::Superseded | Skip::NotDue(_))
+                | Outcome::Failed { standing: Standing::Superseded, .. }
                 | Outcome::Refreshed { .. },
             ) if stopped.is_none() => {
                 let patience = cycle.limits.lease_patience(began, service.monotonic());
@@ -87,6 +83,11 @@ pub async fn grant<S: Store + Memberships, T: Twitch, G: Signals>(
                     return Err(GrantError::Busy);
                 }
             }
+            Some(Outcome::Failed { kind: FailureKind::Refusal, reason, .. }) => {
+                return Err(GrantError::Refused(reason));
+            }
+            Some(Outcome::Failed { reason, alarm: Some(_), .. }) => return Err(GrantError::Ours(reason)),
+            Some(Outcome::Failed { reason, .. }) => return Err(GrantError::Outage(reason)),
             _ => {
                 return Err(match stopped {
                     Some(Stop::Store(reason)) => StoreError(reason).into(),

@@ -11,7 +11,7 @@ use crate::authorization::{CampaignId, Participant, Unknown};
 use crate::policy::FailureKind;
 use crate::ports::{Memberships, Signals, Store, StoreError, Twitch};
 use crate::refresh::{Cycle, RefreshService, Whom};
-use crate::report::{Observer, Outcome, Report, Skip, Stop};
+use crate::report::{Observer, Outcome, Report, Skip, Standing, Stop};
 use crate::streamer::StreamerId;
 
 /// All that a caller learns of a fault of ours.
@@ -172,7 +172,10 @@ pub async fn check<S: Store + Memberships, T: Twitch, G: Signals>(
         for participant in open {
             match outcomes.remove(&participant.streamer.id) {
                 // Others were here: their outcome is worth waiting for.
-                Some(Outcome::Skipped(Skip::Leased | Skip::Superseded)) if report.stopped.is_none() => {
+                Some(
+                    Outcome::Skipped(Skip::Leased | Skip::Superseded)
+                    | Outcome::Failed { standing: Standing::Superseded, .. },
+                ) if report.stopped.is_none() => {
                     waiting.push(participant);
                 }
                 outcome => {
@@ -263,7 +266,9 @@ fn not_reached(stopped: Option<&Stop>) -> String {
         Some(Stop::Store(_)) => "the database failed during the check".to_owned(),
         Some(Stop::Misconfigured(_)) => "Twitch does not take our application's credentials".to_owned(),
         Some(Stop::Outages) => "Twitch seems to be down".to_owned(),
-        Some(Stop::Deadline | Stop::NoTime) | None => "no time was left for it".to_owned(),
+        Some(Stop::Deadline | Stop::NoTime | Stop::Interrupted) | None => {
+            "no time was left for it".to_owned()
+        }
     }
 }
 
@@ -292,7 +297,7 @@ fn heard<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Alarm, Standing};
+    use crate::report::Alarm;
     use crate::streamer::{Streamer, TokenState};
 
     #[test]

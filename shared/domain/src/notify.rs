@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::clock::{Clock, Monotonic};
 use crate::notification::{Locale, Next, Notification, PushAnswer};
 use crate::ports::{Outbox, Push, PushMessage, StoreError};
+use crate::stop::StopSignal;
 
 /// The longest that one push may take.
 pub const LONGEST_PUSH: TimeDelta = TimeDelta::seconds(10);
@@ -73,6 +74,7 @@ pub struct NotifyService<O, P> {
     push: P,
     clock: Arc<dyn Clock>,
     locale: Locale,
+    stop: StopSignal,
 }
 
 /// What a run knows of itself.
@@ -86,7 +88,13 @@ struct Run {
 impl<O: Outbox, P: Push> NotifyService<O, P> {
     /// `locale` is the language of what people read.
     pub fn new(outbox: O, push: P, clock: Arc<dyn Clock>, locale: Locale) -> Self {
-        Self { outbox, push, clock, locale }
+        Self { outbox, push, clock, locale, stop: StopSignal::default() }
+    }
+
+    /// Ends runs in order when `stop` is given: they claim nothing more, and finish what is in flight.
+    #[must_use]
+    pub fn stopped_by(self, stop: StopSignal) -> Self {
+        Self { stop, ..self }
     }
 
     /// Delivers what is to be tried now, until nothing is left or `deadline` is near.
@@ -118,7 +126,10 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
         run: &Mutex<Run>,
     ) -> Option<Vec<(Notification, DateTime<Utc>)>> {
         let now = self.clock.now();
-        if lock(run).failed.is_some() || deadline.is_some_and(|at| at - self.clock.monotonic() < CLAIM) {
+        if lock(run).failed.is_some()
+            || self.stop.is_set()
+            || deadline.is_some_and(|at| at - self.clock.monotonic() < CLAIM)
+        {
             return None;
         }
         let until = now + CLAIM;

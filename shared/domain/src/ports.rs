@@ -10,10 +10,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use crate::authorization::{Authorization, CampaignId, Membership, MembershipKey, Participant, Unknown};
-use crate::clock::Monotonic;
+use crate::clock::{Clock, Monotonic};
 use crate::notification::{Next, Notification, PushAnswer, Subscription, Told};
 use crate::policy::Failure;
 use crate::schedule::Trigger;
+use crate::stop::StopSignal;
 use crate::streamer::{Authorized, Caller, Streamer, StreamerId, TokenState};
 use crate::token::{AccessToken, RefreshToken, TokenPair};
 
@@ -111,14 +112,86 @@ pub struct Lease {
     pub fence: i64,
     /// When the lease ends.
     pub until: DateTime<Utc>,
+    /// The same moment on the monotonic clock, in case that the wall clock is set back.
+    pub held_until: Monotonic,
     /// The refresh token as stored, encrypted, that the attempt starts from. If another writer has changed it by
     /// the time the result is written, theirs stands.
     pub started_from: Option<String>,
 }
 
+/// An answer of Twitch's, and the write of it, need this much of a lease.
+const ANSWERING: TimeDelta = TimeDelta::seconds(20);
+
+impl Lease {
+    /// How much longer it holds: until the earlier of both clocks, for one is set and the other stands still while the machine
+    /// sleeps.
+    #[must_use]
+    pub fn left(&self, clock: &dyn Clock) -> TimeDelta {
+        (self.until - clock.now()).min(self.held_until - clock.monotonic())
+    }
+}
+
+/// What has to hold whenever a token is sent: the lease under which it was read, and that the work goes on.
+#[derive(Clone, Copy)]
+pub struct Permit<'a> {
+    lease: Option<(&'a Lease, &'a dyn Clock)>,
+    stop: Option<&'a StopSignal>,
+}
+
+/// Why a token was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Withheld {
+    /// The process was slow, or stood still.
+    #[error("its lease ended before the request was sent")]
+    LeaseEnded,
+    /// The work is asked to stop.
+    #[error("the work was asked to stop before the request was sent")]
+    Stopping,
+}
+
+impl<'a> Permit<'a> {
+    /// For a token that no lease protects: the application's own, or one that nobody else knows.
+    pub const UNCONDITIONAL: Permit<'static> = Permit { lease: None, stop: None };
+
+    /// A permit for as long as this lease holds.
+    #[must_use]
+    pub fn under(lease: &'a Lease, clock: &'a dyn Clock) -> Self {
+        Self { lease: Some((lease, clock)), stop: None }
+    }
+
+    /// The same, until the work is asked to stop.
+    #[must_use]
+    pub fn until(self, stop: &'a StopSignal) -> Self {
+        Self { stop: Some(stop), ..self }
+    }
+
+    /// Whether a token may be sent now. To be asked after every pause and right before the token is sent.
+    ///
+    /// # Errors
+    ///
+    /// If it may not.
+    pub fn check(&self) -> Result<(), Withheld> {
+        if self.stop.is_some_and(StopSignal::is_set) {
+            return Err(Withheld::Stopping);
+        }
+        match self.lease {
+            Some((lease, clock)) if lease.left(clock) < ANSWERING => Err(Withheld::LeaseEnded),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until the work is asked to stop: no pause needs to last longer.
+    pub async fn withdrawn(&self) {
+        match self.stop {
+            Some(stop) => stop.given().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, fence, until, started_from: _ } = self;
+        let Self { id, fence, until, held_until: _, started_from: _ } = self;
         f.debug_struct("Lease")
             .field("id", id)
             .field("fence", fence)
@@ -228,17 +301,19 @@ pub trait Twitch: Send + Sync {
     /// again, and is told, at the first call.
     fn connect(&self) -> impl Future<Output = ()> + Send;
 
-    /// Asks for a new pair.
+    /// Asks for a new pair, if the permit allows it.
     fn refresh(
         &self,
         token: &RefreshToken,
+        permit: &Permit<'_>,
     ) -> impl Future<Output = Result<TokenResponse, RefreshError>> + Send;
 
-    /// Asks whether the access token lives.
+    /// Asks whether the access token lives, if the permit allows it.
     fn validate(
         &self,
         token: &AccessToken,
         priority: Priority,
+        permit: &Permit<'_>,
     ) -> impl Future<Output = Result<Validity, Outage>> + Send;
 }
 
@@ -256,12 +331,21 @@ impl<T: Twitch> Twitch for Arc<T> {
         self.as_ref().connect().await;
     }
 
-    async fn refresh(&self, token: &RefreshToken) -> Result<TokenResponse, RefreshError> {
-        self.as_ref().refresh(token).await
+    async fn refresh(
+        &self,
+        token: &RefreshToken,
+        permit: &Permit<'_>,
+    ) -> Result<TokenResponse, RefreshError> {
+        self.as_ref().refresh(token, permit).await
     }
 
-    async fn validate(&self, token: &AccessToken, priority: Priority) -> Result<Validity, Outage> {
-        self.as_ref().validate(token, priority).await
+    async fn validate(
+        &self,
+        token: &AccessToken,
+        priority: Priority,
+        permit: &Permit<'_>,
+    ) -> Result<Validity, Outage> {
+        self.as_ref().validate(token, priority, permit).await
     }
 }
 
@@ -326,6 +410,9 @@ pub enum RefreshError {
     /// Our application's credentials are wrong: nobody can be refreshed.
     #[error("{0}")]
     Misconfigured(String),
+    /// The token was not sent.
+    #[error(transparent)]
+    Withheld(#[from] Withheld),
 }
 
 /// What wakes others: the one-shot that runs a cycle again, and the domain event of a deactivation. Neither carries

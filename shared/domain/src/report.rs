@@ -53,7 +53,8 @@ pub enum Outcome {
 pub enum Alarm {
     /// A stored token is under a key that we don't have, or fails authentication.
     Unreadable,
-    /// What Twitch answered is lost: it could not be stored, or the program panicked.
+    /// What Twitch answered is lost: it could not be stored, another writer's tokens stand in its place, or the program
+    /// panicked.
     NotStored,
     /// The streamer was refused for good and not deactivated: the hour's budget is used up, or deactivation is switched
     /// off.
@@ -80,6 +81,8 @@ pub enum Standing {
         /// Who is told.
         told: Vec<Told>,
     },
+    /// Another writer changed the tokens meanwhile; theirs stand.
+    Superseded,
     /// Nothing could be written.
     NotRecorded,
 }
@@ -98,10 +101,12 @@ pub enum Skip {
     NotValidated(String),
     /// Another run holds the lease, somebody has locked the row, or the streamer is no longer active.
     Leased,
-    /// Another writer changed the tokens meanwhile; theirs stand.
+    /// Another writer changed the tokens meanwhile; theirs stand, and nothing of ours is lost.
     Superseded,
     /// The cycle stopped first, or the lease was too short by the time its turn came.
     Stopped,
+    /// The lease ended before the token was sent.
+    LeaseEnded,
 }
 
 /// A length of time as people read it: `2 h 10`, `35 min`, `9 min 5 s`, `40 s`, `under 1 s`.
@@ -137,6 +142,7 @@ impl fmt::Display for Skip {
             Self::Stopped => {
                 f.write_str("the cycle stopped early, or had no time for it: left to the next run")
             }
+            Self::LeaseEnded => f.write_str("its lease ended before Twitch was asked: left to the next run"),
         }
     }
 }
@@ -154,6 +160,7 @@ impl fmt::Display for Standing {
                 f.write_str("deactivated: the streamer has to reconnect")?;
                 told.iter().try_for_each(|told| write!(f, "; {told}"))
             }
+            Self::Superseded => f.write_str("the other writer's tokens stand"),
             Self::NotRecorded => f.write_str("nothing recorded"),
         }
     }
@@ -322,6 +329,8 @@ pub enum Stop {
     Deadline,
     /// Too many outages in a row: Twitch is down.
     Outages,
+    /// The process is asked to end.
+    Interrupted,
     /// Our credentials are wrong.
     Misconfigured(String),
     /// The database failed.
@@ -339,7 +348,7 @@ impl Stop {
     #[must_use]
     pub fn is_ours(&self) -> bool {
         match self {
-            Self::Deadline | Self::Outages => false,
+            Self::Deadline | Self::Outages | Self::Interrupted => false,
             Self::NoTime | Self::Misconfigured(_) | Self::Store(_) => true,
         }
     }
@@ -350,7 +359,7 @@ impl fmt::Display for Stop {
         match self {
             Self::NoTime => write!(
                 f,
-                "no time to begin: an attempt may take {} s; give the function a timeout of at least three minutes",
+                "no time to begin: an attempt may take {} s; give the function a timeout of at least three minutes, or the command a longer --timeout",
                 crate::refresh::SHORTEST_CYCLE.num_seconds()
             ),
             Self::Deadline => f.write_str("the deadline is near; the rest is left to the next run"),
@@ -359,6 +368,7 @@ impl fmt::Display for Stop {
                 "{} outages in a row: Twitch seems to be down; the rest is left to the next run",
                 crate::policy::OUTAGE_LIMIT
             ),
+            Self::Interrupted => f.write_str("it was interrupted; the rest is left to the next run"),
             Self::Misconfigured(reason) | Self::Store(reason) => f.write_str(reason),
         }
     }

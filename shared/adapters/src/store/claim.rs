@@ -21,6 +21,7 @@ impl PgStore {
         until: DateTime<Utc>,
         give_up_at: Monotonic,
     ) -> Result<Vec<Claim>, Error> {
+        let held_until = self.clock.monotonic() + (until - now);
         let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
         let kept = Kept::default();
         let (ids, fences) =
@@ -92,6 +93,7 @@ impl PgStore {
                         id: streamer.id,
                         fence: row.fence,
                         until,
+                        held_until,
                         started_from: row.refresh_token_encrypted,
                     },
                     streamer,

@@ -237,6 +237,7 @@ impl PgStore {
                 id: streamer.id,
                 fence,
                 until: now + LONGEST_CALL,
+                held_until: self.clock.monotonic() + LONGEST_CALL,
                 started_from: row.refresh_token_encrypted,
             },
             trigger: Trigger::Command,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::ports::{Outage, Priority, RefreshError, TokenResponse, Twitch, Validity};
+use domain::ports::{Outage, Permit, Priority, RefreshError, TokenResponse, Twitch, Validity, Withheld};
 use domain::refresh::LONGEST_CALL;
 use domain::{AccessToken, Clock, RefreshToken};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -56,8 +56,34 @@ pub struct TwitchClient {
 #[error("{0}")]
 pub struct SetUpError(String);
 
+/// A call that failed.
+enum CallError {
+    Outage(Outage),
+    Withheld(Withheld),
+}
+
+impl From<CallError> for RefreshError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Outage(outage) => outage.into(),
+            CallError::Withheld(withheld) => withheld.into(),
+        }
+    }
+}
+
+impl From<CallError> for Outage {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Outage(outage) => outage,
+            CallError::Withheld(withheld) => Self(withheld.to_string()),
+        }
+    }
+}
+
 /// A call without an answer.
 enum NoAnswer {
+    /// It was not allowed any more.
+    Withheld(Withheld),
     /// Twitch can't have seen it.
     NotSent(String),
     /// Twitch may have processed it.
@@ -101,7 +127,9 @@ impl TwitchClient {
             ("grant_type", "client_credentials"),
         ];
         let request = |client: &Client| client.post(self.token_url.clone()).form(&form);
-        self.call(Endpoint::Token, Priority::Vital, latest(), request).await?.into_application_token()
+        let permit = &Permit::UNCONDITIONAL;
+        let answer = self.call(Endpoint::Token, Priority::Vital, latest(), permit, request).await?;
+        answer.into_application_token()
     }
 
     /// Takes an access token back, as when a streamer revokes its authorization. One that is dead already is fine.
@@ -113,7 +141,8 @@ impl TwitchClient {
         let credentials = self.config.credentials.current();
         let form = [("client_id", credentials.client_id.as_str()), ("token", token.expose())];
         let request = |client: &Client| client.post(self.revoke_url.clone()).form(&form);
-        self.call(Endpoint::Revoke, Priority::Vital, latest(), request).await?.into_revocation()
+        let permit = &Permit::UNCONDITIONAL;
+        self.call(Endpoint::Revoke, Priority::Vital, latest(), permit, request).await?.into_revocation()
     }
 
     /// Asks for a new pair, as whom these credentials say.
@@ -121,6 +150,7 @@ impl TwitchClient {
         &self,
         credentials: &Credentials,
         token: &RefreshToken,
+        permit: &Permit<'_>,
         latest: Instant,
     ) -> Result<TokenResponse, RefreshError> {
         let form = [
@@ -130,25 +160,31 @@ impl TwitchClient {
             ("refresh_token", token.expose()),
         ];
         let request = |client: &Client| client.post(self.token_url.clone()).form(&form);
-        let answer = self.call(Endpoint::Token, Priority::Vital, latest, request).await?;
+        let answer = self.call(Endpoint::Token, Priority::Vital, latest, permit, request).await?;
         answer.into_token_response(token, &self.config.required_scopes)
     }
 
-    /// One call with its quick retries, none of which begins after `latest`.
+    /// One call with its quick retries, none of which begins after `latest` or without the permit.
     async fn call(
         &self,
         endpoint: Endpoint,
         priority: Priority,
         latest: Instant,
+        permit: &Permit<'_>,
         request: impl Fn(&Client) -> RequestBuilder,
-    ) -> Result<Answer, Outage> {
+    ) -> Result<Answer, CallError> {
         let mut pauses = QUICK_RETRIES.into_iter();
         loop {
-            self.pace.turn(endpoint, priority, latest).await.map_err(|moment| {
+            let turn = tokio::select! {
+                turn = self.pace.turn(endpoint, priority, latest) => turn,
+                // The permit is refused below.
+                () = permit.withdrawn() => Ok(()),
+            };
+            turn.map_err(|moment| {
                 let seconds = moment.saturating_duration_since(Instant::now()).as_secs();
-                Outage(format!("Twitch is not to be called for another {seconds} s"))
+                CallError::Outage(Outage(format!("Twitch is not to be called for another {seconds} s")))
             })?;
-            let (failed, wait) = match self.send(&request).await {
+            let (failed, wait) = match self.send(permit, &request).await {
                 Ok(answer) if is_busy(answer.status) => {
                     if let Some(wait) = answer.wait {
                         self.pace.hold(endpoint, wait);
@@ -157,19 +193,26 @@ impl TwitchClient {
                 }
                 Ok(answer) => return Ok(answer),
                 Err(NoAnswer::NotSent(reason)) => (Outage(reason), None),
-                Err(NoAnswer::Lost(reason)) => return Err(Outage(reason)),
+                Err(NoAnswer::Lost(reason)) => return Err(CallError::Outage(Outage(reason))),
+                Err(NoAnswer::Withheld(withheld)) => return Err(CallError::Withheld(withheld)),
             };
-            let Some(pause) = pauses.next() else { return Err(failed) };
+            let Some(pause) = pauses.next() else { return Err(CallError::Outage(failed)) };
             let again = Instant::now() + wait_before_retry(wait, pause);
             if again > latest {
-                return Err(failed);
+                return Err(CallError::Outage(failed));
             }
-            sleep_until(again).await;
+            pause_until(again, permit).await;
         }
     }
 
-    async fn send(&self, request: impl Fn(&Client) -> RequestBuilder) -> Result<Answer, NoAnswer> {
+    async fn send(
+        &self,
+        permit: &Permit<'_>,
+        request: impl Fn(&Client) -> RequestBuilder,
+    ) -> Result<Answer, NoAnswer> {
         let connection = self.connections.next().await.map_err(NoAnswer::NotSent)?;
+        // Here, after every pause that there is.
+        permit.check().map_err(NoAnswer::Withheld)?;
         let sent = Instant::now();
         let mut response = request(&connection.client).send().await.map_err(|error| no_answer(&error))?;
         let status = response.status();
@@ -188,20 +231,29 @@ impl Twitch for TwitchClient {
         let _ = self.connections.ready().await;
     }
 
-    async fn refresh(&self, token: &RefreshToken) -> Result<TokenResponse, RefreshError> {
+    async fn refresh(
+        &self,
+        token: &RefreshToken,
+        permit: &Permit<'_>,
+    ) -> Result<TokenResponse, RefreshError> {
         let (latest, credentials) = (latest(), self.config.credentials.current());
-        let answer = self.refresh_as(&credentials, token, latest).await;
+        let answer = self.refresh_as(&credentials, token, permit, latest).await;
         if !matches!(answer, Err(RefreshError::Misconfigured(_))) {
             return answer;
         }
         // Boxed: it is rare, and every call would carry its size.
         match timeout_at(latest, Box::pin(self.config.credentials.reload(&credentials))).await {
-            Ok(Some(renewed)) => Box::pin(self.refresh_as(&renewed, token, latest)).await,
+            Ok(Some(renewed)) => Box::pin(self.refresh_as(&renewed, token, permit, latest)).await,
             Ok(None) | Err(_) => answer,
         }
     }
 
-    async fn validate(&self, token: &AccessToken, priority: Priority) -> Result<Validity, Outage> {
+    async fn validate(
+        &self,
+        token: &AccessToken,
+        priority: Priority,
+        permit: &Permit<'_>,
+    ) -> Result<Validity, Outage> {
         let Ok(mut header) = HeaderValue::from_str(&format!("OAuth {}", token.expose())) else {
             // No access token of Twitch's has such characters.
             return Ok(Validity::Invalid);
@@ -209,7 +261,7 @@ impl Twitch for TwitchClient {
         header.set_sensitive(true);
         let request =
             |client: &Client| client.get(self.validate_url.clone()).header(AUTHORIZATION, header.clone());
-        let answer = self.call(Endpoint::Validate, priority, latest(), request).await?;
+        let answer = self.call(Endpoint::Validate, priority, latest(), permit, request).await?;
         answer.into_validity(&self.config.required_scopes)
     }
 }
@@ -239,12 +291,29 @@ impl Twitch for Bounded {
         self.client.connect().await;
     }
 
-    async fn refresh(&self, token: &RefreshToken) -> Result<TokenResponse, RefreshError> {
-        self.in_time(self.client.refresh(token)).await
+    async fn refresh(
+        &self,
+        token: &RefreshToken,
+        permit: &Permit<'_>,
+    ) -> Result<TokenResponse, RefreshError> {
+        self.in_time(self.client.refresh(token, permit)).await
     }
 
-    async fn validate(&self, token: &AccessToken, priority: Priority) -> Result<Validity, Outage> {
-        self.in_time(self.client.validate(token, priority)).await
+    async fn validate(
+        &self,
+        token: &AccessToken,
+        priority: Priority,
+        permit: &Permit<'_>,
+    ) -> Result<Validity, Outage> {
+        self.in_time(self.client.validate(token, priority, permit)).await
+    }
+}
+
+/// A pause that ends early if the work is asked to stop.
+async fn pause_until(moment: Instant, permit: &Permit<'_>) {
+    tokio::select! {
+        () = sleep_until(moment) => {}
+        () = permit.withdrawn() => {}
     }
 }
 

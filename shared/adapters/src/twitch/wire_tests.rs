@@ -42,7 +42,7 @@ async fn refresh(answer: Vec<u8>, then: Then) -> Result<TokenResponse, RefreshEr
         (then == Then::KeepsSilent).then_some(connection)
     };
     let sent = RefreshToken::new("sent".to_owned());
-    let (refreshed, _connection) = tokio::join!(client.refresh(&sent), server);
+    let (refreshed, _connection) = tokio::join!(client.refresh(&sent, &Permit::UNCONDITIONAL), server);
     refreshed
 }
 

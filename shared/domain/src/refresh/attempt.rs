@@ -9,8 +9,8 @@ use super::write::{not_recorded, not_stored, stored_as};
 use super::{Arrived, Cycle, LEASE, LONGEST_ATTEMPT, Progress, RefreshService};
 use crate::policy::{Decision, Failure, FailureKind, NotDue, Verdict};
 use crate::ports::{
-    Attempt, Change, Claim, Lifetime, Outage, Priority, RefreshError, Signals, Store, Twitch, Unreadable,
-    Validation, Validity,
+    Attempt, Change, Claim, Lease, Lifetime, Outage, Permit, Priority, RefreshError, Signals, Store, Twitch,
+    Unreadable, Validation, Validity, Withheld,
 };
 use crate::report::{Alarm, Outcome, Skip, Standing, Stop};
 use crate::token::AccessToken;
@@ -81,7 +81,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         };
         attempt.lease = lease;
         attempt.started_at = now;
-        let validity = self.validate(progress, &access, Priority::Vital).await;
+        let validity = self.validate(progress, &access, Priority::Vital, &self.permit(&attempt.lease)).await;
         attempt.ended_at = self.clock.now();
         let outcome = match validity {
             Ok(Some(expires_in)) => {
@@ -105,7 +105,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         if !claim.is_active {
             return skip(Skip::Leased);
         }
-        if self.must_stop(cycle, progress) || claim.lease.until - now < LONGEST_ATTEMPT {
+        if self.must_stop(cycle, progress) || claim.lease.left(self.clock.as_ref()) < LONGEST_ATTEMPT {
             return skip(Skip::Stopped);
         }
         match self.policy.decide(&claim.token, cycle.demand, now) {
@@ -115,7 +115,8 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 let Ok(access) = &claim.access else {
                     return self.refresh(progress, claim, claim.token.expires_at, now).await;
                 };
-                match self.validate(progress, access, cycle.priority_of_validations()).await {
+                let priority = cycle.priority_of_validations();
+                match self.validate(progress, access, priority, &self.permit(&claim.lease)).await {
                     Err(outage) => skip(Skip::NotValidated(outage.0)),
                     Ok(None) => self.refresh(progress, claim, Some(now), now).await,
                     Ok(Some(expires_in)) => {
@@ -157,7 +158,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             // An access token that our keys don't open, or none at all, is what a refresh mends.
             (_, Ok(refresh)) => {
                 progress.observer.refreshing(&claim.streamer);
-                self.twitch.refresh(refresh).await
+                self.twitch.refresh(refresh, &self.permit(&claim.lease)).await
             }
         };
         match answer {
@@ -174,7 +175,11 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 // Twitch once refused everybody for hours while the tokens lived: a refusal counts only if Twitch calls
                 // the access token dead as well.
                 let validity = match &claim.access {
-                    Ok(access) => self.validate(progress, access, Priority::Vital).await,
+                    // It finishes what is in flight, so that a stop does not hide it.
+                    Ok(access) => {
+                        let permit = Permit::under(&claim.lease, self.clock.as_ref());
+                        self.validate(progress, access, Priority::Vital, &permit).await
+                    }
                     Err(Unreadable::Keys(ours)) => {
                         return failed(
                             FailureKind::Outage,
@@ -199,6 +204,12 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                     }
                 }
             }
+            Err(RefreshError::Withheld(Withheld::LeaseEnded)) => {
+                (Change::Released, Outcome::Skipped(Skip::LeaseEnded))
+            }
+            Err(RefreshError::Withheld(Withheld::Stopping)) => {
+                (Change::Released, Outcome::Skipped(Skip::Stopped))
+            }
             Err(RefreshError::Misconfigured(reason)) => {
                 progress.stop(Stop::Misconfigured(reason));
                 (Change::Released, Outcome::Skipped(Skip::Stopped))
@@ -212,15 +223,24 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         progress: &Progress<'_>,
         access: &AccessToken,
         priority: Priority,
+        permit: &Permit<'_>,
     ) -> Result<Option<TimeDelta>, Outage> {
         progress.may_validate(priority)?;
-        let answer = self.twitch.validate(access, priority).await;
-        progress.validated(priority, answer.is_ok());
+        let answer = self.twitch.validate(access, priority, permit).await;
+        // What was not sent says nothing of Twitch.
+        if answer.is_ok() || permit.check().is_ok() {
+            progress.validated(priority, answer.is_ok());
+        }
         match answer? {
             Validity::Invalid => Ok(None),
             Validity::Valid(Validation { lifetime: Lifetime::Limited(left), .. }) => Ok(Some(left)),
             Validity::Valid(_) => Err(Outage("Twitch does not say how long the token lives".to_owned())),
         }
+    }
+
+    /// To send a token under this lease.
+    fn permit<'a>(&'a self, lease: &'a Lease) -> Permit<'a> {
+        Permit::under(lease, self.clock.as_ref()).until(&self.stop)
     }
 
     pub(super) fn failed(

@@ -12,11 +12,13 @@ mod signal;
 mod write;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::channel::mpsc;
-use futures::{SinkExt, StreamExt, future};
+use futures::future::{self, Either};
+use futures::{SinkExt, StreamExt};
 
 use self::signal::Signaller;
 use crate::authorization::CampaignId;
@@ -25,6 +27,7 @@ use crate::policy::{Decision, Demand, Failure, OUTAGE_LIMIT, Policy};
 use crate::ports::{Attempt, Change, Claim, Outage, Priority, Signals, Store, StoreError, Twitch};
 use crate::report::{Observer, Outcome, Report, Skip, Stop};
 use crate::schedule::Trigger;
+use crate::stop::StopSignal;
 use crate::streamer::{Authorized, Caller, Streamer, StreamerId, TokenState};
 
 /// The longest that one call to Twitch may take, its quick retries included.
@@ -104,7 +107,7 @@ impl Whom {
     }
 }
 
-/// Until when a cycle may do what; none for a command.
+/// Until when a cycle may do what.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
     /// Past this nothing new is begun.
@@ -123,6 +126,18 @@ impl Limits {
             start: deadline.map(|at| at - SHORTEST_CYCLE),
             write: deadline.map(|at| at - LAST_WORDS),
             signal: deadline.map(|at| at - LONGEST_SIGNAL - REPORTING),
+        }
+    }
+
+    /// Of a command that began then and is to end within `time`. Where that is short, what it has begun by half of it is finished
+    /// all the same.
+    #[must_use]
+    pub fn of_command(began: Monotonic, time: TimeDelta) -> Self {
+        let (deadline, half) = (began + time, time / 2);
+        Self {
+            start: Some(deadline - SHORTEST_CYCLE.min(half)),
+            write: Some(deadline - LAST_WORDS.min(half)),
+            signal: Some(deadline - (LONGEST_SIGNAL + REPORTING).min(half)),
         }
     }
 
@@ -193,6 +208,7 @@ pub struct RefreshService<S, T, G> {
     clock: Arc<dyn Clock>,
     policy: Policy,
     in_flight: usize,
+    stop: StopSignal,
 }
 
 /// Keeps what it hears of.
@@ -326,7 +342,21 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         policy: Policy,
         in_flight: usize,
     ) -> Self {
-        Self { store, twitch, signals, clock, policy, in_flight: in_flight.max(1) }
+        Self {
+            store,
+            twitch,
+            signals,
+            clock,
+            policy,
+            in_flight: in_flight.max(1),
+            stop: StopSignal::default(),
+        }
+    }
+
+    /// Ends cycles in order when `stop` is given: they begin nothing, finish what is in flight, and give leases back.
+    #[must_use]
+    pub fn stopped_by(self, stop: StopSignal) -> Self {
+        Self { stop, ..self }
     }
 
     /// Where the streamers are kept.
@@ -444,7 +474,15 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 Whom::These(these) => these.clone(),
                 Whom::Authorized => {
                     let give_up_at = cycle.last_read(self.clock.monotonic());
-                    let page = self.store.authorized(last.as_ref(), self.clock.now(), give_up_at).await?;
+                    let read = {
+                        let page = pin!(self.store.authorized(last.as_ref(), self.clock.now(), give_up_at));
+                        // Nothing is held yet, so a stop need not wait for it.
+                        match future::select(page, pin!(self.stop.given())).await {
+                            Either::Left((page, _)) => Some(page?),
+                            Either::Right(_) => None,
+                        }
+                    };
+                    let Some(page) = read else { continue };
                     last = page.last().cloned();
                     page.into_iter().map(|authorized| (authorized.streamer, authorized.token)).collect()
                 }
@@ -538,6 +576,9 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     fn must_stop(&self, cycle: &Cycle, progress: &Progress<'_>) -> bool {
         if cycle.limits.start.is_some_and(|at| self.clock.monotonic() > at) {
             progress.stop(Stop::Deadline);
+        }
+        if self.stop.is_set() {
+            progress.stop(Stop::Interrupted);
         }
         progress.stopped()
     }

@@ -6,7 +6,7 @@ use futures::channel::mpsc::UnboundedSender;
 use super::{Cycle, Progress, RefreshService};
 use crate::notification::{Recipient, Told};
 use crate::ports::{Attempt, SignalError, Signals, Store, StreamerDeactivated, Twitch};
-use crate::report::{Outcome, Standing, Stop};
+use crate::report::{Outcome, Skip, Standing, Stop};
 use crate::schedule::retry_minute;
 
 /// Of the structure [`StreamerDeactivated`].
@@ -28,8 +28,11 @@ pub(super) struct Signaller<'a> {
 }
 
 impl Signaller<'_> {
-    /// A failure that is stored will be retried.
-    pub(super) fn recorded(&self, outcome: &Outcome) {
+    /// A failure that is stored will be retried, and at once what was only too late.
+    pub(super) fn recorded(&self, outcome: &Outcome, now: DateTime<Utc>) {
+        if let Outcome::Skipped(Skip::LeaseEnded) = outcome {
+            self.retry(now + NEXT_MINUTE);
+        }
         if let Outcome::Failed {
             standing: Standing::Recorded { retry_at, .. } | Standing::Repeated { retry_at },
             ..
@@ -73,7 +76,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     pub(super) fn arm_for_the_rest(&self, signaller: &Signaller<'_>) {
         let stopped = signaller.progress.state().report.stopped.clone();
         match stopped {
-            Some(Stop::Deadline) => signaller.retry(self.clock.now() + NEXT_MINUTE),
+            Some(Stop::Deadline | Stop::Interrupted) => signaller.retry(self.clock.now() + NEXT_MINUTE),
             Some(Stop::Outages) => signaller.retry(self.clock.now() + self.policy.retry_delay),
             Some(Stop::NoTime | Stop::Misconfigured(_) | Stop::Store(_)) | None => {}
         }

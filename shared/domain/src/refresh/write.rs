@@ -62,7 +62,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             Ok(recorded) => {
                 for ((attempt, outcome), recorded) in attempts.iter().zip(told).zip(recorded) {
                     let outcome = stored_as(outcome, recorded, attempt);
-                    signaller.recorded(&outcome);
+                    signaller.recorded(&outcome, self.clock.now());
                     progress.done(&attempt.streamer, &outcome);
                 }
             }
@@ -149,6 +149,15 @@ pub(super) fn not_recorded(kind: FailureKind, reason: String) -> Outcome {
 /// The outcome, as it is once this was recorded.
 pub(super) fn stored_as(outcome: Outcome, recorded: Recorded, attempt: &Attempt) -> Outcome {
     match recorded {
+        Recorded::Superseded if matches!(attempt.change, Change::Refreshed { .. }) => Outcome::Failed {
+            kind: FailureKind::Outage,
+            reason:
+                "refreshed, but another writer changed the tokens meanwhile: the new pair was thrown away"
+                    .to_owned(),
+            token_expires_at: None,
+            standing: Standing::Superseded,
+            alarm: Some(Alarm::NotStored),
+        },
         Recorded::Superseded => Outcome::Skipped(Skip::Superseded),
         Recorded::Written { granted: None } => outcome,
         Recorded::Written { granted: Some(authorization) } => {

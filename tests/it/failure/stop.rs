@@ -1,0 +1,185 @@
+//! Work that is asked to stop ends in order: it begins nothing, finishes what is in flight, writes it, and gives leases back.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use domain::report::Stop;
+use domain::{StopSignal, StreamerId};
+use end_to_end::cycles::planned;
+use end_to_end::doomed::{function, has_newest_pair, settled, world};
+use end_to_end::{Still, binary, run};
+use local::twitch::{Gate, RefreshTokens, Settings};
+use local::world::{NewStreamer, World};
+use serde_json::json;
+use tokio::process::{Child, Command};
+
+const STREAMERS: usize = 200;
+
+async fn many(world: &World) -> Result<Vec<(StreamerId, String)>> {
+    let logins: Vec<_> = (0..STREAMERS).map(|n| format!("s{n}")).collect();
+    let ids = world.add_all(logins.iter().map(NewStreamer::due).collect()).await?;
+    Ok(ids.into_iter().zip(logins).collect())
+}
+
+/// Waits until Twitch has rotated so many pairs.
+async fn refreshed(world: &World, count: u64) {
+    world.twitch.wait_until(|totals| totals.refreshes >= count).await;
+}
+
+/// No lease stands, and every pair that Twitch issued is stored.
+async fn nothing_is_left(world: &World, streamers: &[(StreamerId, String)]) -> Result<()> {
+    let leases = "SELECT count(*) FROM token_refresh.streamers WHERE leased_until IS NOT NULL";
+    let leases: i64 = sqlx::query_scalar(leases).fetch_one(&world.pool).await?;
+    assert_eq!(leases, 0, "leases left");
+    let mut lost = Vec::new();
+    for (id, login) in streamers {
+        if !has_newest_pair(world, *id, login).await? {
+            lost.push(login);
+        }
+    }
+    assert!(lost.is_empty(), "answers of Twitch's lost: {lost:?}");
+    let refreshes = world.twitch.totals().refreshes;
+    assert!(refreshes > 0 && refreshes < STREAMERS as u64, "{refreshes} refreshes: not in the middle");
+    Ok(())
+}
+
+async fn signal(pid: u32, name: &str) -> Result<()> {
+    let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {pid}")).status().await?;
+    anyhow::ensure!(sent.success(), "no process {pid}");
+    Ok(())
+}
+
+async fn command(world: &World, arguments: &[&str]) -> Result<Child> {
+    let child = Command::new(binary("tokens").await?)
+        .args(arguments)
+        .env_clear()
+        .envs(world.environment())
+        .env("TWITCH_MAX_IN_FLIGHT", "32")
+        .current_dir(std::env::temp_dir())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    Ok(child)
+}
+
+#[tokio::test]
+async fn a_command_that_is_interrupted_leaves_no_lease_and_loses_no_answer() -> Result<()> {
+    for name in ["TERM", "INT"] {
+        let world = world(RefreshTokens::OneTime, Duration::from_millis(150)).await?;
+        let streamers = many(&world).await?;
+        let command = command(&world, &["refresh"]).await?;
+        let pid = command.id().context("it has ended")?;
+        refreshed(&world, 40).await;
+        signal(pid, name).await?;
+        let ended = command.wait_with_output().await?;
+        let (stdout, stderr) = (String::from_utf8(ended.stdout)?, String::from_utf8(ended.stderr)?);
+        assert_eq!(ended.status.code(), Some(1), "SIG{name}: {stdout}{stderr}");
+        let success = format!("Success: {}\n", world.twitch.totals().refreshes);
+        assert!(stdout.contains(&success) && stdout.contains("Failed: 0"), "{stdout}");
+        assert!(stderr.contains("it was interrupted"), "{stderr}");
+        nothing_is_left(&world, &streamers).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_command_at_once() -> Result<()> {
+    let world = world(RefreshTokens::Kept, Duration::ZERO).await?;
+    world.add(NewStreamer::due("aria")).await?;
+    let gate = world.twitch.pause("aria")?;
+    let mut command = command(&world, &["refresh"]).await?;
+    let pid = command.id().context("it has ended")?;
+    gate.arrived().await;
+    let mut stderr = command.stderr.take().context("its standard error")?;
+    signal(pid, "INT").await?;
+    // It has heard of the first before it gets the second.
+    let mut heard = Vec::new();
+    while !String::from_utf8_lossy(&heard).contains("Interrupted") {
+        anyhow::ensure!(tokio::io::AsyncReadExt::read_buf(&mut stderr, &mut heard).await? > 0, "it ended");
+    }
+    signal(pid, "INT").await?;
+    assert_eq!(command.wait().await?.code(), Some(130));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_function_that_is_asked_to_end_answers_its_event_first() -> Result<()> {
+    let world = world(RefreshTokens::OneTime, Duration::from_millis(150)).await?;
+    let streamers = many(&world).await?;
+    let function = function(&world, "scheduled-refresh", &[("TWITCH_MAX_IN_FLIGHT", "32")]).await?;
+    let end = async {
+        refreshed(&world, 40).await;
+        signal(function.pid(), "TERM").await
+    };
+    let event = function.invoke(json!({"trigger": "planned"}), Duration::from_mins(5));
+    let (report, ended) = tokio::join!(event, end);
+    ended?;
+    let report = report?;
+    assert_eq!(report["success"], world.twitch.totals().refreshes, "{report}");
+    assert!(report["stopped"].as_str().is_some_and(|stopped| stopped.contains("interrupted")), "{report}");
+    // Its connections end with it.
+    settled(&world).await?;
+    nothing_is_left(&world, &streamers).await
+}
+
+#[tokio::test]
+async fn a_command_ends_within_its_timeout() -> Result<()> {
+    // So slow that 200 take longer.
+    let world = world(RefreshTokens::OneTime, Duration::from_secs(2)).await?;
+    let streamers = many(&world).await?;
+    let command = command(&world, &["refresh", "--timeout", "10s"]).await?;
+    let ended = command.wait_with_output().await?;
+    let (stdout, stderr) = (String::from_utf8(ended.stdout)?, String::from_utf8(ended.stderr)?);
+    assert_eq!(ended.status.code(), Some(1), "{stdout}{stderr}");
+    assert!(stderr.contains("the deadline is near"), "{stdout}{stderr}");
+    nothing_is_left(&world, &streamers).await
+}
+
+/// Those that wait for their turn at Twitch are not in flight.
+#[tokio::test]
+async fn calls_that_wait_for_their_turn_are_given_up() -> Result<()> {
+    let still =
+        Still::with(Settings { refresh_tokens: RefreshTokens::OneTime, ..Settings::default() }).await?;
+    let world = &still.world;
+    let streamers = many(world).await?;
+    let (stopper, stop) = StopSignal::new();
+    // The second call would be a second after the first, the third two.
+    let service = world.service(&[("TWITCH_MAX_PER_SECOND", "1")]).await?.stopped_by(stop);
+    let cycle = planned();
+    let stop = async {
+        refreshed(world, 1).await;
+        stopper.stop();
+    };
+    let (ran, ()) = tokio::join!(run(&service, &cycle), stop);
+    assert_eq!(ran.report.stopped, Some(Stop::Interrupted), "{:?}", ran.report);
+    assert!(ran.report.success <= 2 && ran.report.failed == 0, "{:?}", ran.report);
+    nothing_is_left(world, &streamers).await
+}
+
+/// A cycle that waits for Twitch, with one call at the gate.
+async fn waits(world: &World) -> Result<Gate> {
+    world.add(NewStreamer::due("aria")).await?;
+    Ok(world.twitch.pause("aria")?)
+}
+
+/// The refusal would otherwise be taken for an outage.
+#[tokio::test]
+async fn a_refusal_that_arrives_after_the_signal_is_still_doubted() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let gate = waits(world).await?;
+    world.twitch.disconnect("aria")?;
+    let (stopper, stop) = StopSignal::new();
+    let service = world.service(&[]).await?.stopped_by(stop);
+    let stop = async {
+        stopper.stop();
+        Ok(())
+    };
+    let cycle = planned();
+    let ran = end_to_end::with_change_at(gate, run(&service, &cycle), stop).await?;
+    assert_eq!((ran.report.refused, ran.report.outages), (1, 0), "{:?}", ran.report);
+    Ok(())
+}
