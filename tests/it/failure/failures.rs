@@ -2,9 +2,11 @@
 
 use std::pin::pin;
 
+use adapters::twitch::TwitchClient;
 use anyhow::Result;
 use chrono::TimeDelta;
 use domain::policy::{FailureKind, NotDue};
+use domain::ports::{RefreshError, Twitch as _};
 use domain::report::{Outcome, Skip, Standing, Stop};
 use end_to_end::cycles::{failed_as, forced, planned, sweep};
 use end_to_end::entrance::Entrance;
@@ -445,5 +447,24 @@ async fn a_row_that_cannot_be_read_fails_alone() -> Result<()> {
     assert!(matches!(ran.outcome("healthy"), Outcome::Refreshed { .. }));
     assert!(matches!(ran.outcome("no_access"), Outcome::Refreshed { .. }), "a refresh token is all it takes");
     assert_eq!((ran.report.failed, ran.report.success, ran.report.alarms.total()), (5, 2, 2));
+    Ok(())
+}
+
+/// The first call on it is lost, and Twitch may have processed it; the next has a new connection.
+#[tokio::test]
+async fn an_http2_connection_that_is_silently_dead_is_replaced() -> Result<()> {
+    let still = Still::with(Settings { tls: true, ..Settings::default() }).await?;
+    let world = &still.world;
+    let refresh_token = world.twitch.add_streamer("1", "someone").refresh;
+    let entrance = Entrance::start(world, 0).await?;
+    let config = world.config(&[("TWITCH_ID_URL", entrance.url()), ("TWITCH_MAX_IN_FLIGHT", "1")])?;
+    let twitch = TwitchClient::new(config.twitch, world.clock.clone())?;
+    twitch.refresh(&refresh_token).await?;
+    let connections = entrance.connections();
+    entrance.freeze();
+    let lost = twitch.refresh(&refresh_token).await;
+    assert!(matches!(&lost, Err(RefreshError::Outage(outage)) if outage.0.contains("broke off")), "{lost:?}");
+    twitch.refresh(&refresh_token).await?;
+    assert_eq!(entrance.connections(), connections + 1);
     Ok(())
 }

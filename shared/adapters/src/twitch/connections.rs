@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use domain::Clock;
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::connect::dns::GaiResolver;
+use hyper_util::client::legacy::connect::{Connection as _, HttpConnector};
 use reqwest::Client;
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
-use tokio_rustls::TlsConnector;
+use tower::ServiceExt as _;
 use url::Url;
 
 use super::{CALL_TIMEOUT, SetUpError, cause};
@@ -22,6 +24,14 @@ use crate::config::TwitchConfig;
 /// A connection that takes longer will hardly come.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// An HTTP/2 connection on which nothing has arrived for so long is pinged, in use or idle: a host that vanished says
+/// nothing, nor does a gateway that forgot the connection.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Without an answer to that it is replaced. Both together are less than [`CALL_TIMEOUT`], so that the calls on a dead
+/// connection are not the last to know.
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// An HTTP/2 connection takes as many calls at once; servers often stop at 128.
 const CALLS_PER_CONNECTION: usize = 64;
 
@@ -29,7 +39,7 @@ const CALLS_PER_CONNECTION: usize = 64;
 /// itself.
 ///
 /// Which of the two is asked once, with a handshake of its own: a client that is left to negotiate opens a
-/// connection for every call that is waiting while it does.
+/// connection for every call that is waiting while it does. It is made by the connector that is reqwest's as well.
 pub(super) struct Connections {
     id_url: Url,
     in_flight: usize,
@@ -138,6 +148,9 @@ impl Connections {
             .timeout(CALL_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .http2_keep_alive_timeout(PING_TIMEOUT)
+            .http2_keep_alive_while_idle(true)
             .http1_ignore_invalid_headers_in_responses(true)
             // An answer that nobody compressed can be read even if its end is missing.
             .default_headers(HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))]))
@@ -153,20 +166,66 @@ impl Connections {
         if url.scheme() != "https" {
             return Ok(false);
         }
-        let host = url.host_str().unwrap_or_default();
-        let place = (host.trim_matches(['[', ']']), url.port_or_known_default().unwrap_or(443));
+        let address = url.as_str().parse().map_err(|_| "TWITCH_ID_URL has no host".to_owned())?;
         let mut tls = self.tls.clone();
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let handshake = async {
-            let name = ServerName::try_from(place.0.to_owned()).map_err(std::io::Error::other)?;
-            let tcp = TcpStream::connect(place).await?;
-            let stream = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await?;
-            Ok::<_, std::io::Error>(stream.get_ref().1.alpn_protocol() == Some(b"h2"))
-        };
+        let handshake = HttpsConnector::from((tcp(GaiResolver::new()), tls)).oneshot(address);
         match timeout(CONNECT_TIMEOUT, handshake).await {
-            Ok(Ok(http2)) => Ok(http2),
-            Ok(Err(error)) => Err(format!("no connection to Twitch: {error}")),
+            Ok(Ok(stream)) => Ok(stream.connected().is_negotiated_h2()),
+            Ok(Err(error)) => Err(format!("no connection to Twitch: {}", cause(&*error))),
             Err(_) => Err(format!("no connection to Twitch within {} s", CONNECT_TIMEOUT.as_secs())),
+        }
+    }
+}
+
+/// Tries every address of a name, IPv6 and IPv4 side by side (RFC 8305), and each in its share of the time. reqwest sets
+/// its own up in the same way.
+fn tcp<R>(resolver: R) -> HttpConnector<R> {
+    let mut tcp = HttpConnector::new_with_resolver(resolver);
+    tcp.enforce_http(false);
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    tcp
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+    use hyper::http::Extensions;
+    use hyper_util::client::legacy::connect::HttpInfo;
+    use hyper_util::client::legacy::connect::dns::Name;
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+    use tower::service_fn;
+
+    use super::*;
+
+    /// An address that never answers an attempt to connect, because its queue is full, for as long as the rest is held.
+    async fn silent() -> (SocketAddr, TcpListener, TcpStream) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let queued = TcpStream::connect(address).await.unwrap();
+        (address, listener, queued)
+    }
+
+    #[tokio::test]
+    async fn every_address_of_a_name_is_tried() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (alive, silent) = (listener.local_addr().unwrap(), silent().await);
+        let refused = SocketAddr::from((Ipv6Addr::LOCALHOST, 9));
+        for addresses in [vec![silent.0, alive], vec![refused, silent.0, alive], vec![refused, alive]] {
+            let found = addresses.clone();
+            let resolver = service_fn(move |_: Name| {
+                let found = found.clone().into_iter();
+                async { Ok::<_, Infallible>(found) }
+            });
+            let connecting = tcp(resolver).oneshot("https://id.twitch.tv".parse().unwrap());
+            let stream = timeout(CONNECT_TIMEOUT, connecting).await.unwrap().unwrap();
+            let mut extensions = Extensions::new();
+            stream.connected().get_extras(&mut extensions);
+            assert_eq!(extensions.get::<HttpInfo>().map(HttpInfo::remote_addr), Some(alive), "{addresses:?}");
         }
     }
 }

@@ -10,6 +10,8 @@ mod pace;
 #[cfg(test)]
 mod wire_tests;
 
+use std::error::Error;
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -346,7 +348,9 @@ fn no_answer(error: &reqwest::Error) -> NoAnswer {
 
 /// Why an answer did not come, or not to its end.
 fn no_end(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
+    // A connection that has no answer to a ping is timed out as well.
+    let is_dead = causes(error).any(<dyn Error>::is::<hyper::Error>);
+    if error.is_timeout() && !is_dead {
         format!("Twitch did not answer within {} s", CALL_TIMEOUT.as_secs())
     } else {
         format!("Twitch's answer broke off: {}", cause(error))
@@ -354,12 +358,12 @@ fn no_end(error: &reqwest::Error) -> String {
 }
 
 /// The innermost error, which says what happened; the outer ones say in which layer. None holds a body or a header.
-fn cause(error: &reqwest::Error) -> String {
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
+fn cause(error: &(dyn Error + 'static)) -> String {
+    causes(error).last().map_or_else(String::new, ToString::to_string)
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    iter::successors(Some(error), |&error| error.source())
 }
 
 /// What a quick retry waits: what Twitch asks for, which is the same for all and may be nothing, and then this pause.
