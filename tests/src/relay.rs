@@ -1,4 +1,5 @@
-//! What stands between the program and its PostgreSQL, and falls silent as a host does that has vanished, or hangs up.
+//! What stands between the program and its PostgreSQL, and falls silent as a host does that has vanished, hangs up, or has no
+//! server behind it.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +18,20 @@ pub struct Relay {
     server: PgConnectOptions,
     frozen: watch::Sender<()>,
     hangs_up_at: Heard,
+    to_refuse: Refused,
 }
+
+/// How a proxy answers that has no server behind it.
+#[derive(Clone, Copy, Debug)]
+pub enum Refusal {
+    /// It takes the connection and closes it.
+    Closes,
+    /// It says this and closes, whatever it was told.
+    Says(&'static [u8]),
+}
+
+/// How many connections are still to be refused, and how.
+type Refused = Arc<Mutex<(usize, Option<Refusal>)>>;
 
 /// What is to be heard, once.
 type Heard = Arc<Mutex<Option<&'static str>>>;
@@ -29,13 +43,20 @@ impl Relay {
         let (directory, frozen) = (tempfile::tempdir()?, watch::Sender::new(()));
         let listener = UnixListener::bind(socket(directory.path(), server.get_port()))?;
         let (to, freezes, hangs_up_at) = (server.clone(), frozen.subscribe(), Heard::default());
-        let heard = hangs_up_at.clone();
+        let (heard, to_refuse) = (hangs_up_at.clone(), Refused::default());
+        let left = to_refuse.clone();
         tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
+            while let Ok((mut client, _)) = listener.accept().await {
+                if let Some(refusal) = refusal(&left) {
+                    if let Refusal::Says(text) = refusal {
+                        let _ = client.write_all(text).await;
+                    }
+                    continue;
+                }
                 tokio::spawn(relay(client, to.clone(), freezes.clone(), heard.clone()));
             }
         });
-        Ok(Self { directory, server, frozen, hangs_up_at })
+        Ok(Self { directory, server, frozen, hangs_up_at, to_refuse })
     }
 
     /// How the database is reached through it.
@@ -53,10 +74,26 @@ impl Relay {
         *self.hangs_up_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
     }
 
+    /// Refuses so many new connections, as a proxy does that has no server behind it.
+    pub fn refuse(&self, connections: usize, refusal: Refusal) {
+        *self.to_refuse.lock().unwrap_or_else(PoisonError::into_inner) = (connections, Some(refusal));
+    }
+
+    /// How many of these are still to be refused.
+    pub fn to_be_refused(&self) -> usize {
+        self.to_refuse.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
     /// Whether it did.
     pub fn hung_up(&self) -> bool {
         self.hangs_up_at.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
+}
+
+fn refusal(refused: &Refused) -> Option<Refusal> {
+    let mut refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
+    refused.0 = refused.0.checked_sub(1)?;
+    refused.1
 }
 
 fn socket(directory: &Path, port: u16) -> PathBuf {

@@ -7,7 +7,7 @@ use adapters::cipher::DecryptError;
 use adapters::config::RetryConfig;
 use adapters::signals::RetryGroup;
 use adapters::store::{
-    Hidden, LastRuns, NotifyRole, Rehearsal, Server, StoredTexts, StoredUnder, Tables, Waiting,
+    Hidden, LastRuns, NotifyRole, Rehearsal, Server, StoredTexts, StoredUnder, Tables, Trust, Waiting,
 };
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -147,9 +147,16 @@ pub fn out_of_reach(error: &StoreError) -> Check {
 }
 
 pub fn database(server: &Server) -> Check {
-    let Server { version, place, role, verified, .. } = server;
-    let trust = if *verified { "its certificate is verified" } else { "on this machine" };
-    Topic::Database.ok(format!("{place} lets us in as {role}: PostgreSQL {version}, {trust}"))
+    let Server { version, place, role, trust, .. } = server;
+    let told = format!("{place} lets us in as {role}: PostgreSQL {version}");
+    match trust {
+        Trust::Verified => Topic::Database.ok(format!("{told}, its certificate is verified")),
+        Trust::Near => Topic::Database.ok(format!("{told}, on this machine")),
+        Trust::PrivateNetwork => Topic::Database.warning(format!(
+            "{told}, without TLS (DATABASE_PLAINTEXT=on): the password and all tokens as they are stored can be read and \
+             changed on the way. Enable TLS on the server and set sslmode=verify-full"
+        )),
+    }
 }
 
 /// How far the database's clock is ahead of this machine's. All hosts go by the database's, so nothing is at fault.

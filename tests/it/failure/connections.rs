@@ -1,24 +1,30 @@
 //! Connections to the database that are no good any more: they are found out, and their places are free for others.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use adapters::store::{Database, PgStore};
+use adapters::SystemClock;
+use adapters::config::RefreshConfig;
+use adapters::runner::Runner;
+use adapters::store::{Database, Lookup, PgOutbox, PgStore};
 use anyhow::{Context as _, Result};
-use chrono::DateTime;
+use chrono::{DateTime, TimeDelta};
 use domain::Clock as _;
 use domain::MembershipKey;
-use domain::ports::Store as _;
+use domain::health::Finding;
+use domain::ports::{Outbox as _, Store as _};
+use domain::schedule::Trigger;
 use end_to_end::cycles::{forced, planned};
 use end_to_end::doomed::until;
 use end_to_end::people::{deactivation, device, refused_streamer};
-use end_to_end::relay::Relay;
-use end_to_end::requests::membership;
+use end_to_end::relay::{Refusal, Relay};
+use end_to_end::requests::{membership, request, runner};
 use end_to_end::{Still, run, set_for_database, wait_for_locks};
 use futures::future::join_all;
 use local::binaries::workspace;
 use local::postgres::{Postgres, Settings as ServerSettings};
-use local::twitch::Settings;
+use local::twitch::{Gate, Settings};
 use local::world::{NewStreamer, World};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnectOptions;
@@ -103,17 +109,26 @@ async fn connections_to_what_has_become_a_standby_are_not_used_again() -> Result
     Ok(())
 }
 
+/// Behind a pooler the next transaction of a connection may be another client's.
 #[tokio::test]
-async fn a_login_that_has_its_limits_is_told_none() -> Result<()> {
+async fn nothing_is_set_beyond_a_transaction_and_nothing_to_a_login_that_has_its_limits() -> Result<()> {
     let postgres = Postgres::own(ServerSettings::default()).await?;
     let world = World::start(&postgres, Settings::default()).await?;
     sqlx::query("ALTER ROLE postgres SET log_statement = 'all'").execute(&world.pool).await?;
     let log = postgres.server().context("a server")?.log_path();
-    let told = async || -> Result<usize> {
-        Database::open(PgConnectOptions::from_str(world.database_url())?).await?;
-        Ok(std::fs::read_to_string(&log)?.matches("statement: SET lock_timeout").count())
+    let key = membership(&world, world.add(NewStreamer::due("someone")).await?).await?;
+    // What was set in the program's connections, of two transactions at least.
+    let told = async || -> Result<Vec<String>> {
+        let before = std::fs::read_to_string(&log)?.len();
+        let database = Database::open(PgConnectOptions::from_str(world.database_url())?).await?;
+        database.membership(key, DateTime::UNIX_EPOCH).await?.ok().context("a membership")?;
+        run(&world.service(&[]).await?, &forced()).await;
+        let told = std::fs::read_to_string(&log)?.split_off(before);
+        let told = told.split(['\n', ';']).filter_map(|part| Some(part.split("SET ").nth(1)?.to_owned()));
+        Ok(told.filter(|set| set.contains("timeout")).collect())
     };
-    assert_eq!(told().await?, 1);
+    let all = told().await?;
+    assert!(all.len() > 4 && all.iter().all(|set| set.starts_with("LOCAL ")), "{all:?}");
 
     let logins = std::fs::read_to_string(workspace().join("infra/logins.sql"))?;
     for login in ["token_app", "token_notify"] {
@@ -121,11 +136,183 @@ async fn a_login_that_has_its_limits_is_told_none() -> Result<()> {
         for limit in limits.map(|line| line.replace(login, "postgres")) {
             sqlx::query(AssertSqlSafe(limit)).execute(&world.pool).await?;
         }
-        assert_eq!(told().await?, 1, "nothing more to {login}");
+        assert_eq!(told().await?, [""; 0], "nothing to {login}");
         for limit in ["lock_timeout", "idle_in_transaction_session_timeout"] {
             sqlx::query(AssertSqlSafe(format!("ALTER ROLE postgres RESET {limit}")))
                 .execute(&world.pool)
                 .await?;
+        }
+    }
+    Ok(())
+}
+
+/// As many as there are connections, at the same time: all of them have their plans afterwards.
+async fn warm(runner: &Runner, key: MembershipKey) -> Result<()> {
+    let all = join_all((0..CONNECTIONS).map(async |_| everything(runner, key).await)).await;
+    all.into_iter().collect()
+}
+
+/// What runs statements: requests, cycles, what follows them, what looks.
+async fn everything(runner: &Runner, key: MembershipKey) -> Result<()> {
+    let database = runner.database();
+    runner.memberships(key.streamer).await??;
+    let checkup = runner.check(key.campaign, &request(), TimeDelta::seconds(10)).await?;
+    assert!(checkup.streamers.iter().all(|one| matches!(one.finding, Finding::Ok | Finding::Refreshed)));
+    runner.grant(key, &request()).await?;
+    let report = runner.run(&forced()).await?;
+    assert_eq!((report.failed, report.stopped), (0, None));
+    runner.follow_up(Trigger::Sweep, None).await;
+    let now = runner.now();
+    database.coverage(now - TimeDelta::days(1), now).await?;
+    database.history(key.streamer, 1).await?;
+    database.notification_counts().await?;
+    database.missing_rights().await?;
+    assert!(matches!(database.find(key.streamer, now).await?, Lookup::Authorized(_)));
+    PgOutbox::new(database.clone(), Arc::new(SystemClock)).claim(now, now, 1).await?;
+    Ok(())
+}
+
+/// A migration of the application under a process that has prepared its statements, on all connections.
+#[tokio::test]
+async fn ddl_under_a_warm_process_fails_nothing() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let key = membership(world, world.add(NewStreamer::due("someone")).await?).await?;
+    let runner = runner(world).await?;
+    warm(&runner, key).await?;
+    for change in [
+        "ALTER TABLE streamers ALTER twitch_login TYPE text, ALTER twitch_display_name TYPE text",
+        "ALTER TABLE streamers ALTER refresh_token_encrypted TYPE varchar(4000)",
+        "ALTER TABLE campaigns ALTER name TYPE text",
+        "ALTER TABLE campaign_memberships ALTER status TYPE varchar(20)",
+        "ALTER TABLE push_subscriptions ALTER endpoint TYPE varchar(2000)",
+        "ALTER TABLE token_refresh.refreshes ALTER reason TYPE varchar(9000)",
+    ] {
+        sqlx::query(change).execute(&world.pool).await?;
+        everything(&runner, key).await.context(change)?;
+        warm(&runner, key).await.context(change)?;
+    }
+    Ok(())
+}
+
+/// What a statement of the application's does to the connection that it runs on.
+#[tokio::test]
+async fn a_connection_that_is_no_good_any_more_fails_nothing() -> Result<()> {
+    for spoils in [
+        // 26000: the statements are gone.
+        "DEALLOCATE ALL",
+        // 25006: the server takes no writes any more.
+        "SET default_transaction_read_only = on",
+    ] {
+        let still = Still::new().await?;
+        let world = &still.world;
+        let key = membership(world, world.add(NewStreamer::due("someone")).await?).await?;
+        let runner = runner(world).await?;
+        warm(&runner, key).await?;
+        for table in ["streamers", "token_refresh.streamers", "token_refresh.sessions"] {
+            let function = format!(
+                "CREATE OR REPLACE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN EXECUTE '{spoils}'; RETURN NULL; END $$"
+            );
+            let trigger = format!("CREATE TRIGGER spoil AFTER UPDATE ON {table} EXECUTE FUNCTION spoil()");
+            for statement in [function, trigger] {
+                sqlx::query(AssertSqlSafe(statement)).execute(&world.pool).await?;
+            }
+        }
+        for _ in 0..3 {
+            everything(&runner, key).await.context(spoils)?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends all connections but one, and waits until they are gone.
+async fn end_connections(world: &World) -> Result<()> {
+    let mut connection = world.pool.acquire().await?;
+    let ended: Vec<i32> = sqlx::query_scalar(
+        "SELECT pid FROM pg_stat_activity
+         WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let end = sqlx::query("SELECT pg_terminate_backend(pid) FROM unnest($1::integer[]) AS ended (pid)");
+    end.bind(&ended).execute(&mut *connection).await?;
+    let left = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY($1)";
+    while sqlx::query_scalar::<_, i64>(left).bind(&ended).fetch_one(&mut *connection).await? > 0 {
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}
+
+/// 57P01, and then the end of the connection.
+#[tokio::test]
+async fn connections_that_the_server_ends_fail_nothing() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let key = membership(world, world.add(NewStreamer::due("someone")).await?).await?;
+    let runner = runner(world).await?;
+    for _ in 0..3 {
+        warm(&runner, key).await?;
+        end_connections(world).await?;
+        everything(&runner, key).await?;
+    }
+    Ok(())
+}
+
+/// A proxy without a server behind it, in three ways.
+const REFUSALS: [Refusal; 3] = [
+    Refusal::Closes,
+    Refusal::Says(b"HTTP/1.1 503 Service Unavailable\r\n\r\n"),
+    // `57P03`, as a server says that shuts down.
+    Refusal::Says(b"E\0\0\0\x30SFATAL\0C57P03\0Mthe system is shutting down\0\0"),
+];
+
+#[tokio::test]
+async fn a_server_that_is_away_at_the_beginning_is_waited_for() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let key = membership(world, world.add(NewStreamer::due("someone")).await?).await?;
+    let relay = Relay::start(world)?;
+    for refusal in REFUSALS {
+        relay.refuse(4, refusal);
+        let config = RefreshConfig { database: relay.options().into(), ..world.config(&[])? };
+        let runner =
+            Runner::open_at(config, world.clock.clone()).await.with_context(|| format!("{refusal:?}"))?;
+        assert_eq!(relay.to_be_refused(), 0);
+        everything(&runner, key).await?;
+    }
+    Ok(())
+}
+
+/// The pairs have arrived, and there is nothing to write them to.
+#[tokio::test]
+async fn a_server_that_goes_away_under_a_cycle_costs_no_pair() -> Result<()> {
+    for refusal in REFUSALS {
+        let still = Still::new().await?;
+        let world = &still.world;
+        let logins: Vec<_> = (0..5).map(|n| format!("s{n}")).collect();
+        let ids = world.add_all(logins.iter().map(NewStreamer::due).collect()).await?;
+        let relay = Relay::start(world)?;
+        let config = RefreshConfig { database: relay.options().into(), ..world.config(&[])? };
+        let runner = Runner::open_at(config, world.clock.clone()).await?;
+        let gates: Vec<_> =
+            logins.iter().map(|login| world.twitch.pause_answers(login)).collect::<Result<_, _>>()?;
+        let vanish = async {
+            for gate in &gates {
+                gate.arrived().await;
+            }
+            relay.refuse(6, refusal);
+            end_connections(world).await?;
+            gates.into_iter().for_each(Gate::release);
+            anyhow::Ok(())
+        };
+        let cycle = forced();
+        let (report, vanished) = tokio::join!(runner.run(&cycle), vanish);
+        vanished?;
+        let report = report?;
+        assert_eq!((report.success, report.stopped, relay.to_be_refused()), (5, None, 0), "{refusal:?}");
+        for id in ids {
+            assert!(world.has_live_token(id).await?, "{refusal:?}");
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::ports::{Claim, Lease, Unreadable};
 use domain::{AccessToken, Monotonic, RefreshToken, StreamerId};
-use sqlx::{Error, PgConnection};
+use sqlx::{Error, PgExecutor};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -27,8 +27,7 @@ impl PgStore {
         let (ids, fences) =
             self.persistently(give_up_at, || self.take_leases(&kept, &ids, now, until)).await?;
         let read = async || {
-            let mut connection = kept.take(&self.database).await?;
-            let rows = sqlx::query!(
+            sqlx::query!(
                 r#"
                 SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
                        s.token_expires_at, s.last_token_refresh_at, ours.validated_at, s.token_refresh_failed_at,
@@ -41,10 +40,8 @@ impl PgStore {
                 &ids,
                 &fences
             )
-            .fetch_all(&mut *connection)
-            .await?;
-            kept.keep(connection);
-            Ok(rows)
+            .fetch_all(kept.of(&self.database))
+            .await
         };
         let last = TimeDelta::from_std(LAST_STATEMENT).unwrap_or_default();
         let rows = self.persistently(give_up_at.max(self.clock.monotonic() + last), read).await?;
@@ -113,16 +110,13 @@ impl PgStore {
         now: DateTime<Utc>,
         until: DateTime<Utc>,
     ) -> Result<(Vec<Uuid>, Vec<i64>), Error> {
-        let mut connection = kept.take(&self.database).await?;
-        let leases = take_leases(&mut connection, ids, now, until).await?;
-        kept.keep(connection);
-        Ok(leases)
+        take_leases(kept.of(&self.database), ids, now, until).await
     }
 }
 
 /// Answers on whom, with which fencing ids.
 pub(super) async fn take_leases(
-    connection: &mut PgConnection,
+    database: impl PgExecutor<'_>,
     ids: &[Uuid],
     now: DateTime<Utc>,
     until: DateTime<Utc>,
@@ -149,7 +143,7 @@ pub(super) async fn take_leases(
         now,
         until
     )
-    .fetch_all(connection)
+    .fetch_all(database)
     .await?;
     Ok(leases.into_iter().map(|lease| (lease.streamer_id, lease.fence)).unzip())
 }

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::ports::StoreError;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use super::{Database, PgStore, failed, schema, tables};
+use super::{Database, PgStore, failed, network, schema, tables};
 use crate::SystemClock;
 use crate::cipher::{Column, DecryptError};
 use crate::secrets::Live;
@@ -58,8 +58,29 @@ pub struct Server {
     pub place: String,
     /// As whom it let us in.
     pub role: String,
-    /// Whether its certificate was checked. Without that, it is on this machine.
-    pub verified: bool,
+    /// What the connection relies on.
+    pub trust: Trust,
+}
+
+/// Why it is taken for the right one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Its certificate was verified.
+    Verified,
+    /// It is on this machine.
+    Near,
+    /// Nothing but the address, which is of a private network.
+    PrivateNetwork,
+}
+
+impl Trust {
+    fn of(options: &PgConnectOptions) -> Self {
+        match options.get_ssl_mode() {
+            PgSslMode::VerifyFull => Self::Verified,
+            _ if network::is_near(options) => Self::Near,
+            _ => Self::PrivateNetwork,
+        }
+    }
 }
 
 /// The application's tables.
@@ -131,23 +152,21 @@ impl Database {
     pub async fn reach(options: impl Into<Live<PgConnectOptions>>) -> Result<(Self, Server), StoreError> {
         let database = Self::prepare(options.into(), Arc::new(SystemClock));
         let options = database.options.current();
-        let mut connection =
-            database.acquire().await.map_err(|error| schema::unreachable(&error, &options))?;
+        drop(database.acquire().await.map_err(|error| schema::unreachable(&error, &options))?);
         let row = sqlx::query!(
             r#"
             SELECT current_setting('server_version') AS "version!", current_user::text AS "role!",
                    current_database()::text AS "name!", clock_timestamp() AS "now!"
             "#
         )
-        .fetch_one(&mut *connection)
+        .fetch_one(&database)
         .await
         .map_err(failed("asking for its version"))?;
-        drop(connection);
         let server = Server {
             version: row.version,
             place: format!("{} at {}", row.name, schema::place(&options)),
             role: row.role,
-            verified: matches!(options.get_ssl_mode(), PgSslMode::VerifyFull),
+            trust: Trust::of(&options),
         };
         Ok((database, server))
     }
@@ -167,8 +186,8 @@ impl Database {
     ///
     /// If the database fails.
     pub async fn tables(&self) -> Result<Tables, StoreError> {
-        let found = tables::look(&mut *self.connection().await?).await;
-        let found = found.map_err(failed("looking at the application's tables"))?;
+        let found = async { tables::look(&mut self.transaction().await?).await };
+        let found = found.await.map_err(failed("looking at the application's tables"))?;
         Ok(Tables { faults: found.after(), without_time_zone: found.without_time_zone() })
     }
 
@@ -206,7 +225,7 @@ impl Database {
             &rights,
             &columns
         )
-        .fetch_all(&mut *self.connection().await?)
+        .fetch_all(self)
         .await
         .map_err(failed("looking up the login's rights"))
     }
@@ -228,7 +247,7 @@ impl Database {
                          ORDER BY 1) AS "logins!"
             "#
         )
-        .fetch_one(&mut *self.connection().await?)
+        .fetch_one(self)
         .await
         .map_err(failed("looking up the role of notify"))
     }
@@ -248,7 +267,7 @@ impl Database {
             "#,
             since
         )
-        .fetch_one(&mut *self.connection().await?)
+        .fetch_one(self)
         .await
         .map_err(failed("reading the last runs"))
     }
@@ -270,7 +289,7 @@ impl Database {
             now,
             now - TimeDelta::days(1)
         )
-        .fetch_one(&mut *self.connection().await?)
+        .fetch_one(self)
         .await
         .map_err(failed("counting notifications"))
     }
@@ -304,7 +323,7 @@ impl PgStore {
             ORDER BY kinds.texts DESC, kinds.key
             "#
         )
-        .fetch_all(&mut *self.acquire().await.map_err(failed("connecting"))?)
+        .fetch_all(&self.database)
         .await
         .map_err(failed("reading a sample of the tokens"))?;
         let cipher = self.cipher.current();

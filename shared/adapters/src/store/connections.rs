@@ -1,19 +1,19 @@
 //! The pool's connections: what each is told when it is new, and which are not used any more.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use chrono::DateTime;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{Error, PgConnection, Row};
+use sqlx::{ConnectOptions, Error, PgConnection, Row};
 use tokio::time::timeout;
 
 use crate::DatabaseClock;
 
 /// How long a connection may take before the database counts as away.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection that was used within this long is taken to be alive; an older one may have slept in a frozen sandbox.
 const UNTESTED_IDLE: Duration = Duration::from_secs(1);
@@ -24,15 +24,8 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// One connection to read and lease with, two to write with, and one for what is rare.
 const CONNECTIONS: u32 = 4;
 
-/// What a new connection is told, unless its login has both limits already: RDS Proxy shares no connection on which something
-/// was set, and takes no options with which a connection begins. Nothing of ours waits for a lock for longer: less than any
-/// time limit of our own, so that the server ends the statement, which would go on there if we only stopped waiting for it.
-/// And a transaction whose function was ended in the middle of it keeps no locks until the server notices that nobody is
-/// there, which takes hours.
-const LIMITS: &str = "SET lock_timeout = '2s'; SET idle_in_transaction_session_timeout = '5s'";
-
 /// Whether a failover has made a standby of the server, which goes on answering, to a connection from before; whether a
-/// limit is missing; and whether the login's search path names PostgreSQL's own schema behind others. Its own names don't
+/// limit is missing; and whether the login's search path names PostgreSQL's own schema behind others. The names here don't
 /// depend on that path. Last, the server's time, in microseconds since 1970.
 const CONDITION: &str = r#"SELECT
     pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'on',
@@ -41,10 +34,26 @@ const CONDITION: &str = r#"SELECT
     pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.~) ',[ ]*"?pg_catalog',
     (extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)::bigint"#;
 
+/// What a transaction is told that the login is not. For it alone: behind a pooler the next one on this connection may be
+/// another client's; and as options of the connection, poolers and RDS Proxy would refuse it.
+///
+/// Nothing of ours waits for a lock for longer: less than any time limit of our own, so that the server ends the statement,
+/// which would go on there if we only stopped waiting for it. And a transaction whose function was ended in the middle of it
+/// keeps no locks until the server notices that nobody is there, which takes hours.
+macro_rules! limits {
+    () => {
+        "SET LOCAL lock_timeout = '2s'; SET LOCAL idle_in_transaction_session_timeout = '5s'"
+    };
+}
+
 /// Functions, operators and types are PostgreSQL's own, whatever else the path has of the same name: its schema comes first
-/// unless a path names it elsewhere. What else is on the path stays there, for whoever shares the connection behind a pooler.
-const OWN_NAMES_FIRST: &str = "SELECT pg_catalog.set_config('search_path', \
-    pg_catalog.concat('pg_catalog, ', pg_catalog.current_setting('search_path')), false)";
+/// unless a path names it elsewhere.
+macro_rules! own_names_first {
+    () => {
+        "SELECT pg_catalog.set_config('search_path', \
+         pg_catalog.concat('pg_catalog, ', pg_catalog.current_setting('search_path')), true)"
+    };
+}
 
 struct Condition {
     read_only: bool,
@@ -52,39 +61,98 @@ struct Condition {
     shadowed: bool,
 }
 
-/// A pool that connects when it has to. `read_only` says of its newest connection whether it takes no writes. Each answer of
-/// the server corrects the clock.
-pub(super) fn pool(options: PgConnectOptions, read_only: Arc<AtomicBool>, clock: &DatabaseClock) -> PgPool {
-    let [new, idle, released] = [(); 3].map(|()| clock.clone());
+/// How a transaction begins that has to be told nothing.
+pub(super) const BEGIN: &str = "BEGIN";
+
+/// What is known of the pool's connections.
+pub(super) struct Known {
+    /// What each answer of the server corrects.
+    clock: DatabaseClock,
+    /// The newest takes no writes.
+    read_only: AtomicBool,
+    /// The newest has both limits.
+    limited: AtomicBool,
+    /// Other names come before PostgreSQL's own on the path of the newest.
+    shadowed: AtomicBool,
+    /// They are made with `statement-cache-capacity=0`: a pooler of transactions stands before the server.
+    unnamed: AtomicBool,
+    /// When one was found to be no good: what made it so may be the same for all that were there then.
+    distrusted_at: Mutex<Option<Instant>>,
+}
+
+impl Known {
+    pub(super) fn new(options: &PgConnectOptions, clock: DatabaseClock) -> Self {
+        let unnamed = AtomicBool::new(!has_statement_cache(options));
+        let (read_only, limited, shadowed, distrusted_at) = Default::default();
+        Self { clock, read_only, limited, shadowed, unnamed, distrusted_at }
+    }
+
+    pub(super) fn clock(&self) -> DatabaseClock {
+        self.clock.clone()
+    }
+
+    pub(super) fn connects_with(&self, options: &PgConnectOptions) {
+        self.unnamed.store(!has_statement_cache(options), Ordering::Relaxed);
+    }
+
+    pub(super) fn names_statements(&self) -> bool {
+        !self.unnamed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed)
+    }
+
+    /// How a transaction begins.
+    pub(super) fn begin(&self) -> &'static str {
+        match (self.limited.load(Ordering::Relaxed), self.shadowed.load(Ordering::Relaxed)) {
+            (true, false) => BEGIN,
+            (false, false) => concat!("BEGIN; ", limits!()),
+            (true, true) => concat!("BEGIN; ", own_names_first!()),
+            (false, true) => concat!("BEGIN; ", limits!(), "; ", own_names_first!()),
+        }
+    }
+
+    /// No connection that is there now is used again.
+    pub(super) fn distrust(&self) {
+        *self.distrusted_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn trusts(&self, age: Duration) -> bool {
+        let distrusted_at = *self.distrusted_at.lock().unwrap_or_else(PoisonError::into_inner);
+        distrusted_at.is_none_or(|at| at.elapsed() > age)
+    }
+}
+
+fn has_statement_cache(options: &PgConnectOptions) -> bool {
+    // There is no other way to ask. Not every host or user can stand in a URL.
+    let url = options.clone().host("localhost").username("user").database("name").to_url_lossy();
+    url.query_pairs().all(|(name, value)| name != "statement-cache-capacity" || value != "0")
+}
+
+/// A pool that connects when it has to.
+pub(super) fn pool(options: PgConnectOptions, known: &Arc<Known>) -> PgPool {
+    let [connected, acquired] = [(); 2].map(|()| known.clone());
     PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(CONNECT_TIMEOUT)
         .test_before_acquire(false)
         .after_connect(move |connection, _| {
-            let (read_only, clock) = (read_only.clone(), new.clone());
+            let known = connected.clone();
             Box::pin(async move {
-                let found = condition(connection, &clock).await?;
-                read_only.store(found.read_only, Ordering::Relaxed);
-                if found.read_only {
-                    return Err(standby());
-                }
-                if found.unlimited {
-                    sqlx::raw_sql(LIMITS).execute(&mut *connection).await?;
-                }
-                if found.shadowed {
-                    sqlx::raw_sql(OWN_NAMES_FIRST).execute(connection).await?;
-                }
-                Ok(())
+                let found = condition(connection, &known.clock).await?;
+                known.read_only.store(found.read_only, Ordering::Relaxed);
+                known.limited.store(!found.unlimited, Ordering::Relaxed);
+                known.shadowed.store(found.shadowed, Ordering::Relaxed);
+                if found.read_only { Err(standby()) } else { Ok(()) }
             })
         })
         .before_acquire(move |connection, use_| {
-            let clock = idle.clone();
-            Box::pin(async move { Ok(use_.idle_for < UNTESTED_IDLE || is_well(connection, &clock).await) })
-        })
-        // A statement that was given up is still being carried out: whoever had the connection next would wait for it.
-        .after_release(move |connection, _| {
-            let clock = released.clone();
-            Box::pin(async move { Ok(is_well(connection, &clock).await) })
+            let known = acquired.clone();
+            Box::pin(async move {
+                Ok(known.trusts(use_.age)
+                    && (use_.idle_for < UNTESTED_IDLE || is_well(connection, &known.clock).await))
+            })
         })
         .connect_lazy_with(options)
 }

@@ -126,7 +126,7 @@ impl Database {
     /// If the database fails.
     pub async fn coverage(&self, from: DateTime<Utc>, now: DateTime<Utc>) -> Result<Coverage, StoreError> {
         let rows = sqlx::query_file!("src/store/coverage.sql", from, now)
-            .fetch_all(&mut *self.connection().await?)
+            .fetch_all(self)
             .await
             .map_err(failed("reading the coverage"))?;
         let mut coverage = Coverage {

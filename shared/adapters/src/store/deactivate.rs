@@ -8,10 +8,11 @@ use domain::StreamerId;
 use domain::notification::{Recipient, Told};
 use domain::policy::{BUDGET_PERIOD, deactivation_budget};
 use domain::ports::{Attempt, Change, Deactivation};
-use sqlx::{Connection, Error, PgConnection};
+use sqlx::Error;
 use uuid::Uuid;
 
 use super::PgStore;
+use super::statements::Transaction;
 
 impl PgStore {
     /// The table's lock makes runs that deactivate at once count one after the other: as many streamers as the budget
@@ -23,10 +24,9 @@ impl PgStore {
         &self,
         attempts: &[Attempt],
     ) -> Result<Vec<Deactivation>, Error> {
-        let mut connection = self.acquire().await?;
-        let mut transaction = connection.begin().await?;
+        let mut transaction = self.database.transaction().await?;
         sqlx::query!("LOCK TABLE token_refresh.deactivations IN SHARE ROW EXCLUSIVE MODE")
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         let repeated = repeated(&mut transaction, attempts).await?;
         let mut left = budget_left(&mut transaction, self.clock.now()).await?;
@@ -53,7 +53,10 @@ impl PgStore {
 }
 
 /// Those of these whose deactivation is there already.
-async fn repeated(connection: &mut PgConnection, attempts: &[Attempt]) -> Result<HashSet<StreamerId>, Error> {
+async fn repeated(
+    transaction: &mut Transaction<'_>,
+    attempts: &[Attempt],
+) -> Result<HashSet<StreamerId>, Error> {
     let (ids, fences): (Vec<Uuid>, Vec<i64>) =
         attempts.iter().map(|attempt| (attempt.lease.id.0, attempt.lease.fence)).unzip();
     let repeated = sqlx::query_scalar!(
@@ -65,13 +68,13 @@ async fn repeated(connection: &mut PgConnection, attempts: &[Attempt]) -> Result
         &ids,
         &fences
     )
-    .fetch_all(connection)
+    .fetch_all(transaction)
     .await?;
     Ok(repeated.into_iter().map(StreamerId).collect())
 }
 
 /// How many more may be deactivated now.
-async fn budget_left(connection: &mut PgConnection, now: DateTime<Utc>) -> Result<u64, Error> {
+async fn budget_left(transaction: &mut Transaction<'_>, now: DateTime<Utc>) -> Result<u64, Error> {
     let counts = sqlx::query!(
         r#"
         WITH recent AS (SELECT streamer_id FROM token_refresh.deactivations WHERE deactivated_at > $1)
@@ -86,14 +89,14 @@ async fn budget_left(connection: &mut PgConnection, now: DateTime<Utc>) -> Resul
         now - BUDGET_PERIOD,
         now
     )
-    .fetch_one(connection)
+    .fetch_one(transaction)
     .await?;
     let budget = deactivation_budget(u64::try_from(counts.authorized).unwrap_or(0));
     Ok(budget.saturating_sub(u64::try_from(counts.recent).unwrap_or(0)))
 }
 
 /// Deactivates the streamer, if the lease and the tokens are those of the attempt; whether that is so.
-async fn deactivate(connection: &mut PgConnection, attempt: &Attempt) -> Result<bool, Error> {
+async fn deactivate(transaction: &mut Transaction<'_>, attempt: &Attempt) -> Result<bool, Error> {
     let Change::Deactivated { reason, expires_at } = &attempt.change else { return Ok(false) };
     sqlx::query_scalar!(
             r#"
@@ -141,7 +144,7 @@ async fn deactivate(connection: &mut PgConnection, attempt: &Attempt) -> Result<
             *expires_at,
             attempt.caller.as_ref().map(|caller| caller.0.as_str())
         )
-        .fetch_one(connection)
+        .fetch_one(transaction)
         .await
 }
 
@@ -149,7 +152,7 @@ async fn deactivate(connection: &mut PgConnection, attempt: &Attempt) -> Result<
 /// for the streamer's own campaigns: what has to be done is said once. If `queue`, it also puts a notification for
 /// each device of those who want one into the outbox, in place of any that still wait there.
 async fn tell(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction<'_>,
     streamer: StreamerId,
     now: DateTime<Utc>,
     queue: bool,
@@ -194,7 +197,7 @@ async fn tell(
         now,
         queue
     )
-    .fetch_all(connection)
+    .fetch_all(transaction)
     .await?;
     Ok(rows
         .into_iter()

@@ -53,7 +53,7 @@ impl Database {
             id.0,
             limit
         )
-        .fetch_all(&mut *self.connection().await?)
+        .fetch_all(self)
         .await
         .map_err(failed("reading the history"))
     }
@@ -118,7 +118,7 @@ impl Database {
         part: impl Fn() -> Query<'static, Postgres, PgArguments>,
     ) -> Result<(), StoreError> {
         loop {
-            let deleted = async { part().execute(&mut *self.acquire().await?).await };
+            let deleted = async { part().execute(self).await };
             let deleted = deleted.await.map_err(failed("forgetting old history"))?;
             if deleted.rows_affected() < PART.unsigned_abs() {
                 return Ok(());

@@ -6,10 +6,11 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use domain::authorization::{Authorization, Membership, MembershipStatus, Participant, Unknown};
 use domain::ports::{Attempt, Memberships, StoreError};
 use domain::{CampaignId, MembershipKey, StreamerId};
-use sqlx::{Error, PgConnection};
+use sqlx::Error;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
+use super::statements::Transaction;
 use super::{Database, LARGEST_SKEW, Moment, PgStore, StreamerRow, failed};
 
 /// Somebody waits; a database that takes longer is away.
@@ -101,9 +102,7 @@ impl Database {
             streamer.0,
             campaign.map(|campaign| campaign.0) as Option<Uuid>
         );
-        let rows =
-            in_time("reading memberships", async { query.fetch_all(&mut *self.acquire().await?).await })
-                .await?;
+        let rows = in_time("reading memberships", async { query.fetch_all(self).await }).await?;
         if rows.is_empty() {
             self.look_at_nothing().await?;
             return Ok(Err(Unknown::Streamer));
@@ -208,10 +207,7 @@ impl Database {
             now,
             now + LARGEST_SKEW
         );
-        let ends_later = in_time("revoking an authorization", async {
-            query.fetch_one(&mut *self.acquire().await?).await
-        })
-        .await?;
+        let ends_later = in_time("revoking an authorization", async { query.fetch_one(self).await }).await?;
         Ok(match ends_later {
             None => Revoked::Nothing,
             Some(false) => Revoked::EndsNow,
@@ -249,18 +245,13 @@ impl Database {
             "#,
             campaign.0
         );
-        let rows = in_time("reading a campaign's streamers", async {
-            query.fetch_all(&mut *self.acquire().await?).await
-        })
-        .await?;
+        let rows = in_time("reading a campaign's streamers", async { query.fetch_all(self).await }).await?;
         if rows.is_empty() {
             let query = sqlx::query_scalar!(
                 r#"SELECT EXISTS (SELECT FROM public.campaigns WHERE id = $1) AS "known!""#,
                 campaign.0
             );
-            let known =
-                in_time("reading a campaign", async { query.fetch_one(&mut *self.acquire().await?).await })
-                    .await?;
+            let known = in_time("reading a campaign", async { query.fetch_one(self).await }).await?;
             self.look_at_nothing().await?;
             return Ok(if known { Ok(Vec::new()) } else { Err(Unknown::Campaign) });
         }
@@ -304,10 +295,8 @@ impl Memberships for PgStore {
                 &ids,
                 self.clock.now()
             );
-            let taken = in_time("waiting for another run", async {
-                query.fetch_one(&mut *self.acquire().await?).await
-            })
-            .await?;
+            let taken =
+                in_time("waiting for another run", async { query.fetch_one(&self.database).await }).await?;
             if !taken {
                 return Ok(true);
             }
@@ -323,7 +312,7 @@ impl Memberships for PgStore {
 /// Writes the authorization that this attempt grants, if the membership allows it and the lease is still ours; and
 /// remembers the session. In the transaction that writes the attempt; repeated, it writes the same.
 pub(super) async fn grant(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction<'_>,
     attempt: &Attempt,
 ) -> Result<Option<Authorization>, Error> {
     let Some(campaign) = attempt.grants else { return Ok(None) };
@@ -360,7 +349,7 @@ pub(super) async fn grant(
         authorization.granted_at,
         authorization.expires_at
     )
-    .fetch_one(connection)
+    .fetch_one(transaction)
     .await?;
     Ok((granted > 0).then_some(authorization))
 }

@@ -12,6 +12,7 @@ mod errors;
 mod history;
 mod memberships;
 mod moment;
+pub(crate) mod network;
 mod outbox;
 mod pages;
 mod reactivate;
@@ -19,13 +20,12 @@ mod record;
 mod rekey;
 mod schema;
 mod sessions;
+mod statements;
 mod tables;
 mod visible;
 
-use std::io::ErrorKind;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::policy::{Failure, FailureKind};
@@ -37,7 +37,8 @@ use sqlx::{ConnectOptions, Postgres};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-pub use self::condition::{LastRuns, NotifyRole, Server, StoredTexts, StoredUnder, Tables, Waiting};
+pub use self::condition::{LastRuns, NotifyRole, Server, StoredTexts, StoredUnder, Tables, Trust, Waiting};
+use self::connections::Known;
 pub use self::coverage::{BrokenSession, Coverage, Gap};
 pub(crate) use self::errors::Class;
 use self::errors::refuses_us;
@@ -48,6 +49,7 @@ pub use self::pages::Lookup;
 pub use self::reactivate::Deactivated;
 pub use self::rekey::{Left, Rekeyed};
 pub use self::schema::migrate;
+use self::statements::Kept;
 pub use self::tables::MissingTables;
 pub use self::visible::{Hidden, Rehearsal};
 use crate::cipher::TokenCipher;
@@ -59,6 +61,10 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a statement gets that begins at the last moment: less than a cycle keeps free before its deadline.
 const LAST_STATEMENT: Duration = Duration::from_secs(3);
+
+/// How long a server that is away is waited for at the beginning, unless the caller knows better: less than the 30 s after which
+/// API Gateway gives up a request.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The first wait before a failed write is tried again; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -73,13 +79,13 @@ pub struct Database {
     options: Live<PgConnectOptions>,
     /// What the pool connects with by now.
     connecting_with: Arc<Mutex<Arc<PgConnectOptions>>>,
-    /// The server that the pool connected to last takes no writes.
-    read_only: Arc<AtomicBool>,
-    clock: DatabaseClock,
+    known: Arc<Known>,
+    /// For how long a connection is tried to be made.
+    patience: Duration,
 }
 
 impl Database {
-    /// Connects, and makes sure that the schema is the one this program was built for.
+    /// Connects, and makes sure that the schema is the one this program was built for. Waits for a server that is away.
     ///
     /// # Errors
     ///
@@ -98,60 +104,99 @@ impl Database {
         options: impl Into<Live<PgConnectOptions>>,
         machine: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
-        let database = Self::prepare(options.into(), machine);
+        Self::open_within(options, OPEN_TIMEOUT, machine).await
+    }
+
+    /// The same, for a caller that has so much time.
+    ///
+    /// # Errors
+    ///
+    /// As [`Database::open`].
+    pub async fn open_within(
+        options: impl Into<Live<PgConnectOptions>>,
+        patience: Duration,
+        machine: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        let mut database = Self::prepare(options.into(), machine);
+        let patience_of_statements = std::mem::replace(&mut database.patience, patience);
         schema::check(&database).await?;
+        database.patience = patience_of_statements;
         Ok(database)
     }
 
     /// Connects to nothing yet.
     fn prepare(options: Live<PgConnectOptions>, machine: Arc<dyn Clock>) -> Self {
         let current = options.current();
-        let (read_only, clock) = (Arc::default(), DatabaseClock::new(machine));
-        let pool = connections::pool(quiet(&current), Arc::clone(&read_only), &clock);
-        Self { pool, options, connecting_with: Arc::new(Mutex::new(current)), read_only, clock }
+        let known = Arc::new(Known::new(&current, DatabaseClock::new(machine)));
+        let pool = connections::pool(quiet(&current), &known);
+        let connecting_with = Arc::new(Mutex::new(current));
+        Self { pool, options, connecting_with, known, patience: connections::CONNECT_TIMEOUT }
     }
 
     /// The time that all hosts of this database agree on. It is corrected whenever a connection is made or checked, and so at
     /// the beginning of each cycle.
     #[must_use]
     pub fn clock(&self) -> DatabaseClock {
-        self.clock.clone()
+        self.known.clock()
     }
 
-    /// A connection. If the server refuses our password, its secret is read again, once; so a new password fails nobody,
-    /// and connections that are open stay open.
+    /// A connection. Whatever may pass is waited for.
     async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        let options = self.connect_with_current();
+        let (began, mut pause) = (Instant::now(), FIRST_PAUSE);
+        loop {
+            match self.connect().await {
+                Err(error)
+                    if Class::from(&error) != Class::Permanent && began.elapsed() + pause < self.patience =>
+                {
+                    tracing::warn!(error = said(&error), "no connection to the database, trying again");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                connected => return connected,
+            }
+        }
+    }
+
+    /// If the server refuses our password, its secret is read again, once; so a new password fails nobody, and connections
+    /// that are open stay open.
+    async fn connect(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        let options = self.connect_with_current().await?;
         match self.pool.acquire().await {
             // Boxed: it is rare, and every statement would carry its size.
             Err(error) if refuses_us(&error) => match Box::pin(self.options.reload(&options)).await {
                 Some(_) => {
-                    self.connect_with_current();
+                    self.connect_with_current().await?;
                     self.pool.acquire().await
                 }
                 None => Err(error),
             },
-            Err(sqlx::Error::PoolTimedOut) if self.read_only.load(Ordering::Relaxed) => {
-                Err(connections::standby())
-            }
+            Err(sqlx::Error::PoolTimedOut) if self.known.is_read_only() => Err(connections::standby()),
             acquired => acquired,
         }
     }
 
-    /// A connection for one statement.
-    async fn connection(&self) -> Result<PoolConnection<Postgres>, StoreError> {
-        self.acquire().await.map_err(failed("connecting"))
+    fn distrust(&self) {
+        self.known.distrust();
     }
 
-    /// The pool's next connections are made as the settings have it now.
-    fn connect_with_current(&self) -> Arc<PgConnectOptions> {
+    /// Whether the server may remember statements by names.
+    fn names_statements(&self) -> bool {
+        self.known.names_statements()
+    }
+
+    /// The pool's next connections are made as the settings have it now; without TLS only to an address that was looked
+    /// at just now.
+    async fn connect_with_current(&self) -> Result<Arc<PgConnectOptions>, sqlx::Error> {
         let current = self.options.current();
-        let mut connecting_with = self.connecting_with.lock().unwrap_or_else(PoisonError::into_inner);
-        if !Arc::ptr_eq(&connecting_with, &current) {
-            self.pool.set_connect_options(quiet(&current));
-            *connecting_with = current.clone();
+        let connecting_with = || self.connecting_with.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = !Arc::ptr_eq(&connecting_with(), &current);
+        if is_new || (network::is_plaintext(&current) && self.pool.num_idle() == 0) {
+            let checked = network::checked(&current).await?;
+            self.known.connects_with(&current);
+            self.pool.set_connect_options(quiet(&checked));
+            *connecting_with() = current.clone();
         }
-        current
+        Ok(current)
     }
 }
 
@@ -170,33 +215,6 @@ pub struct PgStore {
     writing: Kept,
 }
 
-/// A connection that is kept between statements. The pool asks each that is given back whether it is well, which is a
-/// round trip more for each statement.
-#[derive(Default)]
-struct Kept(Mutex<Option<PoolConnection<Postgres>>>);
-
-impl Kept {
-    /// The connection, or a new one. Whoever is through with it without an error hands it to [`Kept::keep`]; dropped, it
-    /// goes back to the pool.
-    async fn take(&self, database: &Database) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match kept {
-            Some(connection) => Ok(connection),
-            None => database.acquire().await,
-        }
-    }
-
-    fn keep(&self, connection: PoolConnection<Postgres>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
-    }
-}
-
-impl Clone for Kept {
-    fn clone(&self) -> Self {
-        Self::default()
-    }
-}
-
 impl PgStore {
     /// The clock says for how long a failing write may be repeated.
     #[must_use]
@@ -208,10 +226,6 @@ impl PgStore {
     #[must_use]
     pub fn database(&self) -> &Database {
         &self.database
-    }
-
-    async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        self.database.acquire().await
     }
 }
 
@@ -273,7 +287,8 @@ impl PgStore {
     }
 }
 
-/// Runs a statement again while the database is away, until `give_up_at`. The statement must be one that can be
+/// Runs a statement again while the database is away, until `give_up_at`; and once on another connection at any time, if an
+/// error belongs to the first. The statement must be one that can be
 /// repeated after its first answer was lost. That which takes leases is not quite: it meets its own, as if they were
 /// another run's, and they have to run out.
 async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
@@ -281,19 +296,24 @@ async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
     give_up_at: Monotonic,
     statement: impl Fn() -> F,
 ) -> Result<T, sqlx::Error> {
-    let mut pause = FIRST_PAUSE;
+    let (mut pause, mut on_another) = (FIRST_PAUSE, true);
     loop {
         let left = (give_up_at - clock.monotonic()).to_std().unwrap_or_default();
         let patience = left.clamp(LAST_STATEMENT, STATEMENT_TIMEOUT);
-        let done = timeout(patience, statement()).await.unwrap_or_else(|_| {
-            Err(sqlx::Error::Io(std::io::Error::new(ErrorKind::TimedOut, "the statement took too long")))
-        });
+        let done = timeout(patience, statement()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
         match done {
+            Err(error) if on_another && Class::from(&error) == Class::Connection => {
+                tracing::warn!(
+                    error = said(&error),
+                    "a statement failed with its connection, trying another"
+                );
+                on_another = false;
+            }
             Err(error)
                 if Class::from(&error).can_pass()
                     && give_up_at - clock.monotonic() > TimeDelta::from_std(pause).unwrap_or_default() =>
             {
-                tracing::warn!(%error, "the database failed, trying again");
+                tracing::warn!(error = said(&error), "the database failed, trying again");
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }

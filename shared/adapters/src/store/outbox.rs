@@ -104,7 +104,7 @@ impl PgOutbox {
             until,
             i64::try_from(limit).unwrap_or(i64::MAX)
         )
-        .fetch_all(&mut *self.database.acquire().await?)
+        .fetch_all(&self.database)
         .await?;
         let mut claimed = Claimed::default();
         for row in rows {
@@ -172,7 +172,7 @@ impl PgOutbox {
             reason,
             notification.subscription.endpoint
         )
-        .execute(&mut *self.database.acquire().await?)
+        .execute(&self.database)
         .await?;
         Ok(())
     }
@@ -238,7 +238,7 @@ impl Database {
             FROM token_refresh.outbox
             "#
         )
-        .fetch_one(&mut *self.connection().await?)
+        .fetch_one(self)
         .await
         .map_err(failed("counting notifications"))
     }
@@ -257,7 +257,7 @@ impl Database {
             SELECT min(created_at) FROM waiting
             "#
         )
-        .fetch_one(&mut *self.connection().await?)
+        .fetch_one(self)
         .await
         .map_err(failed("looking for what waits in the outbox"))
     }
@@ -278,7 +278,7 @@ impl Database {
             "#,
             limit
         )
-        .fetch_all(&mut *self.connection().await?)
+        .fetch_all(self)
         .await
         .map_err(failed("reading notifications"))
     }

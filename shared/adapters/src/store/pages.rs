@@ -78,7 +78,7 @@ impl Database {
             id,
             PAGE
         )
-        .fetch_all(&mut *self.acquire().await?)
+        .fetch_all(self)
         .await?;
         let authorized = |row: StreamerRow| {
             let until = row.until?.end();
@@ -110,7 +110,7 @@ impl Database {
             "#,
             id.0
         )
-        .fetch_optional(&mut *self.connection().await?)
+        .fetch_optional(self)
         .await
         .map_err(failed("looking up the streamer"))?;
         let Some(row) = row else {

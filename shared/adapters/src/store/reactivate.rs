@@ -33,7 +33,7 @@ impl Database {
             "#,
             since
         )
-        .fetch_all(&mut *self.connection().await?)
+        .fetch_all(self)
         .await
         .map_err(failed("reading the deactivations"))?;
         Ok(rows
@@ -59,7 +59,7 @@ impl Database {
             "SELECT max(deactivated_at) FROM token_refresh.deactivations WHERE streamer_id = $1",
             id.0
         )
-        .fetch_one(&mut *self.connection().await?)
+        .fetch_one(self)
         .await
         .map_err(failed("reading the deactivations"))
     }
@@ -107,7 +107,7 @@ impl Database {
             &ids,
             now
         )
-        .fetch_all(&mut *self.connection().await?)
+        .fetch_all(self)
         .await
         .map_err(failed("reactivating streamers"))?;
         if reactivated.is_empty() {

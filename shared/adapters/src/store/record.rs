@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use domain::ports::{Attempt, Change, Recorded};
 use domain::{Monotonic, StreamerId};
-use sqlx::{Connection, Error, PgExecutor};
+use sqlx::{Error, PgExecutor};
 use uuid::Uuid;
 
 use super::PgStore;
@@ -43,10 +43,7 @@ impl PgStore {
         let columns = self.columns(attempts)?;
         self.persistently(give_up_at, async || {
             if attempts.iter().all(|attempt| attempt.grants.is_none()) {
-                let mut connection = self.writing.take(&self.database).await?;
-                let recorded = write(&mut *connection, &columns).await?;
-                self.writing.keep(connection);
-                return Ok(recorded);
+                return write(self.writing.of(&self.database), &columns).await;
             }
             // Boxed: it is rare, and every write would carry its size.
             Box::pin(self.write_and_grant(attempts, &columns)).await
@@ -55,9 +52,8 @@ impl PgStore {
     }
 
     async fn write_and_grant(&self, attempts: &[Attempt], columns: &Columns) -> Result<Vec<Recorded>, Error> {
-        let mut connection = self.acquire().await?;
-        let mut transaction = connection.begin().await?;
-        let mut recorded = write(&mut *transaction, columns).await?;
+        let mut transaction = self.database.transaction().await?;
+        let mut recorded = write(&mut transaction, columns).await?;
         for (attempt, recorded) in attempts.iter().zip(&mut recorded) {
             if let Recorded::Written { granted } = recorded {
                 *granted = grant(&mut transaction, attempt).await?;

@@ -97,7 +97,7 @@ impl PgStore {
             after.map_or(Uuid::nil(), |id| id.0),
             PAGE
         )
-        .fetch_all(&mut *self.acquire().await?)
+        .fetch_all(&self.database)
         .await?;
         let mut done = Rekeyed { total: rows.len() as u64, ..Rekeyed::default() };
         if i64::try_from(rows.len()).is_ok_and(|found| found == PAGE) {
@@ -138,7 +138,6 @@ impl PgStore {
     /// Takes leases on those of these that nobody else holds, reads them again, writes them and gives the leases back.
     /// Answers how many were written.
     async fn write_anew(&self, cipher: &TokenCipher, ids: &[Uuid], now: DateTime<Utc>) -> Result<u64, Error> {
-        let mut connection = self.acquire().await?;
         // Active or not, in the order of the ids. Two statements, as where a cycle takes its leases.
         let leases = sqlx::query!(
             r#"
@@ -152,7 +151,7 @@ impl PgStore {
             now,
             now + LONGEST_CALL
         )
-        .fetch_all(&mut *connection)
+        .fetch_all(&self.database)
         .await?;
         let (ids, fences): (Vec<_>, Vec<_>) =
             leases.into_iter().map(|lease| (lease.streamer_id, lease.fence)).unzip();
@@ -165,7 +164,7 @@ impl PgStore {
             "#,
             &ids
         )
-        .fetch_all(&mut *connection)
+        .fetch_all(&self.database)
         .await?;
         let mut columns = Columns::default();
         for row in rows {
@@ -211,7 +210,7 @@ impl PgStore {
             &columns.refresh as &[Option<String>],
             now
         )
-        .fetch_one(&mut *connection)
+        .fetch_one(&self.database)
         .await?;
         Ok(u64::try_from(written).unwrap_or(0))
     }

@@ -3,13 +3,13 @@
 use domain::ports::StoreError;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection, Error, PgConnection};
+use sqlx::{ConnectOptions, Connection, Error, PgConnection, PgExecutor, Row};
 
 use tokio::time::timeout;
 
 use super::connections::ANSWER_TIMEOUT;
 use super::tables::{self, Found, MissingTables};
-use super::{Database, failed, said};
+use super::{Class, Database, failed, network, said};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
 
@@ -24,7 +24,7 @@ const SEARCH_PATH: &str = "SET search_path = public";
 /// If the database can't be reached, if its tables are not the application's, if the role may not create what is needed, or
 /// if the schema is newer than this program.
 pub async fn migrate(options: &PgConnectOptions, missing: MissingTables) -> Result<i64, StoreError> {
-    let mut connection = options.connect().await.map_err(|error| unreachable(&error, options))?;
+    let mut connection = connect(options).await.map_err(|error| unreachable(&error, options))?;
     let done = migrate_through(&mut connection, missing).await;
     // Nothing is lost if saying goodbye fails.
     let _ = connection.close().await;
@@ -34,7 +34,7 @@ pub async fn migrate(options: &PgConnectOptions, missing: MissingTables) -> Resu
 async fn migrate_through(connection: &mut PgConnection, missing: MissingTables) -> Result<i64, StoreError> {
     sqlx::raw_sql(SEARCH_PATH).execute(&mut *connection).await.map_err(failed("setting its search path"))?;
     let newest = newest();
-    match applied(connection).await {
+    match applied(&mut *connection).await {
         Ok(Some(found)) if found > newest => return Err(newer(found)),
         Ok(_) => {}
         Err(error) => {
@@ -66,8 +66,8 @@ pub(super) async fn check(database: &Database) -> Result<i64, StoreError> {
         Err(Error::PoolTimedOut) => Err(why_not(&options).await),
         acquired => acquired,
     };
-    let mut connection = acquired.map_err(|error| unreachable(&error, &options))?;
-    match applied(&mut connection).await {
+    drop(acquired.map_err(|error| unreachable(&error, &options))?);
+    match applied(database).await {
         Ok(Some(found)) if found == newest() => Ok(found),
         Ok(Some(found)) if found > newest() => Err(newer(found)),
         Ok(found) => Err(StoreError(format!(
@@ -84,18 +84,20 @@ fn newest() -> i64 {
 }
 
 /// The newest migration that was applied; `None` if none ever was.
-async fn applied(connection: &mut PgConnection) -> Result<Option<i64>, Error> {
+async fn applied(database: impl PgExecutor<'_>) -> Result<Option<i64>, Error> {
     // Not a checked query: on a fresh database the table isn't there, which is what is being asked.
-    let exists: bool =
-        sqlx::query_scalar("SELECT pg_catalog.to_regclass('token_refresh._sqlx_migrations') IS NOT NULL")
-            .fetch_one(&mut *connection)
-            .await?;
-    if !exists {
-        return Ok(None);
+    let newest =
+        sqlx::raw_sql("SELECT pg_catalog.max(version) FROM token_refresh._sqlx_migrations WHERE success");
+    match newest.fetch_one(database).await {
+        Ok(row) => row.try_get(0),
+        // `undefined_table`, `invalid_schema_name`
+        Err(Error::Database(error)) if matches!(error.code().as_deref(), Some("42P01" | "3F000")) => Ok(None),
+        Err(error) => Err(error),
     }
-    sqlx::query_scalar("SELECT max(version) FROM token_refresh._sqlx_migrations WHERE success")
-        .fetch_one(connection)
-        .await
+}
+
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Error> {
+    network::checked(options).await?.connect().await
 }
 
 fn newer(found: i64) -> StoreError {
@@ -108,7 +110,7 @@ fn newer(found: i64) -> StoreError {
 
 /// Why the pool found no connection, which it doesn't say: it tried again until the end of its time.
 async fn why_not(options: &PgConnectOptions) -> Error {
-    match timeout(ANSWER_TIMEOUT, options.connect()).await {
+    match timeout(ANSWER_TIMEOUT, connect(options)).await {
         Ok(Err(error)) => error,
         Ok(Ok(_)) | Err(_) => Error::PoolTimedOut,
     }
@@ -118,8 +120,10 @@ async fn why_not(options: &PgConnectOptions) -> Error {
 pub(super) fn unreachable(error: &Error, options: &PgConnectOptions) -> StoreError {
     let (place, user) = (place(options), options.get_username());
     let what = match error {
-        Error::Io(_) | Error::PoolTimedOut => "can't be reached".to_owned(),
-        _ => format!("does not let us in as {user}"),
+        Error::Database(_) if Class::from(error) == Class::Permanent => {
+            format!("does not let us in as {user}")
+        }
+        _ => "can't be reached".to_owned(),
     };
     StoreError(format!(
         "the database {} at {place} {what}: {}; check DATABASE_URL, or the secret that DATABASE_SECRET_ID names",

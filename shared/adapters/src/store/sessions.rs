@@ -84,7 +84,7 @@ impl Database {
             "#,
             now
         )
-        .fetch_one(&mut *self.connection().await?)
+        .fetch_one(self)
         .await
         .map_err(failed("remembering the sessions"))?;
         Ok(u64::try_from(written).unwrap_or(0))

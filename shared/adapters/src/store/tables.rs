@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::{Error, PgConnection};
+use sqlx::{Error, PgExecutor};
 
 /// What `migrate` does where the application's tables are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,10 @@ struct Relation {
 }
 
 /// Looks at what is there.
-pub(super) async fn look(connection: &mut PgConnection) -> Result<Found, Error> {
+pub(super) async fn look<T>(connection: &mut T) -> Result<Found, Error>
+where
+    for<'c> &'c mut T: PgExecutor<'c>,
+{
     let names: Vec<_> = TABLES.iter().map(|(name, _)| (*name).to_owned()).collect();
     let rows = sqlx::query!(
         r#"

@@ -8,10 +8,11 @@ use domain::refresh::LONGEST_CALL;
 use domain::schedule::Trigger;
 use domain::{Streamer, StreamerId};
 
-use sqlx::{Connection, Error, PgConnection};
+use sqlx::{Error, PgExecutor};
 use uuid::Uuid;
 
 use super::record::write;
+use super::statements::Transaction;
 use super::{Database, PgStore, failed};
 
 /// `lock_not_available`
@@ -59,7 +60,7 @@ impl Database {
                          WHERE NOT sees_some AND token_refresh.may_hide(relation::regclass, 'r')) AS "hidden!"
             "#
         )
-        .fetch_one(&mut *self.connection().await?)
+        .fetch_one(self)
         .await
         .map_err(failed("looking why nothing was found"))?;
         nothing_hidden(&looked.role, &looked.hidden)
@@ -77,7 +78,7 @@ impl Database {
                          WHERE NOT sees_some AND token_refresh.may_hide(relation::regclass, 'r')) AS "hidden!"
             "#
         )
-        .fetch_one(&mut *self.connection().await?)
+        .fetch_one(self)
         .await
         .map_err(failed("looking why no notification was found"))?;
         nothing_hidden(&looked.role, &looked.hidden)
@@ -90,16 +91,15 @@ impl Database {
             return Ok(());
         }
         let doing = failed("looking why streamers could not be leased");
-        let mut connection = self.connection().await?;
         let may_hide =
             sqlx::query_scalar!(r#"SELECT token_refresh.may_hide('public.streamers', 'w') AS "hides!""#);
-        if !may_hide.fetch_one(&mut *connection).await.map_err(&doing)? {
+        if !may_hide.fetch_one(self).await.map_err(&doing)? {
             return Ok(());
         }
         for id in ids.iter().take(TRIED) {
-            if shuts_out(&mut connection, *id).await.map_err(&doing)? {
+            if shuts_out(self, *id).await.map_err(&doing)? {
                 let role = sqlx::query_scalar!(r#"SELECT current_user::text AS "role!""#);
-                let role = role.fetch_one(&mut *connection).await.map_err(&doing)?;
+                let role = role.fetch_one(self).await.map_err(&doing)?;
                 return Err(not_to_be_changed(&role, *id));
             }
         }
@@ -133,14 +133,14 @@ impl Database {
             WHERE token_refresh.may_hide(relation::regclass, command::"char")
             "#
         )
-        .fetch_all(&mut *self.connection().await?)
+        .fetch_all(self)
         .await
         .map_err(failed("looking for hidden rows"))
     }
 }
 
 /// Whether this streamer can be read and not locked, though nobody has locked it.
-async fn shuts_out(connection: &mut PgConnection, id: StreamerId) -> Result<bool, Error> {
+async fn shuts_out(database: impl PgExecutor<'_>, id: StreamerId) -> Result<bool, Error> {
     let shut_out = sqlx::query_scalar!(
         r#"
         SELECT EXISTS (SELECT FROM public.streamers WHERE id = $1)
@@ -149,7 +149,7 @@ async fn shuts_out(connection: &mut PgConnection, id: StreamerId) -> Result<bool
         "#,
         id.0
     );
-    match shut_out.fetch_one(connection).await {
+    match shut_out.fetch_one(database).await {
         Err(Error::Database(error)) if error.code().as_deref() == Some(LOCKED) => Ok(false),
         answer => answer,
     }
@@ -185,8 +185,7 @@ impl PgStore {
     /// If the database fails; the text names the right that is missing, if that is it.
     pub async fn rehearse(&self, now: DateTime<Utc>) -> Result<Rehearsal, StoreError> {
         let rehearsal = async {
-            let mut connection = self.acquire().await?;
-            let mut transaction = connection.begin().await?;
+            let mut transaction = self.database.transaction().await?;
             let rehearsal = self.rehearse_in(&mut transaction, now).await?;
             transaction.rollback().await?;
             Ok(rehearsal)
@@ -196,7 +195,7 @@ impl PgStore {
 
     async fn rehearse_in(
         &self,
-        connection: &mut PgConnection,
+        transaction: &mut Transaction<'_>,
         now: DateTime<Utc>,
     ) -> Result<Rehearsal, Error> {
         // Those first whom a cycle would look at.
@@ -218,17 +217,18 @@ impl PgStore {
             now,
             i64::try_from(TRIED).unwrap_or(1)
         )
-        .fetch_all(&mut *connection)
+        .fetch_all(&mut *transaction)
         .await?;
         let Some(first) = candidates.first().map(|row| row.id) else { return Ok(Rehearsal::NoStreamer) };
         let ids: Vec<Uuid> = candidates.iter().map(|row| row.id).collect();
-        let (leased, fences) = super::claim::take_leases(connection, &ids, now, now + LONGEST_CALL).await?;
+        let (leased, fences) =
+            super::claim::take_leases(&mut *transaction, &ids, now, now + LONGEST_CALL).await?;
         let id = leased.first().copied().unwrap_or(first);
         let Some(row) = candidates.into_iter().find(|row| row.id == id) else { return Ok(Rehearsal::Busy) };
         let streamer = Streamer { id: StreamerId(row.id), login: row.login, display_name: row.display_name };
         let Some(fence) = fences.first().copied() else {
             // Last: a lock that cannot be had ends the transaction.
-            let shut_out = shuts_out(connection, streamer.id).await?;
+            let shut_out = shuts_out(&mut *transaction, streamer.id).await?;
             return Ok(if shut_out { Rehearsal::NotLocked(streamer) } else { Rehearsal::Busy });
         };
         let attempt = Attempt {
@@ -252,7 +252,7 @@ impl PgStore {
                 expires_at: None,
             },
         };
-        let recorded = write(&mut *connection, &self.columns(&[attempt])?).await?;
+        let recorded = write(&mut *transaction, &self.columns(&[attempt])?).await?;
         Ok(match recorded.first() {
             Some(Recorded::Written { .. }) => Rehearsal::Done,
             _ => Rehearsal::NotWritten(streamer),
