@@ -4,6 +4,7 @@
 //! and what to do; it never shows a value.
 
 mod database;
+mod env_file;
 mod log;
 mod notify;
 mod secrets;
@@ -13,7 +14,6 @@ mod whole;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -23,6 +23,7 @@ use sqlx::postgres::PgConnectOptions;
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
+use self::env_file::Fault;
 pub use self::log::{LogConfig, LogFormat, metrics_stack};
 pub use self::notify::{NotifyConfig, VapidConfig, VapidPrivateKey};
 pub use self::secrets::Secret;
@@ -113,13 +114,23 @@ impl Source {
         if !path.exists() {
             return Ok(self);
         }
-        // The crate's own errors carry the line, which may be a secret.
-        let fault = |what: &str| ConfigError(vec![format!("{} {what}", path.display())]);
-        let lines =
-            dotenvy::from_path_iter(&path).map_err(|_| fault("can't be read: check its permissions"))?;
-        for (number, line) in lines.enumerate() {
-            let (name, value) = line
-                .map_err(|_| fault(&format!("has a line that is not NAME=value, after {number} that are")))?;
+        let text = std::fs::read_to_string(&path).map_err(|_| {
+            ConfigError(vec![format!(
+                "{} can't be read: check its permissions, and that it is UTF-8",
+                path.display()
+            )])
+        })?;
+        let entries = env_file::parse(&text, |name| self.get(name).map(str::to_owned)).map_err(|faults| {
+            let told = faults.into_iter().map(|fault| match fault {
+                Fault::Form(line) => format!("{}, line {line}: not of the form NAME=value", path.display()),
+                Fault::Unset(line) => format!(
+                    "{}, line {line}: uses a variable with `$` that is not set; a `$` is taken as it is in single quotes",
+                    path.display()
+                ),
+            });
+            ConfigError(told.collect())
+        })?;
+        for (name, value) in entries {
             if self.get(&name).is_none() {
                 self.variables.insert(name, value);
             }
@@ -127,9 +138,11 @@ impl Source {
         Ok(self)
     }
 
-    /// An empty value counts as none, as in a `.env` file that was copied from a sample.
+    /// An empty value counts as none, as in a `.env` file that was copied from a sample. The newline with which a file or a
+    /// secret ends is not part of it.
     fn get(&self, name: &str) -> Option<&str> {
-        self.variables.get(name).map(String::as_str).filter(|value| !value.trim().is_empty())
+        let value = self.variables.get(name)?.trim_end_matches(['\r', '\n']);
+        Some(value).filter(|value| !value.trim().is_empty())
     }
 }
 
@@ -336,10 +349,6 @@ pub fn database_and_rules(
     reader.finish(options.map(|options| (options, policy, signals)))
 }
 
-fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
 fn has_loopback_host(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
@@ -392,7 +401,19 @@ mod tests {
         std::fs::write(directory.path().join(".env"), "# ours\nA=1\n\nB=2\nhunter2secret\n").unwrap();
         let faults = Source::environment_and_file(directory.path()).map(|_| ()).unwrap_err().0;
         let [fault] = &faults[..] else { panic!("{faults:?}") };
-        assert!(fault.ends_with("has a line that is not NAME=value, after 2 that are"), "{fault}");
+        assert!(fault.ends_with(".env, line 5: not of the form NAME=value"), "{fault}");
+        std::fs::write(directory.path().join(".env"), "# ours\nA=1\nB=pa$hunter2secret\n").unwrap();
+        let faults = Source::environment_and_file(directory.path()).map(|_| ()).unwrap_err().0;
+        let [fault] = &faults[..] else { panic!("{faults:?}") };
+        assert!(fault.contains(".env, line 3: uses a variable with `$` that is not set"), "{fault}");
+        assert!(!fault.contains("hunter2secret"), "{fault}");
+    }
+
+    #[test]
+    fn the_newline_with_which_a_value_ends_is_not_part_of_it() {
+        let config = with(&[("TWITCH_CLIENT_SECRET", "s3cret\n"), ("DEACTIVATION", "off\r\n")]).unwrap();
+        assert_eq!(config.twitch.credentials.current().client_secret.expose(), "s3cret");
+        assert!(!config.policy.deactivation);
     }
 
     #[test]

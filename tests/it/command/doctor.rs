@@ -202,11 +202,10 @@ async fn all_faults_of_the_configuration_come_at_once_and_the_rest_is_looked_at(
         "VAPID_SUBJECT",
         "NOTIFICATION_LOCALE",
         "HEALTH_CHECK_TIMEOUT",
-        "LOG_LEVEL",
     ] {
         assert_eq!(faults.iter().filter(|fault| **fault == name).count(), 1, "{name}: {faults:?}");
     }
-    assert_eq!((said.code, faults.len()), (1, 9), "{faults:?}");
+    assert_eq!((said.code, faults.len()), (1, 8), "{faults:?}");
     assert_eq!(said.not_checked, ["twitch", "vapid", "schedules"]);
     said.says("cycles", "ok", "2 authorized");
 

@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal;
 
+use tracing::level_filters::LevelFilter;
+
 use super::{ConfigError, Reader, Source};
 
 /// How the log is written.
@@ -17,25 +19,32 @@ pub enum LogFormat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogConfig {
     /// The least level that is written.
-    pub level: tracing::level_filters::LevelFilter,
+    pub level: LevelFilter,
     /// How.
     pub format: LogFormat,
 }
 
+/// Other programs read this variable as well, and have other levels: none of them stops us.
+fn level(text: &str) -> LevelFilter {
+    let text = text.trim().to_ascii_lowercase();
+    text.parse().unwrap_or(match text.as_str() {
+        "silent" | "none" => LevelFilter::OFF,
+        "emerg" | "emergency" | "alert" | "crit" | "critical" | "fatal" => LevelFilter::ERROR,
+        "warning" => LevelFilter::WARN,
+        "verbose" => LevelFilter::DEBUG,
+        "silly" | "all" => LevelFilter::TRACE,
+        _ => LevelFilter::INFO,
+    })
+}
+
 impl Reader<'_> {
     pub(super) fn log(&mut self) -> LogConfig {
-        let level = self.source.get("LOG_LEVEL").unwrap_or("info").parse().unwrap_or_else(|_| {
-            self.fault("LOG_LEVEL is none of off, error, warn, info, debug, trace");
-            tracing::level_filters::LevelFilter::INFO
-        });
-        let format = match self.source.get("LOG_FORMAT") {
+        let level = self.source.get("LOG_LEVEL").map_or(LevelFilter::INFO, level);
+        let format = match self.source.get("LOG_FORMAT").map(str::trim) {
             Some("text") => LogFormat::Text,
-            None if std::io::stderr().is_terminal() => LogFormat::Text,
-            Some("json") | None => LogFormat::Json,
-            Some(_) => {
-                self.fault("LOG_FORMAT is neither `json` nor `text`");
-                LogFormat::Json
-            }
+            Some("json") => LogFormat::Json,
+            _ if std::io::stderr().is_terminal() => LogFormat::Text,
+            _ => LogFormat::Json,
         };
         LogConfig { level, format }
     }
@@ -77,6 +86,27 @@ pub fn metrics_stack(source: &Source) -> Result<Option<String>, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_level_of_another_program_stops_nothing() {
+        let read = |level: &str| {
+            LogConfig::read(&[("LOG_LEVEL", level), ("LOG_FORMAT", "pretty")].into_iter().collect())
+                .unwrap()
+                .level
+        };
+        for (text, level) in [
+            ("warn", LevelFilter::WARN),
+            ("DEBUG", LevelFilter::DEBUG),
+            ("fatal", LevelFilter::ERROR),
+            ("silent", LevelFilter::OFF),
+            ("warning", LevelFilter::WARN),
+            ("notice", LevelFilter::INFO),
+            ("loud", LevelFilter::INFO),
+            ("debug,sqlx=off", LevelFilter::INFO),
+        ] {
+            assert_eq!(read(text), level, "{text}");
+        }
+    }
 
     #[test]
     fn metrics_are_of_a_stack_or_there_are_none() {

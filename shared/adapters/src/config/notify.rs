@@ -8,9 +8,9 @@ use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
 use zeroize::Zeroizing;
 
-use super::database::is_near;
 use super::{ConfigError, Reader, Secret, Source};
 use crate::secrets::{Live, Secrets};
+use crate::store::network::is_near;
 
 /// Its settings that may stand in a secret.
 pub(super) const VAPID: [&str; 3] = ["VAPID_PUBLIC_KEY", "VAPID_PRIVATE_KEY", "VAPID_SUBJECT"];
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(read(&[("EVENT_BUS_NAME", "events")]), Ok(false));
         assert_eq!(read(&no_keys), Ok(false));
         assert_eq!(read(&no_keys[1..]).unwrap_err().0.len(), 1, "half a pair is a fault");
-        let both = read(&[no_keys[1], ("RETRY_DELAY", "abc"), ("LOG_LEVEL", "loud")]).unwrap_err().0;
+        let both = read(&[no_keys[1], ("RETRY_DELAY", "abc"), ("DEACTIVATION", "maybe")]).unwrap_err().0;
         assert_eq!(both.len(), 3, "all faults at once: {both:?}");
     }
 

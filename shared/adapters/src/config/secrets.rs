@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use domain::Clock;
 use serde_json::{Map, Value};
-use url::Url;
+use url::Host;
 use zeroize::Zeroizing;
 
 use super::notify::VAPID;
@@ -12,6 +12,7 @@ use super::{Reader, Source};
 use crate::SystemClock;
 use crate::aws::{Access, Sdk};
 use crate::secrets::{Live, Members, Secrets};
+use crate::store::network::address;
 
 /// A secret that settings may stand in, under their own names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +27,18 @@ pub enum Secret {
     Vapid,
 }
 
-/// What RDS rotates has these members; `engine` and `port` may be left out, and others say nothing to us.
-const RDS: [&str; 4] = ["username", "password", "host", "dbname"];
+/// What RDS rotates has these members; all but the first two may be left out (it names no host for what it manages itself),
+/// and others say nothing to us.
+const RDS: [&str; 5] = ["username", "password", "host", "port", "dbname"];
+
+/// As what these members are read. No variable of an environment has such a name.
+pub(super) const RDS_PARTS: [&str; 5] = [
+    "the secret's username",
+    "the secret's password",
+    "the secret's host",
+    "the secret's port",
+    "the secret's dbname",
+];
 
 impl Secret {
     /// The variable that names it.
@@ -70,7 +81,7 @@ impl Secret {
                     "has both DATABASE_URL and `password`, of which only one is rotated: keep one".to_owned()
                 );
             }
-            members.insert("DATABASE_URL", url_of_rds(&object)?);
+            members = parts_of_rds(&object)?;
         }
         Ok(members)
     }
@@ -87,31 +98,31 @@ fn text_of(object: &Map<String, Value>, name: &str) -> Result<Option<Zeroizing<S
 }
 
 /// As RDS keeps it: `engine`, `host`, `port`, `username`, `password`, `dbname`.
-fn url_of_rds(object: &Map<String, Value>) -> Result<Zeroizing<String>, String> {
-    let [username, password, host, name] =
-        RDS.map(|name| text_of(object, name)?.ok_or_else(|| format!("has no `{name}`")));
-    let (username, password, host, name) = (username?, password?, host?, name?);
+fn parts_of_rds(object: &Map<String, Value>) -> Result<Members, String> {
     if text_of(object, "engine")?.is_some_and(|engine| !engine.contains("postgres")) {
         return Err("is of another `engine` than PostgreSQL".to_owned());
     }
-    let port = match object.get("port") {
-        None | Some(Value::Null) => Some(5432),
-        Some(Value::String(port)) => port.parse().ok(),
-        Some(port) => port.as_u64().and_then(|port| u16::try_from(port).ok()),
-    };
-    let port = port.ok_or("has a `port` that is none")?;
-    // `Url` takes a percent sign for an escape that is there already.
-    let escaped = |text: &str| Zeroizing::new(text.replace('%', "%25"));
-    let url = || {
-        let mut url = Url::parse("postgres://host/?sslmode=verify-full").ok()?;
-        url.set_host(Some(&host)).ok()?;
-        url.set_port(Some(port)).ok()?;
-        url.set_username(&escaped(&username)).ok()?;
-        url.set_password(Some(&escaped(&password))).ok()?;
-        url.path_segments_mut().ok()?.clear().push(&name);
-        Some(Zeroizing::new(url.into()))
-    };
-    url().ok_or_else(|| "has a `host` that is none".to_owned())
+    let mut members = Members::new();
+    for (name, part) in RDS.into_iter().zip(RDS_PARTS) {
+        let text = match object.get(name) {
+            Some(Value::Number(port)) if name == "port" => Some(Zeroizing::new(port.to_string())),
+            _ => text_of(object, name)?,
+        };
+        match text {
+            Some(port) if name == "port" && port.parse::<u16>().is_err() => {
+                return Err("has a `port` that is none".to_owned());
+            }
+            Some(host) if name == "host" && Host::parse(host.trim()).is_err() && address(&host).is_none() => {
+                return Err("has a `host` that is none".to_owned());
+            }
+            Some(text) => {
+                members.insert(part, text);
+            }
+            None if ["username", "password"].contains(&name) => return Err(format!("has no `{name}`")),
+            None => {}
+        }
+    }
+    Ok(members)
 }
 
 impl Source {
@@ -149,6 +160,12 @@ impl Source {
                 self.unknown.extend(secret.names().iter().copied());
             }
             Ok(members) => {
+                let is_url = |name: &str| name == RDS_PARTS[1] && self.get("DATABASE_URL").is_some();
+                if members.keys().any(|name| is_url(name)) {
+                    self.faults.push(format!(
+                        "DATABASE_URL is set, and stands in {place} as well: keep one of the two"
+                    ));
+                }
                 for (name, value) in members {
                     if self.get(name).is_some() {
                         self.faults.push(format!(
@@ -200,11 +217,12 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
-    use sqlx::postgres::{PgConnectOptions, PgSslMode};
+    use sqlx::postgres::PgSslMode;
 
     use super::super::{NotifyConfig, RefreshConfig};
     use super::*;
 
+    const NOWHERE: (&str, &str) = ("", "");
     const NEAR: (&str, &str) = ("DATABASE_URL", "postgres://app@127.0.0.1/polls");
     const APP_KEY: (&str, &str) = ("APP_KEY", "0123456789abcdefghijklmnopqrstuv");
     const TWITCH: &str =
@@ -289,11 +307,38 @@ mod tests {
         assert_eq!(keys.len(), 1, "{keys:?}");
     }
 
+    /// RDS names no host in the secret of a password that it manages by itself.
     #[test]
-    fn what_rds_rotates_is_a_url_that_is_verified() {
+    fn a_secret_of_a_user_and_a_password_needs_a_host() {
+        let text = r#"{"username": "postgres", "password": "p#/ss\n"}"#;
+        let read = |variables: &[(&str, &str)]| {
+            let options = super::super::database(&source(variables, &[(Secret::Database, text)]));
+            options.map(|options| options.current().as_ref().clone()).map_err(|faults| faults.0)
+        };
+        let host = ("DATABASE_HOST", "polls.cluster-abc.eu-west-3.rds.amazonaws.com");
+        let found = read(&[host]).unwrap();
+        assert_eq!((found.get_host(), found.get_port(), found.get_username()), (host.1, 5432, "postgres"));
+        assert_eq!(found.get_database(), None, "PostgreSQL's default");
+        assert!(matches!(found.get_ssl_mode(), PgSslMode::VerifyFull));
+        assert!(format!("{found:?}").contains(r#"password: Some("p#/ss")"#));
+        let found = read(&[host, ("DB_DATABASE", "polls"), ("DB_PORT", "5433")]).unwrap();
+        assert_eq!((found.get_database(), found.get_port()), (Some("polls"), 5433));
+        assert_eq!(read(&[("DB_HOST", "db.example.com")]).unwrap().get_host(), "db.example.com");
+        assert!(read(&[]).unwrap_err()[0].starts_with("DATABASE_HOST is missing"));
+        let twice = read(&[host, NEAR]).unwrap_err();
+        assert!(twice[0].starts_with("DATABASE_URL is set, and stands in the secret"), "{twice:?}");
+    }
+
+    #[test]
+    fn what_rds_rotates_is_verified() {
         let options = |text: &str| {
-            let members = Secret::Database.members(Some(text))?;
-            Ok::<_, String>(members["DATABASE_URL"].parse::<PgConnectOptions>().unwrap())
+            let members = Secret::Database.members(Some(text));
+            members.clone()?;
+            let mut source: Source = [NOWHERE; 0].into_iter().collect();
+            source.add(Secret::Database, "the/secret", &members);
+            super::super::database(&source)
+                .map(|options| options.current().as_ref().clone())
+                .map_err(|faults| faults.0.join("; "))
         };
         let text = r#"{"engine": "postgres", "host": "polls.cluster-abc.eu-west-3.rds.amazonaws.com", "port": 5433,
                        "username": "app:/@%41", "password": "p@ss/w?rd#%41 é", "dbname": "twitch polls",
@@ -308,8 +353,8 @@ mod tests {
         assert_eq!(options(&text.replace("5433", "\"5434\"")).unwrap().get_port(), 5434);
         assert_eq!(options(&text.replace("\"port\": 5433,", "")).unwrap().get_port(), 5432);
         for (from, to, fault) in [
-            ("\"host\"", "\"h0st\"", "has no `host`"),
-            ("\"dbname\"", "\"name\"", "has no `dbname`"),
+            ("\"host\"", "\"h0st\"", "DATABASE_HOST is missing"),
+            ("\"password\"", "\"passw0rd\"", "DATABASE_URL is missing"),
             ("\"username\": \"app:/@%41\"", "\"username\": \"\"", "has no `username`"),
             ("5433", "70000", "has a `port` that is none"),
             ("polls.cluster", "po lls/cluster", "has a `host` that is none"),
