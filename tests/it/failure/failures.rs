@@ -6,7 +6,7 @@ use adapters::twitch::TwitchClient;
 use anyhow::Result;
 use chrono::TimeDelta;
 use domain::policy::{FailureKind, NotDue};
-use domain::ports::{RefreshError, Twitch as _};
+use domain::ports::{Permit, RefreshError, Twitch as _};
 use domain::report::{Outcome, Skip, Standing, Stop};
 use end_to_end::cycles::{failed_as, forced, planned, sweep};
 use end_to_end::entrance::Entrance;
@@ -459,12 +459,12 @@ async fn an_http2_connection_that_is_silently_dead_is_replaced() -> Result<()> {
     let entrance = Entrance::start(world, 0).await?;
     let config = world.config(&[("TWITCH_ID_URL", entrance.url()), ("TWITCH_MAX_IN_FLIGHT", "1")])?;
     let twitch = TwitchClient::new(config.twitch, world.clock.clone())?;
-    twitch.refresh(&refresh_token).await?;
+    twitch.refresh(&refresh_token, &Permit::UNCONDITIONAL).await?;
     let connections = entrance.connections();
     entrance.freeze();
-    let lost = twitch.refresh(&refresh_token).await;
+    let lost = twitch.refresh(&refresh_token, &Permit::UNCONDITIONAL).await;
     assert!(matches!(&lost, Err(RefreshError::Outage(outage)) if outage.0.contains("broke off")), "{lost:?}");
-    twitch.refresh(&refresh_token).await?;
+    twitch.refresh(&refresh_token, &Permit::UNCONDITIONAL).await?;
     assert_eq!(entrance.connections(), connections + 1);
     Ok(())
 }
