@@ -5,7 +5,8 @@ use chrono::TimeDelta;
 
 /// A length of time, as far back as anything is remembered. For clap.
 pub fn parse(text: &str) -> Result<TimeDelta, String> {
-    let length = humantime::parse_duration(text).map_err(|error| format!("{error}: give 90m, 2h or 7d"))?;
+    let length = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}: give a length such as 90m, 2h or 7d"))?;
     let length = TimeDelta::from_std(length).unwrap_or(TimeDelta::MAX);
     if length > HISTORY_KEPT {
         return Err(format!("nothing is remembered for longer than {}d", HISTORY_KEPT.num_days()));
