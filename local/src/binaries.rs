@@ -45,8 +45,8 @@ struct Target {
 }
 
 impl Binaries {
-    /// Has cargo build all binaries of the workspace, which does nothing if they are up to date. `cargo run` and
-    /// `cargo test` build only what they start themselves.
+    /// Has cargo build the workspace's binaries, in [`Profile::Release`] those of the functions, which does nothing if
+    /// they are up to date. `cargo run` and `cargo test` build only what they start themselves.
     ///
     /// # Errors
     ///
@@ -56,7 +56,11 @@ impl Binaries {
         let mut command = Command::new(cargo);
         command
             .args(["build", "--quiet", "--workspace", "--bins", "--message-format=json-render-diagnostics"])
-            .args((profile == Profile::Release).then_some("--release"))
+            .args(match profile {
+                Profile::Dev => &[][..],
+                // The command and this crate are installed and run in the profile `tool`.
+                Profile::Release => &["--release", "--exclude", "tokens", "--exclude", "local"],
+            })
             .current_dir(workspace())
             .stderr(std::process::Stdio::inherit());
         // That is not for this cargo: build scripts that look at it (that of `ring`) would run again each time, and most

@@ -21,7 +21,7 @@ struct Arguments {
 enum Command {
     /// Walk a grant at every second of a day through the real policy and print the dead minutes.
     Simulate,
-    /// Measure the deployed function beside a sequential loop. Wants `cargo run --release`.
+    /// Measure the deployed function beside a sequential loop. Wants `cargo run --profile tool`.
     Bench,
     /// Measure how the functions start that `.ci/lambda/cold` has built.
     Cold,

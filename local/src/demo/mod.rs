@@ -164,7 +164,7 @@ fn notification(device: &str, message: &Received) -> Result<String> {
 const NEXT: &str =
     "  cargo run -- --keep              keep the servers up, and call `tokens`, `psql` and the API by hand
   cargo run -- simulate            dead minutes by lifetime and failure, over a grant at every second of a day
-  cargo run --release -- bench     500 to 100,000 streamers beside a sequential loop
+  cargo run --profile tool -- bench 500 to 100,000 streamers beside a sequential loop
   cargo test --workspace           all tests, on the same PostgreSQL and Twitch";
 
 fn next_steps(api: &Api, paths: &Paths) -> String {
