@@ -23,7 +23,10 @@ const LATENCY: Duration = Duration::from_millis(80);
 /// If something can't be started, or a run doesn't do what it is measured at.
 #[expect(clippy::print_stdout, reason = "the tables are what it is for")]
 pub async fn run() -> Result<()> {
-    ensure!(!cfg!(debug_assertions), "a debug build measures itself: use `cargo run --profile tool -- bench`");
+    ensure!(
+        !cfg!(debug_assertions),
+        "a debug build measures itself: use `cargo run --profile tool -- bench`"
+    );
     println!("Building the release binaries...");
     let binaries = Binaries::build(Profile::Release).await?;
     let postgres = Postgres::own(postgres::Settings { durable: true, log_statements: true }).await?;

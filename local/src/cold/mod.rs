@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn what_is_over_a_limit_is_named() {
-        let cost = |instructions, zip| Cost { name: "notify", time: Duration::ZERO, instructions, binary: 0, zip };
+        let cost =
+            |instructions, zip| Cost { name: "notify", time: Duration::ZERO, instructions, binary: 0, zip };
         assert!(over(&cost(INSTRUCTIONS, ZIP)).is_empty());
         assert_eq!(over(&cost(INSTRUCTIONS + 1, ZIP + 1)).len(), 2);
     }
