@@ -62,7 +62,7 @@ impl Courier {
 fn line(notification: &Notification, answer: &PushAnswer, next: Next) -> String {
     let to = match &notification.recipient {
         Recipient::Streamer => "the streamer".to_owned(),
-        Recipient::GameMaster { name, .. } => format!("the game master of {}", plain(name)),
+        Recipient::GameMaster(campaigns) => format!("the game master of {}", plain(&campaigns.listed())),
     };
     let about = plain(&notification.streamer_name);
     let reason = answer.reason().unwrap_or_default();
@@ -96,7 +96,7 @@ mod tests {
     use chrono::{TimeZone, Utc};
     use domain::CampaignId;
     use domain::StreamerId;
-    use domain::notification::Subscription;
+    use domain::notification::{Campaigns, Subscription};
     use uuid::Uuid;
 
     use super::*;
@@ -118,8 +118,7 @@ mod tests {
             streamer_name: "Aria\u{1b}[2J".to_owned(),
             recipient,
         };
-        let master =
-            || Recipient::GameMaster { campaign: CampaignId(Uuid::nil()), name: "Les Brumes".to_owned() };
+        let master = || Recipient::GameMaster(Campaigns::one(CampaignId(Uuid::nil()), "Les Brumes"));
         let busy = PushAnswer::Busy { retry_after: None, reason: "push.example.com answered 503".to_owned() };
         let rejected = PushAnswer::Rejected("push.example.com answered 413".to_owned());
         let delivery = Delivery {

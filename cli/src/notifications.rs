@@ -33,6 +33,9 @@ fn text(counts: OutboxCounts, notifications: &[OutboxEntry], now: DateTime<Utc>)
     let head = head.map(str::to_owned).to_vec();
     let rows = notifications.iter().map(|one| {
         let role = match &one.campaign_name {
+            Some(campaign) if one.campaigns > 1 => {
+                format!("game master of {} and {} more", plain(campaign), one.campaigns - 1)
+            }
             Some(campaign) => format!("game master of {}", plain(campaign)),
             None => "streamer".to_owned(),
         };
@@ -71,6 +74,7 @@ mod tests {
             streamer_id: Uuid::nil(),
             streamer_name: "Aria\u{1b}[2J".to_owned(),
             campaign_name: Some("Les Brumes".to_owned()),
+            campaigns: 1,
             subscription_id: Uuid::nil(),
             state: state.to_owned(),
             attempts,
@@ -86,17 +90,20 @@ mod tests {
                 ..entry("pending", 2, Some("the push service answered 503"))
             },
             entry("given_up", 9, Some("the push service answered 413")),
-            entry("gone", 1, Some("the push service does not know the subscription any more")),
+            OutboxEntry {
+                campaigns: 3,
+                ..entry("gone", 1, Some("the push service does not know the subscription any more"))
+            },
             entry("obsolete", 0, Some("the streamer is active again")),
         ];
         let counts = OutboxCounts { pending: 1, delivered: 1, gone: 1, given_up: 1, obsolete: 1 };
         insta::assert_snapshot!(text(counts, &entries, now), @r"
-        CREATED              FOR                                 ABOUT    STATE      ATTEMPTS  NEXT ATTEMPT         LAST ERROR
-        2026-11-23 19:55:00  Aria (streamer)                     Aria[2J  delivered  1         -                    -
-        2026-11-23 19:55:00  Corvin (game master of Les Brumes)  Aria[2J  pending    2         2026-11-23 20:02:00  the push service answered 503
-        2026-11-23 19:55:00  Corvin (game master of Les Brumes)  Aria[2J  given up   9         -                    the push service answered 413
-        2026-11-23 19:55:00  Corvin (game master of Les Brumes)  Aria[2J  gone       1         -                    the push service does not know the subscription any more
-        2026-11-23 19:55:00  Corvin (game master of Les Brumes)  Aria[2J  obsolete   0         -                    the streamer is active again
+        CREATED              FOR                                            ABOUT    STATE      ATTEMPTS  NEXT ATTEMPT         LAST ERROR
+        2026-11-23 19:55:00  Aria (streamer)                                Aria[2J  delivered  1         -                    -
+        2026-11-23 19:55:00  Corvin (game master of Les Brumes)             Aria[2J  pending    2         2026-11-23 20:02:00  the push service answered 503
+        2026-11-23 19:55:00  Corvin (game master of Les Brumes)             Aria[2J  given up   9         -                    the push service answered 413
+        2026-11-23 19:55:00  Corvin (game master of Les Brumes and 2 more)  Aria[2J  gone       1         -                    the push service does not know the subscription any more
+        2026-11-23 19:55:00  Corvin (game master of Les Brumes)             Aria[2J  obsolete   0         -                    the streamer is active again
 
         In 30 days: 1 pending, 1 delivered, 1 gone, 1 given up, 1 obsolete; a row is a device, times are UTC, now 2026-11-23 20:00:00
         ");

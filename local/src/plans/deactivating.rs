@@ -65,9 +65,9 @@ pub(super) async fn notifying(document: &mut String, pool: &PgPool, now: DateTim
     section(
         document,
         "Telling of a deactivation",
-        "In the transaction of the deactivation: the people whom it concerns, the devices of each through an index, \
+        "In the transaction of the deactivation: the people whom it concerns, each with all of their campaigns, the devices of each through an index, \
          and an entry for each device. What still waits about the same streamer is replaced.",
-        &explained(pool, explain("WITH person AS")?.bind(streamer).bind(now).bind(true)).await?,
+        &explained(pool, explain("WITH person AS")?.bind(streamer).bind(now).bind(true).bind(3)).await?,
     )?;
     let wants: String = sqlx::query_scalar(
         "SELECT replace(prosrc, '= person', '= $1') FROM pg_proc

@@ -20,6 +20,9 @@ use crate::streamer::StreamerId;
 /// What a notification says is stale after a day. It is given up then, and push services keep it no longer.
 pub const TIME_TO_LIVE: TimeDelta = TimeDelta::hours(24);
 
+/// A notification has room for as many names.
+pub const NAMED_CAMPAIGNS: usize = 3;
+
 /// The wait after a first failed delivery; it doubles with each, up to [`LONGEST_PAUSE`].
 pub const FIRST_PAUSE: TimeDelta = TimeDelta::minutes(1);
 
@@ -53,13 +56,45 @@ impl FromStr for Locale {
 pub enum Recipient {
     /// The streamer, who has to reconnect.
     Streamer,
-    /// The owner of a campaign in which the streamer plays.
-    GameMaster {
-        /// The campaign.
-        campaign: CampaignId,
-        /// Its name.
-        name: String,
-    },
+    /// The owner of campaigns in which the streamer plays.
+    GameMaster(Campaigns),
+}
+
+/// The campaigns of one game master, by their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Campaigns {
+    /// The first, which a notification leads to.
+    pub first: CampaignId,
+    /// The names of the first [`NAMED_CAMPAIGNS`].
+    pub names: Vec<String>,
+    /// How many there are.
+    pub count: usize,
+}
+
+impl Campaigns {
+    /// One campaign.
+    #[must_use]
+    pub fn one(campaign: CampaignId, name: impl Into<String>) -> Self {
+        Self { first: campaign, names: vec![name.into()], count: 1 }
+    }
+
+    /// The names, each as `quote` has it, and how many more there are.
+    #[must_use]
+    pub fn named(&self, quote: impl Fn(&str) -> String) -> (Vec<String>, usize) {
+        let names: Vec<_> = self.names.iter().take(NAMED_CAMPAIGNS).map(|name| quote(name)).collect();
+        let more = self.count.saturating_sub(names.len());
+        (names, more)
+    }
+
+    /// For an operator: `A, B, C and 2 more`.
+    #[must_use]
+    pub fn listed(&self) -> String {
+        let plain = |name: &str| name.chars().filter(|c| !c.is_control()).collect();
+        match self.named(plain) {
+            (names, 0) => names.join(", "),
+            (names, more) => format!("{} and {more} more", names.join(", ")),
+        }
+    }
 }
 
 /// A browser's push subscription (RFC 8030), as the application stores it. All of it is user input.
@@ -109,9 +144,9 @@ impl Notification {
         let mut data = Map::new();
         let url = match &self.recipient {
             Recipient::Streamer => "/auth/twitch/redirect".to_owned(),
-            Recipient::GameMaster { campaign, .. } => {
-                data.insert("campaignId".to_owned(), json!(campaign));
-                format!("/mj/campaigns/{campaign}")
+            Recipient::GameMaster(Campaigns { first, .. }) => {
+                data.insert("campaignId".to_owned(), json!(first));
+                format!("/mj/campaigns/{first}")
             }
         };
         data.insert("url".to_owned(), Value::String(url));
@@ -132,11 +167,11 @@ impl Notification {
     /// 32 characters at most, of base64url's alphabet.
     #[must_use]
     pub fn topic(&self) -> String {
-        // One streamer's notices to one person about one campaign; half of each id tells them apart well enough.
+        // One streamer's notices to one person; half of each id tells them apart well enough.
         let half = |id: Uuid| id.simple().to_string()[16..].to_owned();
         match &self.recipient {
             Recipient::Streamer => half(self.streamer.0),
-            Recipient::GameMaster { campaign, .. } => half(self.streamer.0) + &half(campaign.0),
+            Recipient::GameMaster(campaigns) => half(self.streamer.0) + &half(campaigns.first.0),
         }
     }
 
@@ -223,4 +258,6 @@ pub struct Told {
     pub recipient: Recipient,
     /// On how many devices; 0 for one who has none or wants no such notice.
     pub devices: u32,
+    /// All campaigns of a game master that it concerns; empty for the streamer.
+    pub campaigns: Vec<CampaignId>,
 }

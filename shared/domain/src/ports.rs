@@ -441,7 +441,7 @@ pub struct StreamerDeactivated {
     pub deactivated_at: DateTime<Utc>,
     /// What the cycle ran for.
     pub trigger: Trigger,
-    /// The campaigns whose game masters are told.
+    /// The campaigns whose game masters are told, at most 1,000.
     pub campaign_ids: Vec<CampaignId>,
 }
 

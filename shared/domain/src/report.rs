@@ -168,13 +168,12 @@ impl fmt::Display for Standing {
 
 impl fmt::Display for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, recipient, devices } = self;
+        let Self { name, recipient, devices, campaigns: _ } = self;
         let name: String = name.chars().filter(|c| !c.is_control()).collect();
         match recipient {
             Recipient::Streamer => write!(f, "{name} (streamer)")?,
-            Recipient::GameMaster { name: campaign, .. } => {
-                let campaign: String = campaign.chars().filter(|c| !c.is_control()).collect();
-                write!(f, "{name} (game master of {campaign})")?;
+            Recipient::GameMaster(campaigns) => {
+                write!(f, "{name} (game master of {})", campaigns.listed())?;
             }
         }
         match devices {

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use adapters::store::{Database, PgOutbox};
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
+use domain::CampaignId;
 use domain::Clock as _;
-use domain::notification::{Next, PushAnswer, Recipient, TIME_TO_LIVE, Told};
+use domain::notification::{Campaigns, Next, PushAnswer, Recipient, TIME_TO_LIVE, Told};
 use domain::notify::NotifyReport;
 use domain::ports::{Deactivation, Outbox, Store};
 use domain::report::{Outcome, Standing};
@@ -75,7 +76,7 @@ async fn preferences_are_respected_and_silence_is_consent() -> Result<()> {
 }
 
 #[tokio::test]
-async fn each_person_is_told_once_per_campaign_and_the_streamer_once() -> Result<()> {
+async fn each_person_is_told_once_whatever_the_number_of_campaigns() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     // Its first campaign, and one more, are its own.
@@ -92,28 +93,26 @@ async fn each_person_is_told_once_per_campaign_and_the_streamer_once() -> Result
 
     let ran = two_runs(&still).await?;
 
-    let master = |campaign, name: &str| Recipient::GameMaster {
-        campaign: domain::CampaignId(campaign),
+    let campaigns = vec![CampaignId(brumes), CampaignId(couronne)];
+    let names = vec!["Brumes".to_owned(), "Couronne".to_owned()];
+    let master = Recipient::GameMaster(Campaigns { first: campaigns[0], names, count: 2 });
+    let one = |name: &str, recipient, devices, campaigns| Told {
         name: name.to_owned(),
+        recipient,
+        devices,
+        campaigns,
     };
-    let one = |name: &str, recipient, devices| Told { name: name.to_owned(), recipient, devices };
     assert_eq!(
         told(&ran, "aria"),
-        [
-            one("aria", Recipient::Streamer, 2),
-            one("Corvin", master(brumes, "Brumes"), 1),
-            one("Corvin", master(couronne, "Couronne"), 1),
-        ]
+        [one("aria", Recipient::Streamer, 2, vec![]), one("Corvin", master, 1, campaigns),]
     );
 
     let push = RecordingPush::default();
     let deactivated_at = still.now();
     still.turn(60);
     let report = deliver(&notify(world, &push).await?).await?;
-    assert_eq!(report, NotifyReport { delivered: 4, ..NotifyReport::default() });
-    assert_eq!(["aria 1", "aria 2", "corvin", "maud"].map(|name| push.count(name)), [1, 1, 2, 0]);
-    let topics: BTreeSet<_> = push.sent().into_iter().map(|(to, message)| (to, message.topic)).collect();
-    assert_eq!(topics.len(), 4, "on one device, none replaces another");
+    assert_eq!(report, NotifyReport { delivered: 3, ..NotifyReport::default() });
+    assert_eq!(["aria 1", "aria 2", "corvin", "maud"].map(|name| push.count(name)), [1, 1, 1, 0]);
     for (to, message) in push.sent() {
         assert_eq!(message.time_to_live, TimeDelta::hours(23), "of the 24 hours one is over");
         let payload: Value = serde_json::from_slice(&message.payload)?;
@@ -124,9 +123,10 @@ async fn each_person_is_told_once_per_campaign_and_the_streamer_once() -> Result
             deactivated_at.timestamp_millis()
         );
         if to == endpoint("corvin") {
-            let campaign = payload["data"]["campaignId"].as_str().unwrap();
-            assert!([brumes, couronne].iter().any(|id| id.to_string() == campaign));
-            assert_eq!(payload["data"]["url"], format!("/mj/campaigns/{campaign}"));
+            assert_eq!(payload["data"]["campaignId"], brumes.to_string());
+            assert_eq!(payload["data"]["url"], format!("/mj/campaigns/{brumes}"));
+            let body = payload["body"].as_str().unwrap();
+            assert!(body.contains("Brumes") && body.contains("Couronne"), "{body}");
         } else {
             assert_eq!(payload["data"]["url"], "/auth/twitch/redirect");
             assert_eq!(payload["data"].get("campaignId"), None);
@@ -471,5 +471,58 @@ async fn a_missing_key_is_for_the_sender_to_refuse() -> Result<()> {
     let claimed = outbox.claim(still.now(), still.now() + TimeDelta::minutes(1), 10).await?;
     assert_eq!(claimed.notifications[0].subscription.p256dh, "");
     assert_eq!(json!(claimed.obsolete), 0);
+    Ok(())
+}
+
+/// Devices times campaigns would be 160,000 rows, and the count of each for each.
+#[tokio::test]
+async fn a_deactivation_costs_as_many_rows_as_there_are_devices() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let (streamer, _) = refused_streamer(world, "aria").await?;
+    let owner = user(world, "Corvin").await?;
+    for statement in [
+        "INSERT INTO campaigns (id, name, owner_id, created_at, updated_at)
+         SELECT md5('campaign ' || n)::uuid, 'Campaign ' || n, $1, now(), now() FROM generate_series(1, 400) n
+         WHERE $2::uuid IS NOT NULL",
+        "INSERT INTO campaign_memberships (campaign_id, streamer_id, status, invited_at, created_at, updated_at)
+         SELECT md5('campaign ' || n)::uuid, $2, 'ACTIVE', now(), now(), now() FROM generate_series(1, 400) n
+         WHERE $1::uuid IS NOT NULL",
+        "INSERT INTO push_subscriptions (user_id, endpoint, p256dh, auth, created_at, updated_at)
+         SELECT $1, 'https://push.example.com/' || n, 'key', 'secret', now(), now() FROM generate_series(1, 400) n
+         WHERE $2::uuid IS NOT NULL",
+    ] {
+        sqlx::query(statement).bind(owner).bind(streamer.0).execute(&world.pool).await?;
+    }
+
+    let ran = two_runs(&still).await?;
+
+    let [_, master] = told(&ran, "aria") else { panic!("the streamer and one game master") };
+    let Recipient::GameMaster(campaigns) = &master.recipient else { panic!("{master:?}") };
+    assert_eq!((master.devices, campaigns.count, campaigns.names.len()), (400, 400, 3));
+    assert_eq!(master.campaigns.len(), 400);
+    assert_eq!(outbox(world).await?.len(), 400);
+    Ok(())
+}
+
+/// A row of the version before, which knows of one campaign.
+#[tokio::test]
+async fn a_notice_of_the_version_before_is_delivered() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let (streamer, _) = refused_streamer(world, "aria").await?;
+    let owner = user(world, "Corvin").await?;
+    let brumes = campaign(world, streamer, "Brumes", owner, "ACTIVE").await?;
+    device(world, owner, "corvin").await?;
+    two_runs(&still).await?;
+    sqlx::query("UPDATE token_refresh.outbox SET campaign_names = NULL, campaign_count = NULL")
+        .execute(&world.pool)
+        .await?;
+    let push = RecordingPush::default();
+    assert_eq!(deliver(&notify(world, &push).await?).await?.delivered, 1);
+    let (_, message) = push.sent().pop().expect("one");
+    let payload: Value = serde_json::from_slice(&message.payload)?;
+    assert_eq!(payload["data"]["campaignId"], brumes.to_string());
+    assert!(payload["body"].as_str().unwrap().contains("Brumes"));
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use domain::CampaignId;
 use domain::StreamerId;
-use domain::notification::{Recipient, Told};
+use domain::notification::{Campaigns, NAMED_CAMPAIGNS, Recipient, Told};
 use domain::policy::{BUDGET_PERIOD, deactivation_budget};
 use domain::ports::{Attempt, Change, Deactivation};
 use sqlx::Error;
@@ -48,7 +48,31 @@ impl PgStore {
             };
         }
         transaction.commit().await?;
+        self.look_at_nobody_told(&done).await;
         Ok(done)
+    }
+}
+
+impl PgStore {
+    /// A deactivation of which nobody is told is as it should be where nobody has a device. Where devices or people are
+    /// hidden from us, somebody has to know; the deactivation stands.
+    async fn look_at_nobody_told(&self, done: &[Deactivation]) {
+        let silent = |one: &Deactivation| matches!(one, Deactivation::Done(told) if told.iter().all(|told| told.devices == 0));
+        if !done.iter().any(silent) {
+            return;
+        }
+        let hidden = self.database.hidden().await.unwrap_or_default();
+        let unseen: Vec<_> = hidden
+            .into_iter()
+            .filter(|one| !one.sees_some && !one.only_writes)
+            .map(|one| one.relation)
+            .collect();
+        if !unseen.is_empty() {
+            tracing::error!(
+                tables = unseen.join(", "),
+                "a streamer was deactivated and nobody is told: row-level security may hide rows; see `tokens doctor`"
+            );
+        }
     }
 }
 
@@ -148,9 +172,9 @@ async fn deactivate(transaction: &mut Transaction<'_>, attempt: &Attempt) -> Res
         .await
 }
 
-/// Whom a deactivation concerns: the streamer, and the owner of each campaign in which the streamer is active, but
-/// for the streamer's own campaigns: what has to be done is said once. If `queue`, it also puts a notification for
-/// each device of those who want one into the outbox, in place of any that still wait there.
+/// Who is concerned by a deactivation: the streamer, and each owner of campaigns in which the streamer is active, but for the
+/// streamer's own campaigns. If `queue`, it also puts one notification for each device of those who want one into the outbox,
+/// in place of any that still wait there: as many rows as devices, however many campaigns there are.
 async fn tell(
     transaction: &mut Transaction<'_>,
     streamer: StreamerId,
@@ -159,21 +183,24 @@ async fn tell(
 ) -> Result<Vec<Told>, Error> {
     let rows = sqlx::query!(
         r#"
-        WITH person AS (
-            SELECT u.id AS user_id, u.display_name AS user_name, NULL::uuid AS campaign_id, NULL::text AS campaign_name
+        WITH person AS MATERIALIZED (
+            SELECT u.id AS user_id, u.display_name::text AS user_name, NULL::uuid[] AS campaign_ids,
+                   NULL::text[] AS campaign_names
             FROM public.streamers s JOIN public.users u ON u.id = s.user_id WHERE s.id = $1
             UNION ALL
-            SELECT u.id, u.display_name, c.id, c.name
+            SELECT u.id, u.display_name::text, array_agg(c.id ORDER BY c.name, c.id),
+                   (array_agg(c.name::text ORDER BY c.name, c.id))[:$4::integer]
             FROM public.streamers s
             JOIN public.campaign_memberships m ON m.streamer_id = s.id AND m.status = 'ACTIVE'
             JOIN public.campaigns c ON c.id = m.campaign_id AND c.owner_id IS DISTINCT FROM s.user_id
             JOIN public.users u ON u.id = c.owner_id
             WHERE s.id = $1
+            GROUP BY u.id
         ),
-        device AS (
-            SELECT person.*, p.id AS subscription_id
-            FROM person JOIN public.push_subscriptions p ON p.user_id = person.user_id
-            WHERE token_refresh.wants_notice(person.user_id)
+        willing AS MATERIALIZED (SELECT * FROM person WHERE token_refresh.wants_notice(user_id)),
+        device AS MATERIALIZED (
+            SELECT willing.*, p.id AS subscription_id
+            FROM willing JOIN public.push_subscriptions p ON p.user_id = willing.user_id
         ),
         replaced AS (
             UPDATE token_refresh.outbox SET state = 'obsolete', settled_at = $2, last_error = 'deactivated anew'
@@ -181,38 +208,48 @@ async fn tell(
         ),
         queued AS (
             INSERT INTO token_refresh.outbox (subscription_id, user_id, user_name, streamer_id, streamer_name,
-                campaign_id, campaign_name, created_at, next_attempt_at)
+                campaign_id, campaign_name, campaign_names, campaign_count, created_at, next_attempt_at)
             SELECT d.subscription_id, d.user_id, d.user_name, s.id, s.twitch_display_name,
-                   d.campaign_id, d.campaign_name, $2, $2
+                   d.campaign_ids[1], d.campaign_names[1], d.campaign_names, cardinality(d.campaign_ids), $2, $2
             FROM device d JOIN public.streamers s ON s.id = $1
             WHERE $3
         )
-        SELECT person.user_name AS "name!", person.campaign_id, person.campaign_name,
-               (SELECT count(*) FROM device d WHERE d.user_id = person.user_id
-                    AND d.campaign_id IS NOT DISTINCT FROM person.campaign_id) AS "devices!"
-        FROM person
-        ORDER BY person.campaign_id IS NOT NULL, person.campaign_name, person.campaign_id
+        SELECT person.user_name AS "name!", person.campaign_ids, person.campaign_names,
+               coalesce(counted.devices, 0) AS "devices!"
+        FROM person LEFT JOIN (SELECT user_id, count(*) AS devices FROM device GROUP BY user_id) counted USING (user_id)
+        ORDER BY person.campaign_ids IS NOT NULL, person.campaign_names[1], person.campaign_ids[1]
         "#,
         streamer.0,
         now,
-        queue
+        queue,
+        i32::try_from(NAMED_CAMPAIGNS).unwrap_or(1)
     )
     .fetch_all(transaction)
     .await?;
     Ok(rows
         .into_iter()
-        .map(|row| Told {
-            name: row.name,
-            recipient: recipient(row.campaign_id.map(CampaignId), row.campaign_name),
-            devices: row.devices.try_into().unwrap_or(u32::MAX),
+        .map(|row| {
+            let ids = row.campaign_ids.unwrap_or_default();
+            let count = i32::try_from(ids.len()).ok();
+            Told {
+                name: row.name,
+                recipient: recipient(ids.first().copied(), None, row.campaign_names, count),
+                devices: row.devices.try_into().unwrap_or(u32::MAX),
+                campaigns: ids.into_iter().map(CampaignId).collect(),
+            }
         })
         .collect())
 }
 
-/// As the outbox has it: no campaign means that it is for the streamer.
-pub(super) fn recipient(campaign: Option<CampaignId>, name: Option<String>) -> Recipient {
-    match campaign {
-        Some(campaign) => Recipient::GameMaster { campaign, name: name.unwrap_or_default() },
-        None => Recipient::Streamer,
-    }
+/// As the outbox has it: no campaign means that it is for the streamer. The version before wrote one name and no count.
+pub(super) fn recipient(
+    first: Option<Uuid>,
+    name: Option<String>,
+    names: Option<Vec<String>>,
+    count: Option<i32>,
+) -> Recipient {
+    let Some(first) = first.map(CampaignId) else { return Recipient::Streamer };
+    let names = names.unwrap_or_else(|| name.into_iter().collect());
+    let count = count.and_then(|count| count.try_into().ok()).unwrap_or(1);
+    Recipient::GameMaster(Campaigns { first, names, count })
 }

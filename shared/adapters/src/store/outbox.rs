@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use domain::CampaignId;
 use domain::notification::{Next, Notification, Subscription};
 use domain::ports::{Claimed, Outbox, StoreError};
 use domain::{Clock, Monotonic, StreamerId};
@@ -98,7 +97,7 @@ impl PgOutbox {
             FROM checked c WHERE o.id = c.id
             RETURNING o.id, o.attempt, o.created_at, o.subscription_id, c.endpoint AS "endpoint?",
                       c.p256dh AS "p256dh?", c.auth AS "auth?", o.streamer_id, o.streamer_name, o.campaign_id,
-                      o.campaign_name, o.state
+                      o.campaign_name, o.campaign_names, o.campaign_count, o.state
             "#,
             now,
             until,
@@ -125,7 +124,12 @@ impl PgOutbox {
                 },
                 streamer: StreamerId(row.streamer_id),
                 streamer_name: row.streamer_name,
-                recipient: recipient(row.campaign_id.map(CampaignId), row.campaign_name),
+                recipient: recipient(
+                    row.campaign_id,
+                    row.campaign_name,
+                    row.campaign_names,
+                    row.campaign_count,
+                ),
             });
         }
         Ok(claimed)
@@ -204,8 +208,10 @@ pub struct OutboxEntry {
     pub streamer_id: Uuid,
     /// The streamer's name.
     pub streamer_name: String,
-    /// The campaign whose owner it is for; none: it is for the streamer.
+    /// The first campaign whose owner it is for; none: it is for the streamer.
     pub campaign_name: Option<String>,
+    /// How many campaigns of that owner it is about.
+    pub campaigns: i32,
     /// The device; the application knows more of it.
     pub subscription_id: Uuid,
     /// `pending`, `delivered`, `gone`, `given_up` or `obsolete`.
@@ -271,7 +277,9 @@ impl Database {
         sqlx::query_as!(
             OutboxEntry,
             r#"
-            SELECT created_at, user_name, streamer_id, streamer_name, campaign_name, subscription_id, state,
+            SELECT created_at, user_name, streamer_id, streamer_name, campaign_name,
+                   coalesce(campaign_count, CASE WHEN campaign_id IS NULL THEN 0 ELSE 1 END) AS "campaigns!",
+                   subscription_id, state,
                    attempt AS attempts, CASE WHEN state = 'pending' THEN next_attempt_at END AS next_attempt_at,
                    settled_at, last_error
             FROM token_refresh.outbox ORDER BY created_at DESC, id LIMIT $1

@@ -35,7 +35,7 @@ fn to_streamer() -> Notification {
 }
 
 fn to_master() -> Notification {
-    to(Recipient::GameMaster { campaign: CampaignId(id(4)), name: "Les Brumes de Valombre".to_owned() })
+    to(Recipient::GameMaster(Campaigns::one(CampaignId(id(4)), "Les Brumes de Valombre")))
 }
 
 fn pretty(notification: &Notification, locale: Locale) -> String {
@@ -53,6 +53,27 @@ fn the_streamer_reads_what_to_do() {
 fn a_game_master_reads_which_campaign_it_is_about() {
     insta::assert_snapshot!("game_master_fr", pretty(&to_master(), Locale::Fr));
     insta::assert_snapshot!("game_master_en", pretty(&to_master(), Locale::En));
+}
+
+#[test]
+fn a_game_master_of_several_campaigns_reads_some_names_and_how_many_more() {
+    let body = |count: usize, locale| {
+        let names = ["A", "B", "C", "D"].map(str::to_owned)[..count.min(4)].to_vec();
+        let campaigns = Campaigns { first: CampaignId(id(4)), names, count };
+        let payload: Value =
+            serde_json::from_slice(&to(Recipient::GameMaster(campaigns)).payload(locale)).unwrap();
+        assert_eq!(payload["data"]["campaignId"], id(4).to_string());
+        payload["body"].as_str().unwrap().to_owned()
+    };
+    for (count, en, fr) in [
+        (2, "Polls of “A” and “B” no", "Les sondages de « A » et « B » ne"),
+        (3, "Polls of “A”, “B” and “C” no", "Les sondages de « A », « B » et « C » ne"),
+        (4, "“B”, “C” and 1 other campaign no", "« B », « C » et 1 autre campagne ne"),
+        (400, "“B”, “C” and 397 other campaigns no", "« B », « C » et 397 autres campagnes ne"),
+    ] {
+        assert!(body(count, Locale::En).contains(en), "{}", body(count, Locale::En));
+        assert!(body(count, Locale::Fr).contains(fr), "{}", body(count, Locale::Fr));
+    }
 }
 
 #[test]
@@ -75,7 +96,7 @@ fn a_name_can_neither_fill_the_screen_nor_turn_the_text_around() {
 fn a_repeated_notice_replaces_the_former_and_no_other() {
     let again = Notification { id: id(9), created_at: now() + TimeDelta::hours(5), ..to_master() };
     assert_eq!(again.topic(), to_master().topic());
-    let other_campaign = to(Recipient::GameMaster { campaign: CampaignId(id(5)), name: "Other".to_owned() });
+    let other_campaign = to(Recipient::GameMaster(Campaigns::one(CampaignId(id(5)), "Other")));
     let other_streamer = Notification { streamer: StreamerId(id(6)), ..to_master() };
     let topics = [to_streamer(), to_master(), other_campaign, other_streamer].map(|one| one.topic());
     for (n, topic) in topics.iter().enumerate() {
@@ -127,9 +148,8 @@ proptest! {
     /// RFC 8030, section 5.4.
     #[test]
     fn a_topic_has_its_form(streamer: u128, campaign: Option<u128>) {
-        let recipient = campaign.map_or(Recipient::Streamer, |campaign| Recipient::GameMaster {
-            campaign: CampaignId(Uuid::from_u128(campaign)),
-            name: String::new(),
+        let recipient = campaign.map_or(Recipient::Streamer, |campaign| {
+            Recipient::GameMaster(Campaigns::one(CampaignId(Uuid::from_u128(campaign)), ""))
         });
         let topic = Notification { streamer: StreamerId(Uuid::from_u128(streamer)), ..to(recipient) }.topic();
         prop_assert!((1..=32).contains(&topic.len()));
@@ -138,9 +158,15 @@ proptest! {
 
     /// RFC 8291 leaves 3993 bytes; whatever people are called must fit.
     #[test]
-    fn every_payload_fits(streamer in "\\PC{0,300}", campaign in "\\PC{0,300}", english: bool) {
+    fn every_payload_fits(
+        streamer in "\\PC{0,300}",
+        names in prop::collection::vec("\\PC{0,300}", 1..10),
+        more in 0_usize..100_000,
+        english: bool,
+    ) {
         let locale = if english { Locale::En } else { Locale::Fr };
-        let recipient = Recipient::GameMaster { campaign: CampaignId(id(4)), name: campaign };
+        let count = names.len() + more;
+        let recipient = Recipient::GameMaster(Campaigns { first: CampaignId(id(4)), names, count });
         let payload = Notification { streamer_name: streamer, ..to(recipient) }.payload(locale);
         prop_assert!(payload.len() <= 3_993, "{}", payload.len());
         prop_assert!(serde_json::from_slice::<Value>(&payload).is_ok());

@@ -1,6 +1,6 @@
 //! Every text that a person reads in a notification, in every language.
 
-use super::{Locale, Notification, Recipient};
+use super::{Campaigns, Locale, Notification, Recipient};
 
 pub(super) struct Text {
     pub title: String,
@@ -25,6 +25,26 @@ fn short(name: &str) -> String {
     kept
 }
 
+/// `“A”`, `“A” and “B”`, `“A”, “B”, “C” and 4 other campaigns`.
+fn listed(
+    campaigns: &Campaigns,
+    quote: impl Fn(&str) -> String,
+    and: &str,
+    other: &str,
+    others: &str,
+) -> String {
+    let (mut parts, more) = campaigns.named(|name| quote(&short(name)));
+    match more {
+        0 => {}
+        1 => parts.push(format!("1 {other}")),
+        more => parts.push(format!("{more} {others}")),
+    }
+    match parts.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} {and} {last}", rest.join(", ")),
+        _ => parts.concat(),
+    }
+}
+
 pub(super) fn of(notification: &Notification, locale: Locale) -> Text {
     let streamer = short(&notification.streamer_name);
     match (&notification.recipient, locale) {
@@ -44,22 +64,22 @@ pub(super) fn of(notification: &Notification, locale: Locale) -> Text {
             ),
             action: "Reconnect",
         },
-        (Recipient::GameMaster { name, .. }, Locale::Fr) => Text {
+        (Recipient::GameMaster(campaigns), Locale::Fr) => Text {
             title: format!("{streamer} n’est plus connecté à Twitch"),
             body: format!(
-                "Les sondages de « {} » ne passent plus sur la chaîne {streamer} tant que ce streamer ne s’est pas \
+                "Les sondages de {} ne passent plus sur la chaîne {streamer} tant que ce streamer ne s’est pas \
                  reconnecté.",
-                short(name)
+                listed(campaigns, |name| format!("« {name} »"), "et", "autre campagne", "autres campagnes")
             ),
-            action: "Voir la campagne",
+            action: if campaigns.count == 1 { "Voir la campagne" } else { "Voir une campagne" },
         },
-        (Recipient::GameMaster { name, .. }, Locale::En) => Text {
+        (Recipient::GameMaster(campaigns), Locale::En) => Text {
             title: format!("{streamer} is no longer connected to Twitch"),
             body: format!(
-                "Polls of “{}” no longer run on the channel {streamer} until the streamer reconnects.",
-                short(name)
+                "Polls of {} no longer run on the channel {streamer} until the streamer reconnects.",
+                listed(campaigns, |name| format!("“{name}”"), "and", "other campaign", "other campaigns")
             ),
-            action: "Show the campaign",
+            action: if campaigns.count == 1 { "Show the campaign" } else { "Show a campaign" },
         },
     }
 }

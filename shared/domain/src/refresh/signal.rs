@@ -4,13 +4,16 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures::channel::mpsc::UnboundedSender;
 
 use super::{Cycle, Progress, RefreshService};
-use crate::notification::{Recipient, Told};
+use crate::notification::Told;
 use crate::ports::{Attempt, SignalError, Signals, Store, StreamerDeactivated, Twitch};
 use crate::report::{Outcome, Skip, Standing, Stop};
 use crate::schedule::retry_minute;
 
 /// Of the structure [`StreamerDeactivated`].
 const EVENT_VERSION: u32 = 1;
+
+/// More would not fit into an event with everything else.
+const MAX_CAMPAIGN_IDS: usize = 1_000;
 
 /// A retry for what a cycle had no time for comes no earlier: a schedule needs to exist before its minute begins.
 const NEXT_MINUTE: TimeDelta = TimeDelta::minutes(1);
@@ -51,16 +54,16 @@ impl Signaller<'_> {
     }
 
     pub(super) fn deactivated(&self, attempt: &Attempt, told: &[Told]) {
-        let campaign = |told: &Told| match told.recipient {
-            Recipient::GameMaster { campaign, .. } => Some(campaign),
-            Recipient::Streamer => None,
-        };
         self.send(Signal::Deactivated(StreamerDeactivated {
             version: EVENT_VERSION,
             streamer_id: attempt.streamer.id,
             deactivated_at: attempt.ended_at,
             trigger: attempt.trigger,
-            campaign_ids: told.iter().filter_map(campaign).collect(),
+            campaign_ids: told
+                .iter()
+                .flat_map(|told| told.campaigns.iter().copied())
+                .take(MAX_CAMPAIGN_IDS)
+                .collect(),
         }));
     }
 
