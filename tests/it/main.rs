@@ -18,6 +18,7 @@ mod cycle {
 }
 
 mod failure {
+    mod aside;
     mod connections;
     mod crash;
     mod crash_at_random;

@@ -116,7 +116,7 @@ pub(super) async fn writing(
 }
 
 pub(super) fn page_after(until: DateTime<Utc>, id: Uuid) -> Result<Explain<'static>> {
-    Ok(explain("ORDER BY m.poll_authorization_expires_at")?.bind(until).bind(id).bind(PAGE))
+    Ok(explain("SELECT DISTINCT ON (m.poll_authorization_expires_at")?.bind(until).bind(id).bind(PAGE))
 }
 
 /// The write of a batch in which everybody was refreshed.
@@ -144,5 +144,6 @@ fn write(held: &[Held], now: DateTime<Utc>) -> Result<Explain<'static>> {
         .bind(times.clone())
         .bind(times)
         .bind(no_texts.clone())
-        .bind(no_texts))
+        .bind(no_texts)
+        .bind(true))
 }

@@ -87,6 +87,9 @@ pub async fn grant<S: Store + Memberships, T: Twitch, G: Signals>(
                 return Err(GrantError::Refused(reason));
             }
             Some(Outcome::Failed { reason, alarm: Some(_), .. }) => return Err(GrantError::Ours(reason)),
+            Some(Outcome::Skipped(aside @ Skip::SetAside { .. })) => {
+                return Err(GrantError::Ours(aside.to_string()));
+            }
             Some(Outcome::Failed { reason, .. }) => return Err(GrantError::Outage(reason)),
             _ => {
                 return Err(match stopped {

@@ -251,6 +251,9 @@ impl Checked {
                 let detail = if alarm.is_some() { OUR_FAULT.to_owned() } else { reason };
                 (finding, Some(detail), token_expires_at)
             }
+            Some(Outcome::Skipped(Skip::SetAside { .. })) => {
+                (Finding::Unknown, Some(OUR_FAULT.to_owned()), before)
+            }
             Some(Outcome::Skipped(Skip::Stopped)) | None => {
                 (Finding::Unknown, Some(not_reached(stopped)), before)
             }

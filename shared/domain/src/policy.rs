@@ -7,6 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::streamer::{Authorized, TokenState};
 
+/// A streamer whose row can't be read or written is left alone for this long, and each time for twice as long.
+pub const SET_ASIDE: TimeDelta = TimeDelta::minutes(15);
+
+/// The longest that such a row is left alone.
+pub const MAX_SET_ASIDE: TimeDelta = TimeDelta::hours(6);
+
 /// A token with less than this left is refreshed. One hour, as the brief has it: longer than the two retries that
 /// a failed refresh may need.
 pub const EXPIRY_MARGIN: TimeDelta = TimeDelta::hours(1);

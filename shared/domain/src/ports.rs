@@ -29,14 +29,15 @@ pub trait Store: Send + Sync {
     /// away it tries again until `give_up_at`.
     fn authorized(
         &self,
-        after: Option<&Authorized>,
+        after: Option<Place>,
         now: DateTime<Utc>,
         give_up_at: Monotonic,
-    ) -> impl Future<Output = Result<Vec<Authorized>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
     /// Takes a lease until `until` on each of these streamers that is active, that nobody else holds one on, and whose
     /// row nobody has locked, and reads what it protects, as of after the lease was taken. While the database is away it
-    /// tries again until `give_up_at`; what is leased by then, it tries to read for seconds more.
+    /// tries again until `give_up_at`; what is leased by then, it tries to read for seconds more. A streamer whose row can't be
+    /// read is set aside; one that is set aside gets no lease.
     fn claim(
         &self,
         ids: &[StreamerId],
@@ -46,12 +47,34 @@ pub trait Store: Send + Sync {
     ) -> impl Future<Output = Result<Vec<Claim>, StoreError>> + Send;
 
     /// Writes these results and gives their leases back, in one transaction. While the database is away it tries
-    /// again until `give_up_at`. Answers in the order of `attempts`.
+    /// again until `give_up_at`. Answers in the order of `attempts`. A row that can't be written costs itself alone.
     fn record(
         &self,
         attempts: &[Attempt],
         give_up_at: Monotonic,
     ) -> impl Future<Output = Result<Vec<Recorded>, StoreError>> + Send;
+
+    /// Writes a result whose row could not be written, again and again until `give_up_at`.
+    fn insist(
+        &self,
+        attempt: &Attempt,
+        give_up_at: Monotonic,
+    ) -> impl Future<Output = Result<Recorded, StoreError>> + Send;
+
+    /// Gives the lease of this attempt back, and the streamer no other before its backoff is over.
+    fn set_aside(
+        &self,
+        attempt: &Attempt,
+        reason: &str,
+        now: DateTime<Utc>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Those of these streamers that are set aside.
+    fn are_set_aside(
+        &self,
+        ids: &[StreamerId],
+        now: DateTime<Utc>,
+    ) -> impl Future<Output = Result<Vec<SetAside>, StoreError>> + Send;
 
     /// Deactivates the streamers of these refused attempts, as many as the budget allows, puts the notifications of it
     /// into the outbox and gives their leases back, in one transaction. While the database is away it tries again until
@@ -84,6 +107,45 @@ pub trait Memberships: Send + Sync {
         ids: &[StreamerId],
         patience: TimeDelta,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+}
+
+/// A page of authorized streamers.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Those that could be read.
+    pub authorized: Vec<Authorized>,
+    /// Those that could not, and why.
+    pub unreadable: Vec<(StreamerId, StoreError)>,
+    /// Where the next page begins; `None` at the end.
+    pub last: Option<Place>,
+}
+
+/// A place in the order of pages: that of one streamer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// When the streamer's last authorization ends.
+    pub until: DateTime<Utc>,
+    /// The streamer.
+    pub id: StreamerId,
+}
+
+impl From<&Authorized> for Place {
+    fn from(authorized: &Authorized) -> Self {
+        Self { until: authorized.until, id: authorized.streamer.id }
+    }
+}
+
+/// A streamer whose row can't be read or written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    /// The streamer.
+    pub id: StreamerId,
+    /// When that was found out.
+    pub at: DateTime<Utc>,
+    /// Until when it is left alone.
+    pub until: DateTime<Utc>,
+    /// What is wrong with the row.
+    pub reason: String,
 }
 
 /// A streamer under our lease.
@@ -273,15 +335,19 @@ pub enum Change {
 }
 
 /// What became of one written [`Attempt`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recorded {
     /// Written.
     Written {
         /// What was granted, if the attempt grants something and the membership allows it.
         granted: Option<Authorization>,
     },
+    /// Written, but what it grants could not be.
+    NotGranted(StoreError),
     /// The lease was taken over or another writer changed the tokens meanwhile: theirs stand.
     Superseded,
+    /// The row can't be written, though others can. Nothing is written, and the lease is still held.
+    Refused(StoreError),
 }
 
 /// What became of a deactivation.
@@ -293,6 +359,8 @@ pub enum Deactivation {
     OverBudget,
     /// As [`Recorded::Superseded`].
     Superseded,
+    /// As [`Recorded::Refused`].
+    Refused(StoreError),
 }
 
 /// Twitch's OAuth 2.0 endpoints.

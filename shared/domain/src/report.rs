@@ -51,7 +51,7 @@ pub enum Outcome {
 /// What somebody has to look at after a failed refresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alarm {
-    /// A stored token is under a key that we don't have, or fails authentication.
+    /// A stored token is under a key that we don't have, or fails authentication; or the row can't be read.
     Unreadable,
     /// What Twitch answered is lost: it could not be stored, another writer's tokens stand in its place, or the program
     /// panicked.
@@ -107,6 +107,13 @@ pub enum Skip {
     Stopped,
     /// The lease ended before the token was sent.
     LeaseEnded,
+    /// The row could not be read or written lately.
+    SetAside {
+        /// Until when it is left alone.
+        until: DateTime<Utc>,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 /// A length of time as people read it: `2 h 10`, `35 min`, `9 min 5 s`, `40 s`, `under 1 s`.
@@ -141,6 +148,9 @@ impl fmt::Display for Skip {
             Self::Superseded => f.write_str("another writer changed its tokens meanwhile, theirs stand"),
             Self::Stopped => {
                 f.write_str("the cycle stopped early, or had no time for it: left to the next run")
+            }
+            Self::SetAside { until, reason } => {
+                write!(f, "set aside until {}: {reason}", until.format("%H:%M:%S"))
             }
             Self::LeaseEnded => f.write_str("its lease ended before Twitch was asked: left to the next run"),
         }

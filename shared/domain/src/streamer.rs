@@ -31,6 +31,14 @@ pub struct Streamer {
     pub display_name: String,
 }
 
+impl Streamer {
+    /// One whose row can't be read.
+    #[must_use]
+    pub fn unnamed(id: StreamerId) -> Self {
+        Self { id, login: id.to_string(), display_name: "?".to_owned() }
+    }
+}
+
 /// Who asked for something, as AWS IAM knows them: the ARN of a user or of an assumed role's session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller(pub String);

@@ -7,7 +7,8 @@ use sqlx::{Error, PgExecutor};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::{Kept, LAST_STATEMENT, PgStore, StreamerRow};
+use super::aside::is_locked;
+use super::{Kept, LAST_STATEMENT, PgStore, StreamerRow, unless_of_a_row};
 use crate::cipher::{self, Column, TokenCipher};
 
 impl PgStore {
@@ -24,9 +25,9 @@ impl PgStore {
         let held_until = self.clock.monotonic() + (until - now);
         let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
         let kept = Kept::default();
-        let (ids, fences) =
-            self.persistently(give_up_at, || self.take_leases(&kept, &ids, now, until)).await?;
-        let read = async || {
+        let leased = self.take_each(&kept, ids, now, until, give_up_at).await?;
+        let read = async |leased: Vec<(Uuid, i64)>| {
+            let (ids, fences): (Vec<Uuid>, Vec<i64>) = leased.into_iter().unzip();
             sqlx::query!(
                 r#"
                 SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
@@ -44,7 +45,22 @@ impl PgStore {
             .await
         };
         let last = TimeDelta::from_std(LAST_STATEMENT).unwrap_or_default();
-        let rows = self.persistently(give_up_at.max(self.clock.monotonic() + last), read).await?;
+        let give_up_at = give_up_at.max(self.clock.monotonic() + last);
+        // A row that can't be read costs itself alone.
+        let (mut rows, mut parts) = (Vec::new(), vec![leased]);
+        while let Some(part) = parts.pop() {
+            match self.persistently(give_up_at, async || unless_of_a_row(read(part.clone()).await)).await? {
+                Ok(part) => rows.extend(part),
+                Err(error) => {
+                    if let [(id, fence)] = part[..] {
+                        Box::pin(self.unreadable(id, fence, &error, now)).await;
+                    } else {
+                        let (first, second) = part.split_at(part.len() / 2);
+                        parts.extend([first.to_vec(), second.to_vec()]);
+                    }
+                }
+            }
+        }
         drop(kept);
         let open = |cipher: &TokenCipher| {
             let pairs = rows.iter().map(|row| {
@@ -102,6 +118,42 @@ impl PgStore {
             .collect())
     }
 
+    /// Leases on all of these that there can be one on, with their fencing ids. What another transaction has locked for longer
+    /// than a statement waits is left out, and so is what no lease can be written of.
+    async fn take_each(
+        &self,
+        kept: &Kept,
+        ids: Vec<Uuid>,
+        now: DateTime<Utc>,
+        until: DateTime<Utc>,
+        give_up_at: Monotonic,
+    ) -> Result<Vec<(Uuid, i64)>, Error> {
+        let (mut leased, mut parts) = (Vec::new(), vec![ids]);
+        while let Some(mut part) = parts.pop() {
+            let take = async || unless_of_a_row(self.take_leases(kept, &part, now, until).await);
+            match self.persistently(give_up_at, take).await? {
+                Ok((ids, fences)) => leased.extend(ids.into_iter().zip(fences)),
+                Err(error) if is_locked(&error) => {
+                    let locked = self.locked(&part).await?;
+                    if locked.is_empty() {
+                        return Err(error);
+                    }
+                    part.retain(|id| !locked.contains(id));
+                    parts.push(part);
+                }
+                Err(error) => match part.as_slice() {
+                    [] => {}
+                    [id] => tracing::error!(streamer = %id, %error, "no lease can be taken on it"),
+                    _ => {
+                        let rest = part.split_off(part.len() / 2);
+                        parts.extend([part, rest]);
+                    }
+                },
+            }
+        }
+        Ok(leased)
+    }
+
     /// Answers on whom, with which fencing ids.
     async fn take_leases(
         &self,
@@ -136,7 +188,8 @@ pub(super) async fn take_leases(
               AND (SELECT count(*) FROM known) >= 0 -- true; reading it first locks it first
             ORDER BY s.id FOR NO KEY UPDATE SKIP LOCKED
             ON CONFLICT (streamer_id) DO UPDATE SET fence = ours.fence + 1, leased_until = $3
-                WHERE ours.leased_until IS NULL OR ours.leased_until <= $2
+                WHERE (ours.leased_until IS NULL OR ours.leased_until <= $2)
+                  AND (ours.set_aside_until IS NULL OR ours.set_aside_until <= $2)
             RETURNING streamer_id, fence
             "#,
         ids,

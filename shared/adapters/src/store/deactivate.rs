@@ -11,8 +11,8 @@ use domain::ports::{Attempt, Change, Deactivation};
 use sqlx::Error;
 use uuid::Uuid;
 
-use super::PgStore;
 use super::statements::Transaction;
+use super::{PgStore, failed};
 
 impl PgStore {
     /// The table's lock makes runs that deactivate at once count one after the other: as many streamers as the budget
@@ -40,11 +40,17 @@ impl PgStore {
                 Deactivation::Done(tell(&mut transaction, id, attempt.ended_at, false).await?)
             } else if left == 0 {
                 Deactivation::OverBudget
-            } else if deactivate(&mut transaction, attempt).await? {
-                left -= 1;
-                Deactivation::Done(tell(&mut transaction, id, attempt.ended_at, true).await?)
             } else {
-                Deactivation::Superseded
+                // One that can't be written costs itself alone.
+                transaction.begin_row().await?;
+                let done = deactivate_and_tell(&mut transaction, attempt).await;
+                match transaction.end_row(done).await? {
+                    Ok(done) => {
+                        left -= u64::from(matches!(done, Deactivation::Done(_)));
+                        done
+                    }
+                    Err(error) => Deactivation::Refused(failed("deactivating a streamer")(error)),
+                }
             };
         }
         transaction.commit().await?;
@@ -74,6 +80,16 @@ impl PgStore {
             );
         }
     }
+}
+
+async fn deactivate_and_tell(
+    transaction: &mut Transaction<'_>,
+    attempt: &Attempt,
+) -> Result<Deactivation, Error> {
+    if !deactivate(transaction, attempt).await? {
+        return Ok(Deactivation::Superseded);
+    }
+    Ok(Deactivation::Done(tell(transaction, attempt.lease.id, attempt.ended_at, true).await?))
 }
 
 /// Those of these whose deactivation is there already.

@@ -3,6 +3,7 @@
 //! Every query that a cycle runs is one statement and commits by itself: no transaction is ever open while Twitch
 //! is asked, and none spans two round trips (but for a deactivation and a grant). Time always comes in as a parameter.
 
+mod aside;
 mod claim;
 mod condition;
 mod connections;
@@ -29,8 +30,8 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::policy::{Failure, FailureKind};
-use domain::ports::{Attempt, Claim, Deactivation, Recorded, Store, StoreError};
-use domain::{Authorized, Clock, Monotonic, Streamer, StreamerId, TokenState};
+use domain::ports::{Attempt, Claim, Deactivation, Page, Place, Recorded, SetAside, Store, StoreError};
+use domain::{Clock, Monotonic, Streamer, StreamerId, TokenState};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{ConnectOptions, Postgres};
@@ -232,14 +233,14 @@ impl PgStore {
 impl Store for PgStore {
     async fn authorized(
         &self,
-        after: Option<&Authorized>,
+        after: Option<Place>,
         now: DateTime<Utc>,
         give_up_at: Monotonic,
-    ) -> Result<Vec<Authorized>, StoreError> {
+    ) -> Result<Page, StoreError> {
         let page = Box::pin(self.persistently(give_up_at, || self.database.page(after, now)))
             .await
             .map_err(failed("reading the authorized streamers"))?;
-        if page.is_empty() && after.is_none() {
+        if page.last.is_none() && after.is_none() {
             Box::pin(self.database.look_at_nothing()).await?;
         }
         Ok(page)
@@ -262,6 +263,23 @@ impl Store for PgStore {
 
     async fn record(&self, attempts: &[Attempt], give_up_at: Monotonic) -> Result<Vec<Recorded>, StoreError> {
         self.record_all(attempts, give_up_at).await.map_err(failed("writing results"))
+    }
+
+    async fn insist(&self, attempt: &Attempt, give_up_at: Monotonic) -> Result<Recorded, StoreError> {
+        // Boxed: it is rare, and every cycle would carry its size.
+        Box::pin(self.write_stubbornly(attempt, give_up_at)).await.map_err(failed("writing a result"))
+    }
+
+    async fn set_aside(&self, attempt: &Attempt, reason: &str, now: DateTime<Utc>) -> Result<(), StoreError> {
+        Box::pin(self.set_aside_attempt(attempt, reason, now)).await
+    }
+
+    async fn are_set_aside(
+        &self,
+        ids: &[StreamerId],
+        now: DateTime<Utc>,
+    ) -> Result<Vec<SetAside>, StoreError> {
+        self.aside_among(ids, now).await
     }
 
     async fn deactivate(
@@ -319,6 +337,14 @@ async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
             }
             done => return done,
         }
+    }
+}
+
+/// An error of one row is an answer: repeating the statement helps none of the others.
+fn unless_of_a_row<T>(done: Result<T, sqlx::Error>) -> Result<Result<T, sqlx::Error>, sqlx::Error> {
+    match done {
+        Err(error) if aside::is_of_a_row(&error) => Ok(Err(error)),
+        done => done.map(Ok),
     }
 }
 

@@ -1,12 +1,12 @@
 //! Who is authorized, page by page and one by one.
 
 use chrono::{DateTime, Utc};
-use domain::ports::StoreError;
+use domain::ports::{Page, Place, StoreError};
 use domain::{Authorized, Streamer, StreamerId};
 use sqlx::Error;
 use uuid::Uuid;
 
-use super::{Database, Moment, StreamerRow, failed};
+use super::{Class, Database, Moment, StreamerRow, failed, said};
 
 /// Large enough that a page's round trip weighs nothing, small enough that memory doesn't grow with the table.
 const PAGE: i64 = 1_000;
@@ -37,21 +37,79 @@ impl Database {
         after: Option<&Authorized>,
         now: DateTime<Utc>,
     ) -> Result<Vec<Authorized>, StoreError> {
-        let page = self.page(after, now).await.map_err(failed("reading the authorized streamers"))?;
-        if page.is_empty() && after.is_none() {
+        let page = self.page(after.map(Place::from), now).await;
+        let page = page.map_err(failed("reading the authorized streamers"))?;
+        if page.last.is_none() && after.is_none() {
             self.look_at_nothing().await?;
+        }
+        Ok(page.authorized)
+    }
+
+    /// A row that can't be read costs itself alone: the page is read in smaller and smaller parts, up to it and on behind it.
+    pub(super) async fn page(&self, after: Option<Place>, now: DateTime<Utc>) -> Result<Page, Error> {
+        let mut page = Page { last: after, ..Page::default() };
+        let (mut wanted, mut size) = (PAGE, PAGE);
+        while wanted > 0 {
+            size = size.min(wanted);
+            match self.part(page.last, now, size).await {
+                Ok(part) => {
+                    let read = i64::try_from(part.len()).unwrap_or(PAGE);
+                    page.last = part.last().map(Place::from).or(page.last);
+                    page.authorized.extend(part);
+                    wanted = if read < size { 0 } else { wanted - read };
+                    size *= 2;
+                }
+                Err(error) if Class::from(&error) == Class::Row && size > 1 => size = (size / 4).max(1),
+                Err(error) if Class::from(&error) == Class::Row => {
+                    let Some(place) = self.next(page.last, now).await? else { break };
+                    page.unreadable
+                        .push((place.id, StoreError(format!("its row can't be read: {}", said(&error)))));
+                    page.last = Some(place);
+                    wanted -= 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if page.authorized.is_empty() && page.unreadable.is_empty() {
+            page.last = None;
         }
         Ok(page)
     }
 
-    /// Behind a page whose last one ends after the year 9999, those who end later still may be left out.
-    pub(super) async fn page(
+    /// Whose row comes behind `after`, without reading it.
+    async fn next(&self, after: Option<Place>, now: DateTime<Utc>) -> Result<Option<Place>, Error> {
+        let (until, id) = after.map_or((now, Uuid::max()), |last| (last.until, last.id.0));
+        let row = sqlx::query!(
+            r#"
+            SELECT m.streamer_id, m.poll_authorization_expires_at AS until
+            FROM public.campaign_memberships m
+            JOIN public.streamers s ON s.id = m.streamer_id AND s.is_active
+            WHERE m.status = 'ACTIVE'
+              AND (m.poll_authorization_expires_at, m.streamer_id) > ($1, $2)
+              AND NOT EXISTS (
+                  SELECT FROM public.campaign_memberships later
+                  WHERE later.streamer_id = m.streamer_id AND later.status = 'ACTIVE'
+                    AND later.poll_authorization_expires_at > m.poll_authorization_expires_at)
+            ORDER BY m.poll_authorization_expires_at, m.streamer_id
+            LIMIT 1
+            "#,
+            Moment::from(until) as Moment,
+            id
+        )
+        .fetch_optional(self)
+        .await?;
+        Ok(row.and_then(|row| Some(Place { until: row.until?.end(), id: StreamerId(row.streamer_id) })))
+    }
+
+    /// Behind a part whose last one ends after the year 9999, those who end later still may be left out.
+    async fn part(
         &self,
-        after: Option<&Authorized>,
+        after: Option<Place>,
         now: DateTime<Utc>,
+        size: i64,
     ) -> Result<Vec<Authorized>, Error> {
         // "Not over" is "later than now, whatever the id".
-        let (until, id) = after.map_or((now, Uuid::max()), |last| (last.until, last.streamer.id.0));
+        let (until, id) = after.map_or((now, Uuid::max()), |last| (last.until, last.id.0));
         let rows = sqlx::query_as!(
             StreamerRow,
             r#"
@@ -76,7 +134,7 @@ impl Database {
             "#,
             Moment::from(until) as Moment,
             id,
-            PAGE
+            size
         )
         .fetch_all(self)
         .await?;

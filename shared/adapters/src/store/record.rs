@@ -1,15 +1,23 @@
 //! Results: written in batches as they arrive, each only by the holder of its lease, and only over the refresh
 //! token that it started from.
 
-use chrono::{DateTime, Utc};
+use std::io;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::ports::{Attempt, Change, Recorded};
 use domain::{Monotonic, StreamerId};
 use sqlx::{Error, PgExecutor};
+use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::PgStore;
+use super::aside::is_locked;
 use super::memberships::grant;
+use super::{FIRST_PAUSE, PgStore, failed, unless_of_a_row};
 use crate::cipher::Column;
+
+/// A row that can be written again is noticed within this long.
+const MAX_ROW_PAUSE: Duration = Duration::from_secs(5);
 
 /// A batch as the statement takes it: one vector a column.
 #[derive(Default)]
@@ -30,6 +38,8 @@ pub(super) struct Columns {
     expires_before: Vec<Option<DateTime<Utc>>>,
     reasons: Vec<Option<String>>,
     callers: Vec<Option<String>>,
+    /// Whether the history is written as well.
+    history: bool,
 }
 
 impl PgStore {
@@ -39,24 +49,127 @@ impl PgStore {
         attempts: &[Attempt],
         give_up_at: Monotonic,
     ) -> Result<Vec<Recorded>, Error> {
+        match self.write_all(attempts, give_up_at).await? {
+            Ok(recorded) => Ok(recorded),
+            // Boxed: it is rare, and every write would carry its size.
+            Err(error) => Ok(Box::pin(self.write_each(attempts, error, give_up_at)).await),
+        }
+    }
+
+    /// One row, or one of these, can't be written: all the others are. What fails for another reason meanwhile is said to be
+    /// refused as well, because the rest is written.
+    async fn write_each(&self, attempts: &[Attempt], error: Error, give_up_at: Monotonic) -> Vec<Recorded> {
+        let mut recorded = vec![None; attempts.len()];
+        let mut parts: Vec<(Vec<usize>, Error)> = vec![((0..attempts.len()).collect(), error)];
+        while let Some((part, error)) = parts.pop() {
+            let halves = if is_locked(&error) {
+                let ids: Vec<_> = part.iter().map(|n| attempts[*n].lease.id.0).collect();
+                let locked = self.locked(&ids).await.unwrap_or_default();
+                let (locked, free): (Vec<_>, Vec<_>) =
+                    part.into_iter().partition(|n| locked.contains(&attempts[*n].lease.id.0));
+                // Whatever waits for the same lock would wait for as long.
+                for n in locked {
+                    recorded[n] = Some(Recorded::Refused(failed("writing a result")(locked_row())));
+                }
+                [free, Vec::new()]
+            } else if let [one] = part[..] {
+                recorded[one] = Some(self.write_without_history(&attempts[one], error).await);
+                continue;
+            } else {
+                let (first, second) = part.split_at(part.len() / 2);
+                [first.to_vec(), second.to_vec()]
+            };
+            for half in halves.into_iter().filter(|half| !half.is_empty()) {
+                let some: Vec<_> = half.iter().map(|n| attempts[*n].clone()).collect();
+                match self.write_all(&some, give_up_at).await {
+                    Ok(Ok(written)) => {
+                        half.iter().zip(written).for_each(|(n, one)| recorded[*n] = Some(one));
+                    }
+                    Ok(Err(error)) => parts.push((half, error)),
+                    Err(error) => {
+                        let error = failed("writing a result")(error);
+                        for n in half {
+                            recorded[n] = Some(Recorded::Refused(error.clone()));
+                        }
+                    }
+                }
+            }
+        }
+        let refused = || Recorded::Refused(failed("writing a result")(locked_row()));
+        recorded.into_iter().map(|one| one.unwrap_or_else(refused)).collect()
+    }
+
+    /// The history of a result is worth less than the result.
+    async fn write_without_history(&self, attempt: &Attempt, error: Error) -> Recorded {
+        let attempts = std::slice::from_ref(attempt);
+        let bare = async {
+            let columns = Columns { history: false, ..self.columns(attempts)? };
+            self.write_columns(attempts, &columns).await
+        };
+        match bare.await {
+            Ok(written) if !written.is_empty() => {
+                let streamer = attempt.lease.id;
+                tracing::error!(%streamer, %error, "a result is written, but not its line of the history");
+                written.into_iter().next().unwrap_or(Recorded::Superseded)
+            }
+            _ => Recorded::Refused(failed("writing a result")(error)),
+        }
+    }
+
+    /// See [`domain::ports::Store::insist`].
+    pub(super) async fn write_stubbornly(
+        &self,
+        attempt: &Attempt,
+        give_up_at: Monotonic,
+    ) -> Result<Recorded, Error> {
+        let attempts = std::slice::from_ref(attempt);
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let error = match self.write_all(attempts, give_up_at).await? {
+                Ok(mut written) => return written.pop().ok_or(Error::RowNotFound),
+                Err(error) => error,
+            };
+            let left = give_up_at - self.clock.monotonic();
+            if left <= TimeDelta::from_std(pause).unwrap_or_default() {
+                return Err(error);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(MAX_ROW_PAUSE);
+        }
+    }
+
+    /// Writes all of these or none; an error of one row is in the inner result.
+    async fn write_all(
+        &self,
+        attempts: &[Attempt],
+        give_up_at: Monotonic,
+    ) -> Result<Result<Vec<Recorded>, Error>, Error> {
         // Encrypted once: a repeated write carries the same text, and so knows its own if the first one got through.
         let columns = self.columns(attempts)?;
-        self.persistently(give_up_at, async || {
-            if attempts.iter().all(|attempt| attempt.grants.is_none()) {
-                return write(self.writing.of(&self.database), &columns).await;
-            }
-            // Boxed: it is rare, and every write would carry its size.
-            Box::pin(self.write_and_grant(attempts, &columns)).await
-        })
-        .await
+        self.persistently(give_up_at, async || unless_of_a_row(self.write_columns(attempts, &columns).await))
+            .await
+    }
+
+    async fn write_columns(&self, attempts: &[Attempt], columns: &Columns) -> Result<Vec<Recorded>, Error> {
+        if attempts.iter().all(|attempt| attempt.grants.is_none()) {
+            return write(self.writing.of(&self.database), columns).await;
+        }
+        // Boxed: it is rare, and every write would carry its size.
+        Box::pin(self.write_and_grant(attempts, columns)).await
     }
 
     async fn write_and_grant(&self, attempts: &[Attempt], columns: &Columns) -> Result<Vec<Recorded>, Error> {
         let mut transaction = self.database.transaction().await?;
         let mut recorded = write(&mut transaction, columns).await?;
         for (attempt, recorded) in attempts.iter().zip(&mut recorded) {
-            if let Recorded::Written { granted } = recorded {
-                *granted = grant(&mut transaction, attempt).await?;
+            if let Recorded::Written { .. } = recorded {
+                // The pair is kept whatever becomes of the membership.
+                transaction.begin_row().await?;
+                let granted = grant(&mut transaction, attempt).await;
+                *recorded = match transaction.end_row(granted).await? {
+                    Ok(granted) => Recorded::Written { granted },
+                    Err(error) => Recorded::NotGranted(failed("writing the authorization")(error)),
+                };
             }
         }
         transaction.commit().await?;
@@ -64,7 +177,7 @@ impl PgStore {
     }
 
     pub(super) fn columns(&self, attempts: &[Attempt]) -> Result<Columns, Error> {
-        let (mut columns, cipher) = (Columns::default(), self.cipher.current());
+        let (mut columns, cipher) = (Columns { history: true, ..Columns::default() }, self.cipher.current());
         for attempt in attempts {
             let id = attempt.lease.id.0;
             let encrypt = |column, plain: &str| {
@@ -110,6 +223,11 @@ impl PgStore {
         }
         Ok(columns)
     }
+}
+
+/// What is said of a row that another transaction has locked.
+fn locked_row() -> Error {
+    Error::Io(io::Error::other("another transaction has locked its row"))
 }
 
 /// One statement: either all of it is there afterwards, or nothing.
@@ -159,7 +277,9 @@ pub(super) async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> R
                     failure_kind = CASE WHEN written.id IS NOT NULL AND r.change <> 'validated'
                         THEN r.failure_kind ELSE ours.failure_kind END,
                     refusals = CASE WHEN written.id IS NOT NULL AND r.change <> 'validated'
-                        THEN r.refusals ELSE ours.refusals END
+                        THEN r.refusals ELSE ours.refusals END,
+                    set_aside_until = CASE WHEN written.id IS NULL THEN ours.set_aside_until END,
+                    set_aside_times = CASE WHEN written.id IS NULL THEN ours.set_aside_times ELSE 0 END
                 FROM result r JOIN held ON held.streamer_id = r.id LEFT JOIN written ON written.id = r.id
                 WHERE ours.streamer_id = r.id
             ),
@@ -170,7 +290,7 @@ pub(super) async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> R
                        CASE WHEN written.id IS NULL THEN 'superseded' ELSE r.change END, r.reason,
                        r.expires_before, r.expires_at, r.caller
                 FROM result r LEFT JOIN written ON written.id = r.id
-                WHERE r.change IN ('refreshed', 'failed')
+                WHERE r.change IN ('refreshed', 'failed') AND $17
                 ON CONFLICT DO NOTHING
             )
             SELECT r.id AS "id!", (written.id IS NOT NULL OR r.change = 'released') AS "written!"
@@ -192,6 +312,7 @@ pub(super) async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> R
             &columns.expires_before as &[Option<DateTime<Utc>>],
             &columns.reasons as &[Option<String>],
             &columns.callers as &[Option<String>],
+            columns.history,
         )
         .fetch_all(database)
         .await?;

@@ -18,7 +18,7 @@ use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo}
 use sqlx::{Describe, Either, Error, Execute, Executor, PgConnection, Postgres, SqlStr};
 
 use super::errors::Class;
-use super::{Database, connections, said};
+use super::{Database, connections, said, unless_of_a_row};
 
 /// What a statement answers: rows, and how many were affected.
 type Step = Either<PgQueryResult, PgRow>;
@@ -221,6 +221,26 @@ impl Transaction<'_> {
         committed.inspect_err(|error| self.database.costs(error))?;
         drop(self.lent.well());
         Ok(())
+    }
+
+    /// What follows is of one row, until [`Transaction::end_row`].
+    pub(super) async fn begin_row(&mut self) -> Result<(), Error> {
+        self.say("SAVEPOINT of_a_row").await
+    }
+
+    /// If it failed for a fault of the row, which is in the inner error, nothing of it was done, and the transaction goes on.
+    pub(super) async fn end_row<T>(&mut self, done: Result<T, Error>) -> Result<Result<T, Error>, Error> {
+        let done = unless_of_a_row(done)?;
+        if done.is_err() {
+            self.say("ROLLBACK TO SAVEPOINT of_a_row").await?;
+        }
+        self.say("RELEASE SAVEPOINT of_a_row").await?;
+        Ok(done)
+    }
+
+    async fn say(&mut self, statement: &'static str) -> Result<(), Error> {
+        let said = sqlx::raw_sql(statement).execute(self.lent.connection()).await;
+        said.map(drop).inspect_err(|error| self.database.costs(error))
     }
 
     pub(super) async fn rollback(mut self) -> Result<(), Error> {

@@ -82,7 +82,7 @@ metrics! {
     HeldBack: Count,
     /// Answers of Twitch's, new tokens among them, that could not be stored.
     NotStored: Count,
-    /// Attempts that failed because our keys don't open a stored token.
+    /// Attempts that failed because our keys don't open a stored token, or the row can't be read.
     Unreadable: Count,
     /// Retries that could not be armed and domain events that could not be published.
     SignalsFailed: Count,

@@ -63,7 +63,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let now = self.clock.now();
         let stored = self.store_results(cycle, progress, std::slice::from_ref(&attempt)).await;
         let outcome = match stored.as_deref() {
-            Ok([recorded]) => stored_as(outcome, *recorded, &attempt),
+            Ok([recorded]) => stored_as(outcome, recorded.clone(), &attempt),
             Ok(_) => Outcome::Skipped(Skip::Superseded),
             Err(error) => not_stored(outcome, error),
         };

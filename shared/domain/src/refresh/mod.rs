@@ -18,14 +18,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::channel::mpsc;
 use futures::future::{self, Either};
+use futures::stream::FuturesUnordered;
 use futures::{SinkExt, StreamExt};
 
 use self::signal::Signaller;
 use crate::authorization::CampaignId;
 use crate::clock::{Clock, Monotonic};
-use crate::policy::{Decision, Demand, Failure, OUTAGE_LIMIT, Policy};
-use crate::ports::{Attempt, Change, Claim, Outage, Priority, Signals, Store, StoreError, Twitch};
-use crate::report::{Observer, Outcome, Report, Skip, Stop};
+use crate::policy::{Decision, Demand, Failure, FailureKind, OUTAGE_LIMIT, Policy};
+use crate::ports::{Attempt, Change, Claim, Outage, Priority, SetAside, Signals, Store, StoreError, Twitch};
+use crate::report::{Alarm, Observer, Outcome, Report, Skip, Standing, Stop};
 use crate::schedule::Trigger;
 use crate::stop::StopSignal;
 use crate::streamer::{Authorized, Caller, Streamer, StreamerId, TokenState};
@@ -253,6 +254,8 @@ struct State {
     over_budget: bool,
     /// The minutes for which a retry was asked.
     retries: BTreeSet<DateTime<Utc>>,
+    /// Rows that could not be written, since the last that could.
+    rows_refused: u32,
     /// Why results could not be stored, however often it was tried.
     not_stored: Option<StoreError>,
 }
@@ -278,6 +281,24 @@ impl Progress<'_> {
     fn not_stored(&self, error: &StoreError) {
         self.stop(Stop::Store(error.0.clone()));
         self.state().not_stored = Some(error.clone());
+    }
+
+    /// One row costs itself alone. So many in a row are no fault of theirs, and each costs a pair.
+    fn row_refused(&self, error: &StoreError) {
+        let refused = {
+            let mut state = self.state();
+            state.rows_refused += 1;
+            state.rows_refused
+        };
+        if refused >= OUTAGE_LIMIT {
+            self.stop(Stop::Store(format!(
+                "{refused} rows one after the other could not be written: {error}"
+            )));
+        }
+    }
+
+    fn row_written(&self) {
+        self.state().rows_refused = 0;
     }
 
     fn stopped(&self) -> bool {
@@ -388,7 +409,8 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let (arrived_in, arrived) = mpsc::channel(WRITE_BATCH);
         let (refused_in, refused) = mpsc::channel(WRITE_BATCH);
         let (signals_in, mut signals) = mpsc::unbounded();
-        let signaller = Signaller { progress: &progress, signals: signals_in };
+        let (stuck_in, mut stuck) = mpsc::unbounded();
+        let signaller = Signaller { progress: &progress, signals: signals_in, stuck: stuck_in };
 
         let lease = async {
             if let Err(error) = self.lease_what_is_due(cycle, &progress, claims_in).await {
@@ -427,7 +449,28 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                     self.deactivate(cycle, &signaller, batch).await;
                 }
             };
-            future::join(record, deactivate).await;
+            let rows = async {
+                future::join(record, deactivate).await;
+                // Whatever is stuck is known by now.
+                signaller.stuck.close_channel();
+            };
+            let see_to = async {
+                let mut seen_to = FuturesUnordered::new();
+                loop {
+                    let next = if seen_to.is_empty() {
+                        stuck.next().await
+                    } else {
+                        match future::select(stuck.next(), seen_to.next()).await {
+                            Either::Left((next, _)) => next,
+                            Either::Right(_) => continue,
+                        }
+                    };
+                    let Some(one) = next else { break };
+                    seen_to.push(self.see_to(cycle, &signaller, one));
+                }
+                while seen_to.next().await.is_some() {}
+            };
+            future::join(rows, see_to).await;
             self.arm_for_the_rest(&signaller);
             // The loop that signals ends when nobody has anything left to say.
             drop(signaller);
@@ -475,7 +518,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 Whom::Authorized => {
                     let give_up_at = cycle.last_read(self.clock.monotonic());
                     let read = {
-                        let page = pin!(self.store.authorized(last.as_ref(), self.clock.now(), give_up_at));
+                        let page = pin!(self.store.authorized(last, self.clock.now(), give_up_at));
                         // Nothing is held yet, so a stop need not wait for it.
                         match future::select(page, pin!(self.stop.given())).await {
                             Either::Left((page, _)) => Some(page?),
@@ -483,8 +526,11 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                         }
                     };
                     let Some(page) = read else { continue };
-                    last = page.last().cloned();
-                    page.into_iter().map(|authorized| (authorized.streamer, authorized.token)).collect()
+                    last = page.last;
+                    for (id, error) in page.unreadable {
+                        progress.done(&Streamer::unnamed(id), &unreadable(error.0));
+                    }
+                    page.authorized.into_iter().map(|one| (one.streamer, one.token)).collect()
                 }
             };
             let due = self.due(cycle, progress, page, &mut unproven);
@@ -563,8 +609,19 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let (claimed, ()) = future::join(claim, self.twitch.connect()).await;
         let claimed = claimed?;
         let leased: HashSet<_> = claimed.iter().map(|claim| claim.streamer.id).collect();
-        for streamer in due.iter().filter(|streamer| !leased.contains(&streamer.id)) {
-            progress.done(streamer, &Outcome::Skipped(Skip::Leased));
+        let missed: Vec<_> = due.iter().filter(|streamer| !leased.contains(&streamer.id)).collect();
+        let ids: Vec<_> = missed.iter().map(|streamer| streamer.id).collect();
+        let aside = if ids.is_empty() { vec![] } else { self.store.are_set_aside(&ids, now).await? };
+        for streamer in missed {
+            let outcome = match aside.iter().find(|one| one.id == streamer.id) {
+                None => Outcome::Skipped(Skip::Leased),
+                // Found out by this claim.
+                Some(SetAside { at, reason, .. }) if *at == now => unreadable(reason.clone()),
+                Some(SetAside { until, reason, .. }) => {
+                    Outcome::Skipped(Skip::SetAside { until: *until, reason: reason.clone() })
+                }
+            };
+            progress.done(streamer, &outcome);
         }
         for claim in claimed {
             // The loop that asks outlives this one.
@@ -581,6 +638,17 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             progress.stop(Stop::Interrupted);
         }
         progress.stopped()
+    }
+}
+
+/// The row can't be read.
+fn unreadable(reason: String) -> Outcome {
+    Outcome::Failed {
+        kind: FailureKind::Outage,
+        reason,
+        token_expires_at: None,
+        standing: Standing::NotRecorded,
+        alarm: Some(Alarm::Unreadable),
     }
 }
 

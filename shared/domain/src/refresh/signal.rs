@@ -3,9 +3,10 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::channel::mpsc::UnboundedSender;
 
+use super::write::Stuck;
 use super::{Cycle, Progress, RefreshService};
 use crate::notification::Told;
-use crate::ports::{Attempt, SignalError, Signals, Store, StreamerDeactivated, Twitch};
+use crate::ports::{Attempt, SignalError, Signals, Store, StoreError, StreamerDeactivated, Twitch};
 use crate::report::{Outcome, Skip, Standing, Stop};
 use crate::schedule::retry_minute;
 
@@ -28,9 +29,16 @@ pub(super) enum Signal {
 pub(super) struct Signaller<'a> {
     pub(super) progress: &'a Progress<'a>,
     pub(super) signals: UnboundedSender<Signal>,
+    pub(super) stuck: UnboundedSender<Stuck>,
 }
 
 impl Signaller<'_> {
+    /// A row that can't be written is seen to apart from the others.
+    pub(super) fn stuck(&self, attempt: Attempt, outcome: Outcome, error: StoreError) {
+        // The loop that sees to them outlives those that write.
+        let _ = self.stuck.unbounded_send(Stuck { attempt, outcome, error });
+    }
+
     /// A failure that is stored will be retried, and at once what was only too late.
     pub(super) fn recorded(&self, outcome: &Outcome, now: DateTime<Utc>) {
         if let Outcome::Skipped(Skip::LeaseEnded) = outcome {

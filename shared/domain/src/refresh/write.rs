@@ -1,6 +1,10 @@
 //! Results, on their way to the database in batches; what is stored is told. Runs that deactivate take turns under the budget, so
 //! deactivations have a lane of their own, in which no new pair waits behind them.
 
+use std::pin::pin;
+
+use futures::future::{self, Either};
+
 use super::{Arrived, Cycle, Progress, RefreshService, Signaller};
 use crate::clock::Monotonic;
 use crate::notification::Told;
@@ -39,6 +43,10 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                     deactivated(outcome, told)
                 }
                 Deactivation::Superseded => Outcome::Skipped(Skip::Superseded),
+                Deactivation::Refused(error) => {
+                    signaller.stuck(attempt, outcome, error);
+                    continue;
+                }
                 Deactivation::OverBudget => {
                     progress.state().over_budget = true;
                     held_back.push(self.held_back(Arrived { attempt, outcome, before }));
@@ -61,6 +69,12 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         match self.store_results(cycle, progress, &attempts).await {
             Ok(recorded) => {
                 for ((attempt, outcome), recorded) in attempts.iter().zip(told).zip(recorded) {
+                    if let Recorded::Refused(error) = recorded {
+                        progress.row_refused(&error);
+                        signaller.stuck(attempt.clone(), outcome, error);
+                        continue;
+                    }
+                    progress.row_written();
                     let outcome = stored_as(outcome, recorded, attempt);
                     signaller.recorded(&outcome, self.clock.now());
                     progress.done(&attempt.streamer, &outcome);
@@ -72,6 +86,31 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 }
             }
         }
+    }
+
+    /// Sees to a result whose row can't be written. A new pair exists nowhere else, so it is tried for as long as there is
+    /// time; then the row is set aside.
+    pub(super) async fn see_to(&self, cycle: &Cycle, signaller: &Signaller<'_>, stuck: Stuck) {
+        let Stuck { attempt, outcome, mut error } = stuck;
+        let progress = signaller.progress;
+        if let Change::Refreshed { .. } = attempt.change {
+            let give_up_at = cycle.last_write(self.clock.monotonic());
+            let again = pin!(self.store.insist(&attempt, give_up_at));
+            match future::select(again, pin!(self.stop.given())).await {
+                Either::Left((Ok(recorded), _)) => {
+                    let outcome = stored_as(outcome, recorded, &attempt);
+                    signaller.recorded(&outcome, self.clock.now());
+                    progress.done(&attempt.streamer, &outcome);
+                    return;
+                }
+                Either::Left((Err(last), _)) => error = last,
+                Either::Right(_) => {}
+            }
+        }
+        let reason = format!("its row can't be written: {error}");
+        // If not even that can be written, the lease runs out and the next run finds out again.
+        let _ = self.store.set_aside(&attempt, &reason, self.clock.now()).await;
+        progress.done(&attempt.streamer, &lost(outcome, &error));
     }
 
     /// Writes these, for as long as there is time.
@@ -127,6 +166,26 @@ fn deactivated(outcome: Outcome, told: Vec<Told>) -> Outcome {
     }
 }
 
+/// A result whose row can't be written, though others can.
+pub(super) struct Stuck {
+    pub(super) attempt: Attempt,
+    pub(super) outcome: Outcome,
+    pub(super) error: StoreError,
+}
+
+/// What Twitch said of one streamer could not be written, and the row is set aside.
+fn lost(outcome: Outcome, error: &StoreError) -> Outcome {
+    match not_stored(outcome, error) {
+        Outcome::Failed { kind, reason, alarm: Some(Alarm::NotStored), .. } => {
+            not_recorded(kind, format!("{reason}; the row is set aside"))
+        }
+        other => {
+            let reason = format!("{other}; but its row can't be written and is set aside: {error}");
+            not_recorded(FailureKind::Outage, reason)
+        }
+    }
+}
+
 /// Twitch has answered, but what it said could not be written.
 pub(super) fn not_stored(outcome: Outcome, error: &StoreError) -> Outcome {
     match outcome {
@@ -160,6 +219,11 @@ pub(super) fn stored_as(outcome: Outcome, recorded: Recorded, attempt: &Attempt)
         },
         Recorded::Superseded => Outcome::Skipped(Skip::Superseded),
         Recorded::Written { granted: None } => outcome,
+        // The pair is stored; the caller asked for more.
+        Recorded::NotGranted(error) => {
+            not_recorded(FailureKind::Outage, format!("the authorization could not be written: {error}"))
+        }
+        Recorded::Refused(error) => not_stored(outcome, &error),
         Recorded::Written { granted: Some(authorization) } => {
             let (token_expires_at, refreshed) = match outcome {
                 Outcome::Refreshed { expires_at } => (expires_at, true),

@@ -1,0 +1,310 @@
+//! A row that can't be read, claimed, written or deactivated costs itself alone.
+
+use anyhow::{Context as _, Result};
+use chrono::TimeDelta;
+use domain::Clock as _;
+use domain::grant::GrantError;
+use domain::refresh::{Cycle, Limits};
+use domain::report::{Alarm, Outcome, Skip};
+use end_to_end::cycles::planned;
+use end_to_end::doomed::{has_newest_pair, until};
+use end_to_end::people::{device, refused_before, refused_streamer};
+use end_to_end::requests::{authorization, membership, request, runner};
+use end_to_end::{Ran, Still, run};
+use local::twitch::{RefreshTokens, Settings};
+use local::world::{NewStreamer, World};
+use sqlx::AssertSqlSafe;
+
+const OTHERS: usize = 40;
+
+async fn still() -> Result<Still> {
+    Still::with(Settings { refresh_tokens: RefreshTokens::OneTime, ..Settings::default() }).await
+}
+
+/// Has this happen on each write of a row of the table for which the condition holds.
+async fn on_write(world: &World, table: &str, condition: &str, happens: &str) -> Result<()> {
+    let trigger = format!(
+        "CREATE FUNCTION public.theirs() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN IF {condition} THEN {happens}; END IF; RETURN NEW; END $$;
+         CREATE TRIGGER theirs BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION public.theirs()"
+    );
+    sqlx::raw_sql(AssertSqlSafe(trigger)).execute(&world.pool).await?;
+    Ok(())
+}
+
+async fn now_it_can(world: &World) -> Result<()> {
+    sqlx::raw_sql("DROP FUNCTION public.theirs() CASCADE").execute(&world.pool).await?;
+    Ok(())
+}
+
+/// A cycle in which Aria's pair finds no place: once Twitch has given it, and the others are done, the time is over.
+async fn in_vain(still: &Still) -> Result<Ran> {
+    let world = &still.world;
+    let service = world.service(&[]).await?;
+    let limits = Limits::of_function(Some(still.clock.monotonic() + TimeDelta::minutes(5)));
+    let cycle = Cycle { limits, ..planned() };
+    let given = world.twitch.activity("aria")?.refreshes + 1;
+    let over = async {
+        while world.twitch.activity("aria")?.refreshes < given {
+            tokio::task::yield_now().await;
+        }
+        until(world, "SELECT count(last_token_refresh_at) = 40 FROM streamers").await?;
+        still.turn(5);
+        anyhow::Ok(())
+    };
+    let (ran, over) = tokio::join!(run(&service, &cycle), over);
+    over?;
+    Ok(ran)
+}
+
+/// Aria, whose row has something the matter with it, and others.
+async fn many(world: &World) -> Result<domain::StreamerId> {
+    let aria = world.add(NewStreamer::due("aria")).await?;
+    world.add_all((0..OTHERS).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
+    Ok(aria)
+}
+
+fn costs_itself_alone(ran: &Ran, alarm: Alarm) {
+    assert_eq!((ran.report.success, ran.report.failed), (OTHERS as u64, 1), "{:?}", ran.report);
+    assert_eq!(ran.report.stopped, None);
+    let outcome = ran.outcome("aria");
+    assert!(matches!(outcome, Outcome::Failed { alarm: Some(found), .. } if *found == alarm), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_row_that_can_t_be_written_costs_itself_alone() -> Result<()> {
+    for (what, happens) in [
+        ("a trigger that raises", "RAISE EXCEPTION 'not this one'"),
+        ("a number that is too large", "NEW.updated_at := NEW.updated_at + make_interval(secs => 1e15)"),
+        ("a division by zero", "PERFORM 1 / 0"),
+        ("a text that is no UUID", "PERFORM 'x'::uuid"),
+        ("a constraint", "RAISE check_violation USING MESSAGE = 'streamers_check'"),
+        ("a right that a trigger lacks", "RAISE insufficient_privilege USING MESSAGE = 'permission denied'"),
+    ] {
+        let still = still().await?;
+        let world = &still.world;
+        many(world).await?;
+        on_write(world, "public.streamers", "NEW.twitch_login = 'aria'", happens).await?;
+        costs_itself_alone(&in_vain(&still).await?, Alarm::NotStored);
+        let leases: i64 = sqlx::query_scalar("SELECT count(leased_until) FROM token_refresh.streamers")
+            .fetch_one(&world.pool)
+            .await?;
+        assert_eq!(leases, 0, "{what}: given back");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn it_is_not_refreshed_again_before_its_backoff() -> Result<()> {
+    let still = still().await?;
+    let world = &still.world;
+    let aria = many(world).await?;
+    on_write(world, "public.streamers", "NEW.twitch_login = 'aria'", "RAISE EXCEPTION 'not this one'")
+        .await?;
+    let service = world.service(&[]).await?;
+    costs_itself_alone(&in_vain(&still).await?, Alarm::NotStored);
+    let asked = || world.twitch.activity("aria").map(|activity| activity.refresh_requests);
+    assert_eq!(asked()?, 1);
+    for minutes in [15, 30, 60] {
+        still.turn(minutes - 1);
+        let ran = run(&service, &planned()).await;
+        assert!(matches!(ran.outcome("aria"), Outcome::Skipped(Skip::SetAside { .. })), "{:?}", ran.report);
+        // Twitch has rotated the pair, which is what each try costs; here it is put right.
+        reconnect(world, aria).await?;
+        still.turn(1);
+        let before = asked()?;
+        let ran = in_vain(&still).await?;
+        assert!(
+            matches!(ran.outcome("aria"), Outcome::Failed { .. }),
+            "{minutes}: {:?}",
+            ran.outcome("aria")
+        );
+        assert_eq!(asked()?, before + 1, "after {minutes} minutes");
+    }
+    now_it_can(world).await?;
+    reconnect(world, aria).await?;
+    still.turn(120);
+    let ran = run(&service, &planned()).await;
+    assert!(matches!(ran.outcome("aria"), Outcome::Refreshed { .. }), "{:?}", ran.outcome("aria"));
+    let clear: bool = sqlx::query_scalar(
+        "SELECT set_aside_until IS NULL AND set_aside_times = 0 FROM token_refresh.streamers WHERE streamer_id = $1",
+    )
+    .bind(aria.0)
+    .fetch_one(&world.pool)
+    .await?;
+    assert!(clear);
+    Ok(())
+}
+
+/// As the application stores a new pair: past the trigger.
+async fn reconnect(world: &World, id: domain::StreamerId) -> Result<()> {
+    use adapters::cipher::Column;
+    let pair = world.twitch.add_streamer(&id.to_string(), "aria");
+    let cipher = world.config(&[])?.cipher.current();
+    let mut theirs = world.pool.begin().await?;
+    sqlx::query("SET LOCAL session_replication_role = replica").execute(&mut *theirs).await?;
+    sqlx::query(
+        "UPDATE streamers SET access_token_encrypted = $2, refresh_token_encrypted = $3 WHERE id = $1",
+    )
+    .bind(id.0)
+    .bind(cipher.encrypt(id.0, Column::AccessToken, pair.access.expose())?)
+    .bind(cipher.encrypt(id.0, Column::RefreshToken, pair.refresh.expose())?)
+    .execute(&mut *theirs)
+    .await?;
+    Ok(theirs.commit().await?)
+}
+
+#[tokio::test]
+async fn a_pair_is_tried_until_its_row_can_be_written() -> Result<()> {
+    let still = still().await?;
+    let world = &still.world;
+    let aria = many(world).await?;
+    on_write(world, "public.streamers", "NEW.twitch_login = 'aria'", "RAISE EXCEPTION 'not yet'").await?;
+    let service = world.service(&[]).await?;
+    let planned = planned();
+    let fixed = async {
+        until(world, "SELECT count(last_token_refresh_at) = 40 FROM streamers").await?;
+        now_it_can(world).await
+    };
+    let (ran, fixed) = tokio::join!(run(&service, &planned), fixed);
+    fixed?;
+    assert_eq!((ran.report.success, ran.report.failed), (OTHERS as u64 + 1, 0), "{:?}", ran.report);
+    assert!(has_newest_pair(world, aria, "aria").await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_row_that_stays_locked_costs_itself_alone() -> Result<()> {
+    let still = still().await?;
+    let world = &still.world;
+    many(world).await?;
+    let gate = world.twitch.pause("aria")?;
+    let service = world.service(&[]).await?;
+    let limits = Limits::of_function(Some(still.clock.monotonic() + TimeDelta::minutes(5)));
+    let limited = Cycle { limits, ..planned() };
+    let mut held = world.pool.begin().await?;
+    let script = async {
+        gate.arrived().await;
+        sqlx::query("SELECT FROM streamers WHERE twitch_login = 'aria' FOR UPDATE")
+            .execute(&mut *held)
+            .await?;
+        gate.release();
+        until(world, "SELECT count(last_token_refresh_at) = 40 FROM streamers").await?;
+        still.turn(5);
+        anyhow::Ok(())
+    };
+    let (ran, done) = tokio::join!(run(&service, &limited), script);
+    done?;
+    costs_itself_alone(&ran, Alarm::NotStored);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_row_that_can_t_be_read_costs_itself_alone() -> Result<()> {
+    let still = still().await?;
+    let world = &still.world;
+    many(world).await?;
+    sqlx::raw_sql(
+        "ALTER TABLE streamers ALTER twitch_display_name DROP NOT NULL;
+         UPDATE streamers SET twitch_display_name = NULL WHERE twitch_login = 'aria'",
+    )
+    .execute(&world.pool)
+    .await?;
+    let ran = run(&world.service(&[]).await?, &planned()).await;
+    assert_eq!((ran.report.success, ran.report.failed), (OTHERS as u64, 1), "{:?}", ran.report);
+    assert_eq!((ran.report.stopped.clone(), ran.report.alarms.unreadable), (None, 1), "{:?}", ran.report);
+    assert_eq!(world.twitch.activity("aria")?.refresh_requests, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_row_that_can_t_be_read_any_more_under_its_lease_is_set_aside() -> Result<()> {
+    let still = still().await?;
+    let world = &still.world;
+    let aria = many(world).await?;
+    sqlx::raw_sql("ALTER TABLE streamers ALTER twitch_display_name DROP NOT NULL")
+        .execute(&world.pool)
+        .await?;
+    let service = world.service(&[]).await?;
+    let found = world.service(&[]).await?;
+    // As it was found, before its name was gone.
+    let database = adapters::store::Database::open(world.config(&[])?.database).await?;
+    let page = database.authorized(None, still.now()).await?;
+    let whom = page.into_iter().map(|one| (one.streamer, one.token)).collect();
+    sqlx::query("UPDATE streamers SET twitch_display_name = NULL WHERE id = $1")
+        .bind(aria.0)
+        .execute(&world.pool)
+        .await?;
+    let cycle = Cycle { whom: domain::refresh::Whom::These(whom), ..planned() };
+    costs_itself_alone(&run(&found, &cycle).await, Alarm::Unreadable);
+    still.turn(1);
+    let again = run(&service, &cycle).await;
+    assert!(matches!(again.outcome("aria"), Outcome::Skipped(Skip::SetAside { .. })), "{:?}", again.report);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_deactivation_that_can_t_be_written_costs_itself_alone() -> Result<()> {
+    let still = still().await?;
+    let world = &still.world;
+    let mut streamers = Vec::new();
+    for login in ["aria", "bastien", "corvin"] {
+        let (streamer, user) = refused_streamer(world, login).await?;
+        device(world, user, login).await?;
+        streamers.push(streamer);
+    }
+    for streamer in &streamers {
+        refused_before(world, *streamer).await?;
+    }
+    on_write(world, "token_refresh.outbox", "NEW.streamer_name = 'Aria'", "RAISE EXCEPTION 'not this one'")
+        .await?;
+    let ran = run(&world.service(&[]).await?, &planned()).await;
+    assert_eq!((ran.report.deactivated, ran.report.alarms.not_stored), (2, 1), "{:?}", ran.report);
+    assert_eq!(ran.report.stopped, None);
+    assert!(world.row(streamers[0]).await?.is_active);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_line_of_the_history_that_can_t_be_written_costs_no_pair() -> Result<()> {
+    let still = still().await?;
+    let world = &still.world;
+    let aria = many(world).await?;
+    let hers = format!("NEW.streamer_id = '{}'", aria.0);
+    on_write(world, "token_refresh.refreshes", &hers, "RAISE EXCEPTION 'not this one'").await?;
+    let ran = run(&world.service(&[]).await?, &planned()).await;
+    assert_eq!((ran.report.success, ran.report.failed), (OTHERS as u64 + 1, 0), "{:?}", ran.report);
+    assert!(has_newest_pair(world, aria, "aria").await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_membership_that_can_t_be_written_costs_the_authorization_and_not_the_pair() -> Result<()> {
+    let still = still().await?;
+    let world = &still.world;
+    let aria = world.add(NewStreamer { authorized_for: None, ..NewStreamer::due("aria") }).await?;
+    let key = membership(world, aria).await?;
+    on_write(world, "public.campaign_memberships", "true", "RAISE EXCEPTION 'not this one'").await?;
+    let refused = runner(world).await?.grant(key, &request()).await.err().context("it was granted")?;
+    assert!(matches!(refused, GrantError::Ours(_)), "{refused:?}");
+    assert!(has_newest_pair(world, aria, "aria").await?);
+    assert_eq!(authorization(world, key).await?.1, None);
+    Ok(())
+}
+
+/// A trigger that refuses every row is nobody's fault, and each try costs a pair.
+#[tokio::test]
+async fn rows_that_all_can_t_be_written_stop_the_cycle() -> Result<()> {
+    let still = still().await?;
+    let world = &still.world;
+    world.add_all((0..1_000).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
+    on_write(world, "public.streamers", "true", "RAISE EXCEPTION 'none of them'").await?;
+    let service = world.service(&[("TWITCH_MAX_IN_FLIGHT", "8")]).await?;
+    // No time to try any of them again.
+    let limits = Limits::of_request(still.clock.monotonic() + TimeDelta::seconds(3), None);
+    let ran = run(&service, &Cycle { limits, ..planned() }).await;
+    assert!(ran.report.stopped.as_ref().is_some_and(domain::report::Stop::is_ours), "{:?}", ran.report);
+    // What had been asked by then waits to be written.
+    assert!(world.twitch.totals().token_requests < 700, "{:?}", world.twitch.totals());
+    Ok(())
+}
