@@ -16,7 +16,7 @@ use domain::policy::{Demand, EXPIRY_MARGIN};
 use domain::refresh::{Cycle, Limits, RefreshService, Whom};
 use domain::report::{Human, Outcome, Report};
 use domain::schedule::Trigger;
-use domain::{Authorized, Clock, Monotonic, StopSignal, Streamer, StreamerId};
+use domain::{Authorized, Clock, Monotonic, NoExpiry, StopSignal, Streamer, StreamerId};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tokio::time::timeout;
@@ -236,6 +236,7 @@ fn listing(authorized: &[Authorized], now: DateTime<Utc>) -> String {
     let mut text = format!("Found {} streamer(s) with active authorization:\n", authorized.len());
     for one in authorized {
         let mark = match one.token.expires_at {
+            None if one.token.no_expiry == Some(NoExpiry::Never) => "✓".to_owned(),
             None => "⚠ expiry unknown".to_owned(),
             Some(at) if at <= now => "⚠ expired".to_owned(),
             Some(at) if at - now <= EXPIRY_MARGIN => format!("⚠ expires in {}", Human(at - now)),

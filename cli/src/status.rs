@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use domain::policy::Policy;
 use domain::report::Human;
 use domain::schedule::{self, Trigger, retry_minute};
-use domain::{Authorized, Clock, Streamer};
+use domain::{Authorized, Clock, NoExpiry, Streamer};
 use serde::Serialize;
 
 use crate::output::{self, name, table, time};
@@ -18,6 +18,8 @@ struct Status {
     #[serde(flatten)]
     streamer: Streamer,
     token_expires_at: Option<DateTime<Utc>>,
+    #[serde(skip)]
+    never_expires: bool,
     last_refresh_at: Option<DateTime<Utc>>,
     last_failure_at: Option<DateTime<Utc>>,
     last_failure_kind: Option<&'static str>,
@@ -31,13 +33,14 @@ impl Status {
     /// `one_shots`: whether failures arm retries of their own, or leave them to the sweep.
     fn new(authorized: Authorized, policy: Policy, one_shots: bool, now: DateTime<Utc>) -> Self {
         let Authorized { streamer, until, token } = authorized;
-        let due_at = policy.due_at(&token).map_or(now, |at| at.max(now));
+        let due_at = policy.due_at(&token).since(Some(now)).unwrap_or(now);
         let retry = token.failure.filter(|_| one_shots).map(|_| (Trigger::Retry, retry_minute(due_at)));
         let next = [schedule::next_rule(due_at)].into_iter().chain(retry).min_by_key(|(_, at)| *at);
         let next = next.filter(|(_, at)| *at < until);
         Self {
             streamer,
             token_expires_at: token.expires_at,
+            never_expires: token.no_expiry == Some(NoExpiry::Never),
             last_refresh_at: token.refreshed_at,
             last_failure_at: token.failure.map(|failure| failure.at),
             last_failure_kind: token.failure.map(|failure| failure.kind.as_str()),
@@ -49,6 +52,7 @@ impl Status {
 
     fn row(&self, now: DateTime<Utc>) -> Vec<String> {
         let expiry = match self.token_expires_at {
+            None if self.never_expires => "never".to_owned(),
             None => "unknown".to_owned(),
             Some(at) if at <= now => "expired".to_owned(),
             Some(at) => format!("in {}", Human(at - now)),
@@ -123,7 +127,7 @@ mod tests {
             Status::new(authorized, Policy::default(), true, now)
         };
         let living = |left| TokenState { expires_at: Some(now + left), ..TokenState::default() };
-        let failure = Failure { at: now - TimeDelta::minutes(5), kind: FailureKind::Refusal, refusals: 1 };
+        let failure = Failure::first(FailureKind::Refusal, now - TimeDelta::minutes(5));
         let statuses = [
             status("fresh", living(TimeDelta::minutes(235))),
             status(

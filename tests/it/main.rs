@@ -23,6 +23,7 @@ mod failure {
     mod crash;
     mod crash_at_random;
     mod dead_grants;
+    mod evidence;
     mod failures;
     mod hidden_rows;
     mod outages;
@@ -40,6 +41,7 @@ mod http {
     mod http_functions;
     mod scenario1;
     mod scenario5;
+    mod validity;
 }
 
 mod command {

@@ -54,7 +54,13 @@ pub async fn deactivation(store: &PgStore, streamer: StreamerId, now: DateTime<U
         expires_before: claim.token.expires_at,
         caller: None,
         grants: None,
-        change: Change::Deactivated { reason: "refused".to_owned(), expires_at: Some(now) },
+        client_id: "an application".to_owned(),
+        refused: true,
+        change: Change::Deactivated {
+            reason: "refused".to_owned(),
+            expires_at: Some(now),
+            memory: claim.memory,
+        },
     })
 }
 
@@ -122,6 +128,14 @@ pub async fn refused_before(world: &World, streamer: StreamerId) -> Result<()> {
     let failed = sqlx::query("UPDATE streamers SET token_refresh_failed_at = $2 WHERE id = $1");
     let at = world.clock.now() - TimeDelta::minutes(16);
     failed.bind(streamer.0).bind(at).execute(&world.pool).await?;
+    Ok(())
+}
+
+/// The same; and there is nothing to ask Twitch about, so that the next refusal is confirmed, whatever becomes of others.
+pub async fn refused_for_good(world: &World, streamer: StreamerId) -> Result<()> {
+    refused_before(world, streamer).await?;
+    let unreadable = sqlx::query("UPDATE streamers SET access_token_encrypted = 'invalid' WHERE id = $1");
+    unreadable.bind(streamer.0).execute(&world.pool).await?;
     Ok(())
 }
 

@@ -7,14 +7,15 @@ use adapters::cipher::DecryptError;
 use adapters::config::RetryConfig;
 use adapters::signals::RetryGroup;
 use adapters::store::{
-    Hidden, LastRuns, NotifyRole, Rehearsal, Server, StoredTexts, StoredUnder, Tables, Trust, Waiting,
+    Hidden, LastRuns, Misplaced, NotifyRole, Rehearsal, Server, StoredTexts, StoredUnder, Tables, Trust,
+    Waiting,
 };
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::Authorized;
-use domain::policy::{Policy, VALIDATION_AGE};
+use domain::policy::{ONLY_REFUSALS, Policy, VALIDATION_AGE};
 use domain::ports::{RefreshError, StoreError};
 use domain::report::Human;
+use domain::{Authorized, Streamer};
 use serde::{Serialize, Serializer};
 
 use crate::output::{name, time};
@@ -296,6 +297,50 @@ pub fn tokens(found: Result<Vec<StoredTexts>, StoreError>) -> Check {
     }
 }
 
+/// Nothing where every token is its streamer's, as far as Twitch was asked.
+pub fn misplaced(found: Result<Vec<Misplaced>, StoreError>) -> Option<Check> {
+    let found = match found {
+        Ok(found) => found,
+        Err(error) => return Some(Topic::Tokens.fault(error.to_string())),
+    };
+    let (client, user): (Vec<_>, Vec<_>) = found.iter().partition(|one| one.other_client.is_some());
+    let mut texts = Vec::new();
+    if let Some(first) = client.first() {
+        texts.push(format!(
+            "Twitch says that the tokens of {} were issued to another application (client id {}): check TWITCH_CLIENT_ID; if \
+             it is right, these streamers have to reconnect",
+            streamers(&client),
+            first.other_client.as_deref().unwrap_or_default()
+        ));
+    }
+    if !user.is_empty() {
+        texts.push(format!(
+            "Twitch says that the tokens of {} belong to another Twitch user than the streamer: they have to reconnect",
+            streamers(&user)
+        ));
+    }
+    (!texts.is_empty())
+        .then(|| Topic::Tokens.fault(format!("{}. Nobody is deactivated for it", texts.join("; "))))
+}
+
+fn streamers(found: &[&Misplaced]) -> String {
+    named(&found.iter().map(|one| &one.streamer).collect::<Vec<_>>())
+}
+
+/// Nothing where somebody was refreshed, or nobody was refused.
+pub fn only_refused(refused_for: Result<TimeDelta, StoreError>) -> Option<Check> {
+    match refused_for {
+        Err(error) => Some(Topic::Twitch.fault(error.to_string())),
+        Ok(refused_for) if refused_for >= ONLY_REFUSALS => Some(Topic::Twitch.fault(format!(
+            "for {} it has refused to refresh whoever was tried, and nobody was refreshed: either Twitch is at fault \
+             (https://status.twitch.com), or all who were tried have disconnected. Nobody is deactivated while nothing \
+             tells the two apart",
+            Human(refused_for)
+        ))),
+        Ok(_) => None,
+    }
+}
+
 fn under(kind: &StoredTexts) -> String {
     match &kind.key {
         Some(StoredUnder::AppKey) => "under APP_KEY".to_owned(),
@@ -349,7 +394,9 @@ pub fn cycles(
         return Topic::Cycles
             .warning(format!("{told}; with a failure that stands: {}. See `tokens status`", names(&failed)));
     }
-    let unseen = those(&|one| one.token.expires_at.is_none() || proven_at(one).is_none());
+    let unseen = those(&|one| {
+        one.token.expires_at.is_none() && one.token.no_expiry.is_none() || proven_at(one).is_none()
+    });
     if !unseen.is_empty() {
         return Topic::Cycles.warning(format!(
             "{told}; not seen by a sweep yet: {}. The next one is to change that",
@@ -372,7 +419,11 @@ fn proven_at(one: &Authorized) -> Option<DateTime<Utc>> {
 }
 
 fn names(those: &[&Authorized]) -> String {
-    let named: Vec<_> = those.iter().take(NAMED).map(|one| name(&one.streamer)).collect();
+    named(&those.iter().map(|one| &one.streamer).collect::<Vec<_>>())
+}
+
+fn named(those: &[&Streamer]) -> String {
+    let named: Vec<_> = those.iter().take(NAMED).map(|one| name(one)).collect();
     match those.len().saturating_sub(NAMED) {
         0 => named.join(", "),
         more => format!("{} and {more} more", named.join(", ")),

@@ -52,10 +52,16 @@ pub async fn run(source: &Source, json: bool) -> Result<ExitCode> {
 /// What can't be looked at because of a fault is left out.
 async fn look(config: Whole) -> Vec<Check> {
     let mut found = checks::configuration(&config.faults);
-    found.extend(database(&config).await);
-    if let Some(twitch) = config.twitch {
-        found.push(credentials(twitch).await);
-    }
+    let twitch = match &config.twitch {
+        Some(twitch) => Some(credentials(twitch.clone()).await),
+        None => None,
+    };
+    // Under a wrong client id every token seems to be another application's.
+    let is_ours = twitch.as_ref().is_some_and(|check| check.state != State::Fault);
+    let client_id = config.twitch.as_ref().filter(|_| is_ours);
+    let client_id = client_id.map(|twitch| twitch.credentials.current().client_id.clone());
+    found.extend(database(&config, client_id.as_deref()).await);
+    found.extend(twitch);
     match config.vapid {
         Some(vapid) => {
             let keys = Vapid::new(&vapid.public_key, vapid.private_key.expose(), &vapid.subject);
@@ -76,7 +82,7 @@ async fn look(config: Whole) -> Vec<Check> {
 }
 
 /// All that the database tells.
-async fn database(config: &Whole) -> Vec<Check> {
+async fn database(config: &Whole, client_id: Option<&str>) -> Vec<Check> {
     let Some(options) = &config.database else { return Vec::new() };
     let (database, server) = match Database::reach(options.clone()).await {
         Ok(reached) => reached,
@@ -111,6 +117,10 @@ async fn database(config: &Whole) -> Vec<Check> {
     found.push(checks::notify_role(database.notify_role().await));
     if let Some(store) = &store {
         found.push(checks::tokens(store.stored_texts(now).await));
+    }
+    if let Some(client_id) = client_id {
+        found.extend(checks::misplaced(database.misplaced(client_id).await));
+        found.extend(checks::only_refused(database.only_refused_for(client_id, now).await));
     }
     let runs = last_runs(&database, now).await;
     let authorized = everybody(&database, now).await;

@@ -49,7 +49,9 @@ pub(super) async fn deactivating(
         .bind("Twitch refused")
         .bind(now)
         .bind(now)
-        .bind(None::<String>);
+        .bind(None::<String>)
+        .bind("an application")
+        .bind(true);
     section(document, "Deactivating", "Two look-ups and two entries.", &explained(pool, deactivate).await?)
 }
 
@@ -67,7 +69,8 @@ pub(super) async fn notifying(document: &mut String, pool: &PgPool, now: DateTim
         "Telling of a deactivation",
         "In the transaction of the deactivation: the people whom it concerns, each with all of their campaigns, the devices of each through an index, \
          and an entry for each device. What still waits about the same streamer is replaced.",
-        &explained(pool, explain("WITH person AS")?.bind(streamer).bind(now).bind(true).bind(3)).await?,
+        &explained(pool, explain("WITH person AS")?.bind(streamer).bind(now).bind(true).bind(3).bind(true))
+            .await?,
     )?;
     let wants: String = sqlx::query_scalar(
         "SELECT replace(prosrc, '= person', '= $1') FROM pg_proc

@@ -22,7 +22,8 @@ use std::sync::LazyLock;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::TokenState;
-use domain::policy::{Decision, Demand, FailureKind, Policy, Verdict};
+use domain::policy::{Cause, Decision, Policy, Verdict};
+use domain::refresh::Cycle;
 use domain::schedule::{self, Trigger};
 
 use self::figures::Figures;
@@ -148,7 +149,7 @@ struct Scenario {
     lifetime: u64,
     /// How often in a row each refresh fails before it succeeds.
     failures: u32,
-    kind: FailureKind,
+    cause: Cause,
     loss: Loss,
     lateness: &'static [Lateness],
     /// Seconds from one grant to the next.
@@ -161,7 +162,7 @@ impl Scenario {
             policy: Policy::default(),
             lifetime,
             failures,
-            kind: FailureKind::Outage,
+            cause: Cause::Outage,
             loss,
             lateness: &LATENESS,
             grants_every: 1,
@@ -235,7 +236,7 @@ impl Scenario {
     /// From when on a trigger refreshes it.
     fn first_due(&self, granted: u64) -> DateTime<Utc> {
         let granted_at = instant(granted);
-        self.policy.due_at(&self.first_token(granted)).map_or(granted_at, |at| at.max(granted_at))
+        self.policy.due_at(&self.first_token(granted)).since(Some(granted_at)).unwrap_or(granted_at)
     }
 
     fn fresh_token(&self, at: DateTime<Utc>) -> TokenState {
@@ -261,11 +262,18 @@ impl Scenario {
                 continue;
             }
             let now = firing.at;
-            let demand = if firing.trigger == Trigger::Sweep { Demand::DueOrUnproven } else { Demand::Due };
+            let demand = Cycle::new(firing.trigger).demand;
             match self.policy.decide(&token, demand, now) {
                 Decision::Skip(_) => {}
                 // Twitch calls it valid, for a token that is not due has not died.
-                Decision::Validate => token.validated_at = Some(now),
+                Decision::Validate if token.failure.is_none() => token.validated_at = Some(now),
+                // One that failed by an outage and lives needs no mark; one that was refused is dead.
+                Decision::Validate => {
+                    if self.cause == Cause::Outage && token.expires_at.is_some_and(|at| at > now) {
+                        token.validated_at = Some(now);
+                        token.failure = None;
+                    }
+                }
                 Decision::Refresh => {
                     course.acted.push(firing);
                     if failed == self.failures {
@@ -275,7 +283,7 @@ impl Scenario {
                         continue;
                     }
                     failed += 1;
-                    match self.policy.after_failure(token.failure, self.kind, now) {
+                    match self.policy.after_failure(token.failure, self.cause, now) {
                         Verdict::Recorded(failure) | Verdict::Repeated(failure) => {
                             token.failure = Some(failure);
                             let minute = schedule::retry_minute(failure.at + self.policy.retry_delay);

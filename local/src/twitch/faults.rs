@@ -85,11 +85,17 @@ pub enum Fault {
     ScopeString,
     /// Processed; a success gives null as scopes.
     ScopeNull,
+    /// Processed; a success says that the token never expires.
+    ZeroExpiresIn,
+    /// Processed; a validation says that the token was issued to another application.
+    OtherClient,
+    /// Processed; a validation says that the token belongs to another user.
+    OtherUser,
 }
 
 impl Fault {
     /// Every fault, with its parameters at their defaults.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 29] = [
         Self::InvalidRefreshToken,
         Self::InvalidGrant,
         Self::Unauthorized,
@@ -116,6 +122,9 @@ impl Fault {
         Self::NoExpiresIn,
         Self::ScopeString,
         Self::ScopeNull,
+        Self::ZeroExpiresIn,
+        Self::OtherClient,
+        Self::OtherUser,
     ];
 
     /// The name, without parameters.
@@ -148,6 +157,9 @@ impl Fault {
             Self::NoExpiresIn => "no-expires-in",
             Self::ScopeString => "scope-string",
             Self::ScopeNull => "scope-null",
+            Self::ZeroExpiresIn => "zero-expires-in",
+            Self::OtherClient => "other-client",
+            Self::OtherUser => "other-user",
         }
     }
 
@@ -173,6 +185,7 @@ impl Fault {
             | Self::UnknownClient
             | Self::MissingClientSecret
             | Self::InvalidClientSecret => &[Endpoint::Token],
+            Self::OtherClient | Self::OtherUser => &[Endpoint::Validate],
             _ => &[Endpoint::Token, Endpoint::Validate],
         }
     }
@@ -228,7 +241,10 @@ impl Fault {
             | Self::OddTypes
             | Self::NoExpiresIn
             | Self::ScopeString
-            | Self::ScopeNull => return None,
+            | Self::ScopeNull
+            | Self::ZeroExpiresIn
+            | Self::OtherClient
+            | Self::OtherUser => return None,
         };
         Some(answer.into_response())
     }
@@ -255,6 +271,9 @@ impl Fault {
                 json!(scopes.join(" "))
             }),
             Self::ScopeNull => answer.replace_scopes(|_| Value::Null),
+            Self::ZeroExpiresIn => answer.replace("expires_in", |_| json!(0)),
+            Self::OtherClient => answer.replace("client_id", |_| json!("another-application")),
+            Self::OtherUser => answer.replace("user_id", |_| json!("1234567")),
             _ => {}
         }
         answer.into_response()

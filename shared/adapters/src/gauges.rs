@@ -2,6 +2,7 @@
 //! and whether the promise was kept.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use domain::policy::ONLY_REFUSALS;
 use domain::ports::StoreError;
 
 use crate::runner::Runner;
@@ -19,6 +20,14 @@ impl Runner {
         Metric::OutboxAge.record((now - waiting_since).as_seconds_f64());
         let dead = self.database().coverage(now - PERIOD, now).await?.dead_while_active();
         Metric::DeadMinutes.record(dead.as_seconds_f64() / 60.0);
+        let refused_for = self.database().only_refused_for(&self.client_id(), now).await?;
+        Metric::RefusedOnlyAge.record(refused_for.as_seconds_f64());
+        if refused_for >= ONLY_REFUSALS {
+            tracing::error!(
+                hours = refused_for.num_hours(),
+                "Twitch refuses whoever is refreshed, and nothing succeeds: nobody is deactivated for it, and somebody has to look"
+            );
+        }
         Ok(())
     }
 

@@ -129,6 +129,10 @@ impl Runner {
         self.policy
     }
 
+    pub(crate) fn client_id(&self) -> String {
+        self.twitch_config.credentials.current().client_id.clone()
+    }
+
     /// Runs this cycle, logs its report and counts it. Twitch being down is no error: the next trigger goes on.
     ///
     /// # Errors

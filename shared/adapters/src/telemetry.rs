@@ -8,7 +8,7 @@ use std::panic::PanicHookInfo;
 use domain::Streamer;
 use domain::notification::{Next, Notification, PushAnswer};
 use domain::notify::NotifyReport;
-use domain::report::{Observer, Outcome, Report};
+use domain::report::{Observer, Outcome, Report, Skip};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -89,6 +89,9 @@ impl Observer for RefreshLog {
             }
             Outcome::Failed { reason, standing, alarm: None, .. } => {
                 tracing::warn!(streamer = %id, login, reason, %standing, "refresh failed");
+            }
+            Outcome::Skipped(Skip::Unusable { why, .. }) if why.is_ours() => {
+                tracing::error!(streamer = %id, login, %why, "the token is not the streamer's, and somebody has to look");
             }
             other => tracing::debug!(streamer = %id, login, outcome = %other, "streamer done"),
         }

@@ -11,7 +11,7 @@ use crate::authorization::{CampaignId, Participant, Unknown};
 use crate::policy::FailureKind;
 use crate::ports::{Memberships, Signals, Store, StoreError, Twitch};
 use crate::refresh::{Cycle, RefreshService, Whom};
-use crate::report::{Observer, Outcome, Report, Skip, Standing, Stop};
+use crate::report::{Heard, Observer, Outcome, Report, Skip, Standing, Stop};
 use crate::streamer::StreamerId;
 
 /// All that a caller learns of a fault of ours.
@@ -243,7 +243,13 @@ impl Checked {
         let before = participant.token.expires_at;
         let (finding, detail, token_expires_at) = match outcome {
             Some(Outcome::Refreshed { expires_at }) => (Finding::Refreshed, None, expires_at),
-            Some(Outcome::Skipped(Skip::Validated { left })) => (Finding::Ok, None, Some(now + left)),
+            Some(Outcome::Skipped(Skip::Validated { left })) => {
+                (Finding::Ok, None, left.map(|left| now + left))
+            }
+            Some(Outcome::Skipped(Skip::Unusable { why, expires_at })) => {
+                let detail = if why.is_ours() { OUR_FAULT.to_owned() } else { why.to_string() };
+                (Finding::Issue(Issue::TokenInvalid), Some(detail), expires_at)
+            }
             Some(Outcome::Failed { kind, reason, token_expires_at, alarm, .. }) => {
                 let dead = kind == FailureKind::Refusal || token_expires_at.is_some_and(|at| at <= now);
                 let finding = if dead { Finding::Issue(Issue::TokenInvalid) } else { Finding::Unknown };
@@ -284,9 +290,9 @@ fn heard<'a>(
     let unavailable = matches!(report.stopped, Some(Stop::Outages | Stop::Misconfigured(_)));
     let heard = outcomes.filter_map(|outcome| match outcome {
         Outcome::Refreshed { .. }
-        | Outcome::Skipped(Skip::Validated { .. })
-        | Outcome::Failed { kind: FailureKind::Refusal, .. } => Some(TwitchHealth::Available),
-        Outcome::Skipped(Skip::NotValidated(_)) | Outcome::Failed { alarm: None, .. } => {
+        | Outcome::Skipped(Skip::Validated { .. } | Skip::Unusable { .. })
+        | Outcome::Failed { heard: Heard::Answer, .. } => Some(TwitchHealth::Available),
+        Outcome::Skipped(Skip::NotValidated(_)) | Outcome::Failed { heard: Heard::Nothing, .. } => {
             Some(TwitchHealth::Unavailable)
         }
         _ => None,
@@ -325,6 +331,7 @@ mod tests {
                 token_expires_at: None,
                 standing: Standing::NotRecorded,
                 alarm,
+                heard: Heard::Nothing,
             };
             Checked::after(participant(), Some(outcome), None, now).detail.unwrap()
         };

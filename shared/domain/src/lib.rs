@@ -6,6 +6,7 @@
 
 pub mod authorization;
 mod clock;
+pub mod evidence;
 pub mod grant;
 pub mod health;
 pub mod notification;
@@ -24,5 +25,5 @@ pub use authorization::{CampaignId, MembershipKey};
 pub use clock::{Clock, Monotonic};
 pub use retry_after::retry_after;
 pub use stop::{StopSignal, Stopper};
-pub use streamer::{Authorized, Caller, Streamer, StreamerId, TokenState};
+pub use streamer::{Authorized, Caller, NoExpiry, Streamer, StreamerId, TokenState};
 pub use token::{AccessToken, RefreshToken, TokenPair};

@@ -5,7 +5,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::streamer::{Authorized, TokenState};
+use crate::streamer::{Authorized, NoExpiry, TokenState};
 
 /// A streamer whose row can't be read or written is left alone for this long, and each time for twice as long.
 pub const SET_ASIDE: TimeDelta = TimeDelta::minutes(15);
@@ -29,6 +29,12 @@ pub const VALIDATION_AGE: TimeDelta = TimeDelta::minutes(40);
 
 /// So many refusals without a success in between deactivate, however old the last one is.
 pub const REFUSAL_LIMIT: u32 = 3;
+
+/// After so long of refusals that nothing confirms, the streamer and the game masters are notified, once.
+pub const NOTICE_AFTER: TimeDelta = TimeDelta::minutes(30);
+
+/// After so long of nothing but refusals an alarm tells the operator.
+pub const ONLY_REFUSALS: TimeDelta = TimeDelta::hours(2);
 
 /// So many refreshes in a row that were outages, with no success between, end a cycle: Twitch is down and not to be
 /// hammered. So many validations end the validations.
@@ -64,6 +70,28 @@ impl FailureKind {
     }
 }
 
+/// Why a refresh failed, as far as it matters for what follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Twitch refused the grant, and something else says that the grant is dead (see [`crate::evidence`]).
+    ConfirmedRefusal,
+    /// Twitch refused the grant, and nothing else says so.
+    UnconfirmedRefusal,
+    /// Anything that is not the streamer's doing.
+    Outage,
+}
+
+impl Cause {
+    /// Whose fault.
+    #[must_use]
+    pub fn kind(self) -> FailureKind {
+        match self {
+            Self::ConfirmedRefusal | Self::UnconfirmedRefusal => FailureKind::Refusal,
+            Self::Outage => FailureKind::Outage,
+        }
+    }
+}
+
 /// A failure that stands: the last refresh failed and none has succeeded since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -73,14 +101,25 @@ pub struct Failure {
     pub kind: FailureKind,
     /// Refusals recorded since the last success, this one included.
     pub refusals: u32,
+    /// Our own first refusal since the last success.
+    pub refused_since: Option<DateTime<Utc>>,
+    /// Whether people were notified of refusals that nothing confirms, since the last success.
+    pub noticed: bool,
 }
 
 impl Failure {
-    /// A failure of which only the time is known, because another writer recorded it: a first refusal, as the
-    /// brief has it.
+    /// The first failure after a success.
+    #[must_use]
+    pub fn first(kind: FailureKind, at: DateTime<Utc>) -> Self {
+        let refused = kind == FailureKind::Refusal;
+        Self { at, kind, refusals: refused.into(), refused_since: refused.then_some(at), noticed: false }
+    }
+
+    /// A failure of which only the time is known, because another program recorded it: a first refusal, but none of our
+    /// own.
     #[must_use]
     pub fn recorded_elsewhere(at: DateTime<Utc>) -> Self {
-        Self { at, kind: FailureKind::Refusal, refusals: 1 }
+        Self { refused_since: None, ..Self::first(FailureKind::Refusal, at) }
     }
 }
 
@@ -94,9 +133,11 @@ pub const AT_ONCE: TimeDelta = TimeDelta::seconds(10);
 /// What a trigger asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Demand {
-    /// Whatever is due.
+    /// Whatever is due. A planned run, and the command.
     #[default]
     Due,
+    /// Whatever is due by its time. A retry: tokens without an expiry have none, and are refreshed by planned runs.
+    DueByTime,
     /// Whatever is due; tokens that Twitch has not validated lately are validated. The sweep.
     DueOrUnproven,
     /// Everybody, whatever the expiry or a failure says. `--force`.
@@ -127,8 +168,33 @@ pub enum NotDue {
         /// How long it has left.
         left: TimeDelta,
     },
+    /// The token has no expiry, as Twitch says, or none that Twitch tells.
+    NoExpiry,
     /// A failure stands and is younger than the retry delay.
     RetryAt(DateTime<Utc>),
+}
+
+/// From when on a token is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// It always was: its expiry is unknown, and Twitch was not asked.
+    Always,
+    /// From then on.
+    From(DateTime<Utc>),
+    /// At no time: Twitch gives no expiry.
+    AtNoTime,
+}
+
+impl Due {
+    /// From when on, for those who have waited since `since`.
+    #[must_use]
+    pub fn since(self, since: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
+        match self {
+            Self::Always => since,
+            Self::From(at) => Some(at).max(since),
+            Self::AtNoTime => None,
+        }
+    }
 }
 
 /// What a failed refresh changes.
@@ -162,10 +228,11 @@ impl Policy {
     /// The rule of time, for an authorized streamer.
     ///
     /// A standing failure makes the streamer due when the retry delay is over, even while the token has time
-    /// left: a dead grant is better known before the token dies than after.
+    /// left: a dead grant is better known before the token dies than after. Until then a sweep validates the token: one
+    /// that lives needs no mark.
     #[must_use]
     pub fn decide(&self, token: &TokenState, demand: Demand, now: DateTime<Utc>) -> Decision {
-        let valid = NotDue::Valid { left: token.expires_at.map_or(TimeDelta::zero(), |at| at - now) };
+        let valid = token.expires_at.map_or(NotDue::NoExpiry, |at| NotDue::Valid { left: at - now });
         match demand {
             Demand::NotJustNow if refreshed_within(JUST_NOW, token, now) => return Decision::Skip(valid),
             Demand::NotJustNow | Demand::Everybody => return Decision::Refresh,
@@ -174,64 +241,102 @@ impl Policy {
                 return Decision::Refresh;
             }
             Demand::Usable => return Decision::Validate,
-            Demand::Due | Demand::DueOrUnproven => {}
+            Demand::Due | Demand::DueByTime | Demand::DueOrUnproven => {}
         }
-        if self.due_at(token).is_none_or(|at| at <= now) {
+        let due = match self.due_at(token) {
+            Due::Always => true,
+            Due::From(at) => at <= now,
+            Due::AtNoTime => {
+                demand == Demand::Due
+                    && token.no_expiry == Some(NoExpiry::Unknown)
+                    && !refreshed_within(VALIDATION_AGE, token, now)
+            }
+        };
+        if due {
             return Decision::Refresh;
         }
-        if let Some(failure) = token.failure {
-            return Decision::Skip(NotDue::RetryAt(failure.at + self.retry_delay));
-        }
         let proven = token.refreshed_at.max(token.validated_at);
-        if demand == Demand::DueOrUnproven && proven.is_none_or(|at| now - at >= VALIDATION_AGE) {
+        let unproven = token.failure.is_some() || proven.is_none_or(|at| now - at >= VALIDATION_AGE);
+        if demand == Demand::DueOrUnproven && unproven {
             return Decision::Validate;
         }
-        Decision::Skip(valid)
+        Decision::Skip(self.waits_for_retry(token, now).unwrap_or(valid))
     }
 
-    /// From when on the token is due; `None` if it always was.
+    /// From when on the token is due.
     #[must_use]
-    pub fn due_at(&self, token: &TokenState) -> Option<DateTime<Utc>> {
-        match token.failure {
-            Some(failure) => Some(failure.at + self.retry_delay),
-            None => token.expires_at.map(|at| at - EXPIRY_MARGIN),
+    pub fn due_at(&self, token: &TokenState) -> Due {
+        match (token.failure, token.expires_at, token.no_expiry) {
+            (Some(failure), ..) => Due::From(failure.at + self.retry_delay),
+            (None, Some(at), _) => Due::From(at - EXPIRY_MARGIN),
+            (None, None, None) => Due::Always,
+            (None, None, Some(_)) => Due::AtNoTime,
         }
+    }
+
+    /// Whether a failure stands whose retry is not due yet.
+    #[must_use]
+    pub fn waits_for_retry(&self, token: &TokenState, now: DateTime<Utc>) -> Option<NotDue> {
+        let retry_at = token.failure?.at + self.retry_delay;
+        (retry_at > now).then_some(NotDue::RetryAt(retry_at))
     }
 
     /// For how long this streamer has been due; `None`: not due. Before the authorization nobody was waiting.
     #[must_use]
     pub fn due_for(&self, streamer: &Authorized, now: DateTime<Utc>) -> Option<TimeDelta> {
-        let since = self.due_at(&streamer.token).max(streamer.since(now))?;
+        let since = self.due_at(&streamer.token).since(streamer.since(now))?;
         (since <= now).then(|| now - since)
     }
 
-    /// The rule of failure: what a failed refresh of class `kind` does to a streamer with the standing failure
-    /// `before`.
+    /// The rule of failure: what a failed refresh does to a streamer with the standing failure `before`.
     #[must_use]
-    pub fn after_failure(&self, before: Option<Failure>, kind: FailureKind, now: DateTime<Utc>) -> Verdict {
-        let recorded = |kind, refusals| Verdict::Recorded(Failure { at: now, kind, refusals });
-        let Some(before) = before else {
-            return recorded(kind, u32::from(kind == FailureKind::Refusal));
-        };
-        let age = now - before.at;
-        if age < self.retry_delay {
+    pub fn after_failure(&self, before: Option<Failure>, cause: Cause, now: DateTime<Utc>) -> Verdict {
+        let kind = cause.kind();
+        let Some(before) = before else { return Verdict::Recorded(Failure::first(kind, now)) };
+        if now - before.at < self.retry_delay {
             return Verdict::Repeated(before);
         }
+        let outage = Failure { at: now, kind: FailureKind::Outage, ..before };
         if kind == FailureKind::Outage {
-            return recorded(kind, before.refusals);
+            return Verdict::Recorded(outage);
         }
-        let confirmed = before.kind == FailureKind::Refusal && age <= RETRY_WINDOW;
-        let refusals = before.refusals.saturating_add(1);
-        if !confirmed && refusals < REFUSAL_LIMIT {
-            return recorded(kind, refusals);
+        if cause == Cause::ConfirmedRefusal && self.is_decisive(Some(before), now) {
+            return if self.deactivation { Verdict::Deactivate } else { Verdict::Recorded(outage) };
         }
-        if self.deactivation { Verdict::Deactivate } else { recorded(FailureKind::Outage, before.refusals) }
+        Verdict::Recorded(Failure {
+            at: now,
+            kind,
+            refusals: before.refusals.saturating_add(1),
+            refused_since: before.refused_since.or(Some(now)),
+            noticed: before.noticed,
+        })
+    }
+
+    /// Whether a refusal now deactivates if it is confirmed: it is the second within [`RETRY_WINDOW`], or the third
+    /// without a success.
+    #[must_use]
+    pub fn is_decisive(&self, before: Option<Failure>, now: DateTime<Utc>) -> bool {
+        before.is_some_and(|before| {
+            let age = now - before.at;
+            let second = before.kind == FailureKind::Refusal && age <= RETRY_WINDOW;
+            age >= self.retry_delay && (second || before.refusals.saturating_add(1) >= REFUSAL_LIMIT)
+        })
+    }
+
+    /// Whether people are to be notified of this failure, which has just been recorded and deactivates nobody.
+    #[must_use]
+    pub fn is_to_be_noticed(&self, failure: &Failure) -> bool {
+        let refused_for = failure.refused_since.map(|since| failure.at - since);
+        self.deactivation
+            && failure.kind == FailureKind::Refusal
+            && !failure.noticed
+            && refused_for.is_some_and(|refused| refused >= NOTICE_AFTER)
     }
 }
 
-/// An expiry that nobody knows is soon.
+/// An expiry that is unknown is soon, unless Twitch was asked and gives none.
 fn expires_soon(token: &TokenState, now: DateTime<Utc>) -> bool {
-    token.expires_at.is_none_or(|at| at - EXPIRY_MARGIN <= now)
+    token.expires_at.map_or(token.no_expiry.is_none(), |at| at - EXPIRY_MARGIN <= now)
 }
 
 /// Refreshed not longer ago, and nothing has gone wrong since.
@@ -257,7 +362,7 @@ mod tests {
     }
 
     fn failed(minutes_ago: i64, kind: FailureKind, refusals: u32) -> Failure {
-        Failure { at: now() - minutes(minutes_ago), kind, refusals }
+        Failure { refusals, ..Failure::first(kind, now() - minutes(minutes_ago)) }
     }
 
     fn living(left: TimeDelta) -> TokenState {
@@ -295,7 +400,8 @@ mod tests {
             let mut token = living(left);
             token.failure = Some(failed(14, FailureKind::Outage, 0));
             let retry_at = now() + minutes(1);
-            assert_eq!(decide(&token, SWEEP), Decision::Skip(NotDue::RetryAt(retry_at)));
+            assert_eq!(decide(&token, PLAIN), Decision::Skip(NotDue::RetryAt(retry_at)));
+            assert_eq!(decide(&token, SWEEP), Decision::Validate, "one that lives needs no mark");
             assert_eq!(decide(&token, FORCE), Decision::Refresh);
             token.failure = Some(failed(15, FailureKind::Outage, 0));
             assert_eq!(decide(&token, PLAIN), Decision::Refresh);
@@ -338,43 +444,99 @@ mod tests {
         assert_eq!(decide(&token, FORCE), Decision::Refresh);
     }
 
-    /// The table of the rule of failure, row by row.
+    const CAUSES: [Cause; 3] = [Cause::ConfirmedRefusal, Cause::UnconfirmedRefusal, Cause::Outage];
+
+    /// The table of the rule of failure, row by row: after a confirmed refusal, an unconfirmed one, and an outage.
     #[test]
     fn the_failure_table() {
         use FailureKind::{Outage, Refusal};
-        let record = |kind, refusals| Verdict::Recorded(Failure { at: now(), kind, refusals });
-        let rows = [
-            // no failure recorded
-            (None, Refusal, record(Refusal, 1)),
-            (None, Outage, record(Outage, 0)),
-            // under 15 minutes old: counts for nothing
-            (Some(failed(14, Refusal, 1)), Refusal, Verdict::Repeated(failed(14, Refusal, 1))),
-            (Some(failed(14, Outage, 2)), Refusal, Verdict::Repeated(failed(14, Outage, 2))),
-            (Some(failed(0, Refusal, 1)), Outage, Verdict::Repeated(failed(0, Refusal, 1))),
-            // 15 to 30 minutes old and a refusal
-            (Some(failed(15, Refusal, 1)), Refusal, Verdict::Deactivate),
-            (Some(failed(30, Refusal, 1)), Refusal, Verdict::Deactivate),
-            (Some(failed(15, Refusal, 1)), Outage, record(Outage, 1)),
+        let since = |before: Failure| before.refused_since.or(Some(now()));
+        let refusal = |before: Failure, refusals| {
+            let refused_since = since(before);
+            Verdict::Recorded(Failure { at: now(), kind: Refusal, refusals, refused_since, noticed: false })
+        };
+        let outage = |before: Failure| Verdict::Recorded(Failure { at: now(), kind: Outage, ..before });
+        let marked = |minutes_ago| Failure::recorded_elsewhere(now() - minutes(minutes_ago));
+        // Of failures that stand: what a refusal makes of them if it is confirmed, and how many refusals are counted then.
+        for (before, deactivates, refusals) in [
+            // 15 to 30 minutes old and a refusal, confirmed or not, or another program's mark
+            (failed(15, Refusal, 1), true, 2),
+            (failed(30, Refusal, 1), true, 2),
+            (marked(15), true, 2),
+            (marked(30), true, 2),
             // older, or an outage
-            (Some(failed(31, Refusal, 1)), Refusal, record(Refusal, 2)),
-            (Some(failed(20, Outage, 0)), Refusal, record(Refusal, 1)),
-            (Some(failed(20, Outage, 1)), Refusal, record(Refusal, 2)),
-            (Some(failed(600, Outage, 1)), Outage, record(Outage, 1)),
+            (failed(31, Refusal, 1), false, 2),
+            (marked(31), false, 2),
+            (failed(20, Outage, 0), false, 1),
+            (failed(20, Outage, 1), false, 2),
             // the third refusal without a success, at any age
-            (Some(failed(600, Refusal, 2)), Refusal, Verdict::Deactivate),
-            (Some(failed(20, Outage, 2)), Refusal, Verdict::Deactivate),
-        ];
-        for (before, kind, expected) in rows {
-            let verdict = Policy::default().after_failure(before, kind, now());
-            assert_eq!(verdict, expected, "{before:?} then {kind:?}");
+            (failed(600, Refusal, 2), true, 3),
+            (failed(20, Outage, 2), true, 3),
+        ] {
+            let after = |cause| Policy::default().after_failure(Some(before), cause, now());
+            let confirmed = if deactivates { Verdict::Deactivate } else { refusal(before, refusals) };
+            assert_eq!(after(Cause::ConfirmedRefusal), confirmed, "{before:?}");
+            assert_eq!(after(Cause::UnconfirmedRefusal), refusal(before, refusals), "{before:?}");
+            assert_eq!(after(Cause::Outage), outage(before), "{before:?}");
+            assert_eq!(Policy::default().is_decisive(Some(before), now()), deactivates, "{before:?}");
         }
+        // under 15 minutes old: counts for nothing
+        for before in [failed(14, Refusal, 1), failed(14, Refusal, 2), failed(14, Outage, 2), marked(0)] {
+            for cause in CAUSES {
+                let verdict = Policy::default().after_failure(Some(before), cause, now());
+                assert_eq!(verdict, Verdict::Repeated(before), "{before:?} then {cause:?}");
+            }
+            assert!(!Policy::default().is_decisive(Some(before), now()));
+        }
+        // no failure recorded
+        for cause in CAUSES {
+            let verdict = Policy::default().after_failure(None, cause, now());
+            assert_eq!(verdict, Verdict::Recorded(Failure::first(cause.kind(), now())), "{cause:?}");
+        }
+        assert!(!Policy::default().is_decisive(None, now()));
     }
 
     #[test]
-    fn a_failure_that_another_writer_recorded_is_a_first_refusal() {
-        let before = Failure::recorded_elsewhere(now() - minutes(20));
-        let verdict = Policy::default().after_failure(Some(before), FailureKind::Refusal, now());
-        assert_eq!(verdict, Verdict::Deactivate);
+    fn people_are_notified_once_after_30_minutes_of_refusals_that_nothing_confirms() {
+        let mut standing = None;
+        let mut noticed = Vec::new();
+        for minute in [0, 15, 30, 45, 60] {
+            let at = now() + minutes(minute);
+            let verdict = Policy::default().after_failure(standing, Cause::UnconfirmedRefusal, at);
+            let Verdict::Recorded(mut failure) = verdict else { panic!("{verdict:?}") };
+            if Policy::default().is_to_be_noticed(&failure) {
+                noticed.push(minute);
+                failure.noticed = true;
+            }
+            standing = Some(failure);
+        }
+        assert_eq!(noticed, [30]);
+        let outage = Failure { kind: FailureKind::Outage, noticed: false, ..standing.unwrap() };
+        assert!(!Policy::default().is_to_be_noticed(&outage));
+        let off = Policy { deactivation: false, ..Policy::default() };
+        assert!(!off.is_to_be_noticed(&Failure { noticed: false, ..standing.unwrap() }));
+    }
+
+    #[test]
+    fn a_token_without_an_expiry_is_validated_hourly_and_refreshed_by_planned_runs_if_it_may_expire() {
+        let proven = |no_expiry, minutes_ago| TokenState {
+            no_expiry: Some(no_expiry),
+            refreshed_at: Some(now() - minutes(minutes_ago)),
+            ..TokenState::default()
+        };
+        for no_expiry in [NoExpiry::Never, NoExpiry::Unknown] {
+            for minutes_ago in [39, 40, 10_000] {
+                let token = proven(no_expiry, minutes_ago);
+                let (skip, old) = (Decision::Skip(NotDue::NoExpiry), minutes_ago >= 40);
+                assert_eq!(decide(&token, SWEEP), if old { Decision::Validate } else { skip });
+                assert_eq!(decide(&token, Demand::DueByTime), skip, "a retry is for others");
+                let due = old && no_expiry == NoExpiry::Unknown;
+                assert_eq!(decide(&token, PLAIN), if due { Decision::Refresh } else { skip });
+                assert_eq!(decide(&token, Demand::Usable), Decision::Validate);
+                assert_eq!(decide(&token, FORCE), Decision::Refresh);
+                assert_eq!(Policy::default().due_at(&token), Due::AtNoTime);
+            }
+        }
     }
 
     #[test]
@@ -392,16 +554,28 @@ mod tests {
         (-200_000_i64..200_000).prop_map(|seconds| now() + TimeDelta::seconds(seconds))
     }
 
+    fn any_cause() -> impl Strategy<Value = Cause> {
+        proptest::sample::select(CAUSES.to_vec())
+    }
+
     fn any_failure() -> impl Strategy<Value = Option<Failure>> {
-        let failure = (any_time(), any_kind(), 0_u32..5);
-        proptest::option::of(failure.prop_map(|(at, kind, refusals)| Failure { at, kind, refusals }))
+        let failure = (any_time(), any_kind(), 0_u32..5, proptest::option::of(any_time()), any::<bool>());
+        proptest::option::of(failure.prop_map(|(at, kind, refusals, refused_since, noticed)| Failure {
+            at,
+            kind,
+            refusals,
+            refused_since,
+            noticed,
+        }))
     }
 
     fn any_token() -> impl Strategy<Value = TokenState> {
         let time = || proptest::option::of(any_time());
-        (time(), time(), time(), any_failure()).prop_map(
-            |(expires_at, refreshed_at, validated_at, failure)| TokenState {
+        let no_expiry = proptest::option::of(prop_oneof![Just(NoExpiry::Never), Just(NoExpiry::Unknown)]);
+        (time(), no_expiry, time(), time(), any_failure()).prop_map(
+            |(expires_at, no_expiry, refreshed_at, validated_at, failure)| TokenState {
                 expires_at,
+                no_expiry,
                 refreshed_at,
                 validated_at,
                 failure,
@@ -452,20 +626,21 @@ mod tests {
         }
 
         #[test]
-        fn an_outage_never_deactivates(before in any_failure()) {
-            let verdict = Policy::default().after_failure(before, FailureKind::Outage, now());
-            prop_assert_ne!(verdict, Verdict::Deactivate);
+        fn only_a_confirmed_refusal_deactivates(before in any_failure(), cause in any_cause()) {
+            let verdict = Policy::default().after_failure(before, cause, now());
+            let decisive = Policy::default().is_decisive(before, now());
+            prop_assert_eq!(verdict == Verdict::Deactivate, cause == Cause::ConfirmedRefusal && decisive);
         }
 
         #[test]
-        fn nobody_is_deactivated_at_a_first_refusal(kinds in proptest::collection::vec(any_kind(), 0..20)) {
+        fn nobody_is_deactivated_at_a_first_refusal(causes in proptest::collection::vec(any_cause(), 0..20)) {
             // However many outages came before, spaced as retries are.
             let mut standing = None;
             let mut refusals = 0;
-            for (n, kind) in (0_i64..).zip(kinds) {
+            for (n, cause) in (0_i64..).zip(causes) {
                 let at = now() + RETRY_DELAY * i32::try_from(n).unwrap();
-                refusals += u32::from(kind == FailureKind::Refusal);
-                match Policy::default().after_failure(standing, kind, at) {
+                refusals += u32::from(cause.kind() == FailureKind::Refusal);
+                match Policy::default().after_failure(standing, cause, at) {
                     Verdict::Deactivate => {
                         prop_assert!(refusals >= 2);
                         break;
@@ -476,11 +651,11 @@ mod tests {
         }
 
         #[test]
-        fn the_third_refusal_deactivates_at_the_latest(waits in proptest::collection::vec(15_i64..5_000, 3)) {
+        fn the_third_confirmed_refusal_deactivates_at_the_latest(waits in proptest::collection::vec(15_i64..5_000, 3)) {
             let (mut at, mut standing, mut verdicts) = (now(), None, Vec::new());
             for wait in waits {
                 at += minutes(wait);
-                let verdict = Policy::default().after_failure(standing, FailureKind::Refusal, at);
+                let verdict = Policy::default().after_failure(standing, Cause::ConfirmedRefusal, at);
                 if let Verdict::Recorded(failure) = verdict {
                     standing = Some(failure);
                 }
@@ -490,9 +665,9 @@ mod tests {
         }
 
         #[test]
-        fn switched_off_nobody_is_deactivated(before in any_failure(), kind in any_kind()) {
+        fn switched_off_nobody_is_deactivated(before in any_failure(), cause in any_cause()) {
             let policy = Policy { deactivation: false, ..Policy::default() };
-            prop_assert_ne!(policy.after_failure(before, kind, now()), Verdict::Deactivate);
+            prop_assert_ne!(policy.after_failure(before, cause, now()), Verdict::Deactivate);
         }
     }
 }

@@ -11,11 +11,12 @@ use serde::Serialize;
 
 use crate::authorization::{Authorization, CampaignId, Membership, MembershipKey, Participant, Unknown};
 use crate::clock::{Clock, Monotonic};
+use crate::evidence::History;
 use crate::notification::{Next, Notification, PushAnswer, Subscription, Told};
 use crate::policy::Failure;
 use crate::schedule::Trigger;
 use crate::stop::StopSignal;
-use crate::streamer::{Authorized, Caller, Streamer, StreamerId, TokenState};
+use crate::streamer::{Authorized, Caller, NoExpiry, Streamer, StreamerId, TokenState};
 use crate::token::{AccessToken, RefreshToken, TokenPair};
 
 /// The database failed; the text says at what, and what the reader can do. Holds no secret.
@@ -84,6 +85,25 @@ pub trait Store: Send + Sync {
         attempts: &[Attempt],
         give_up_at: Monotonic,
     ) -> impl Future<Output = Result<Vec<Deactivation>, StoreError>> + Send;
+
+    /// Puts the notifications of these recorded refusals into the outbox, deactivates nobody, and counts them as
+    /// deactivations against the budget. While the database is away it tries again until `give_up_at`. Answers in the
+    /// order of `attempts` who is notified; `None`: the budget is used up, or they were notified before.
+    fn notice(
+        &self,
+        attempts: &[Attempt],
+        give_up_at: Monotonic,
+    ) -> impl Future<Output = Result<Vec<Option<Vec<Told>>>, StoreError>> + Send;
+
+    /// What became of the last refreshes under this client id.
+    fn history(&self, client_id: &str) -> impl Future<Output = Result<History, StoreError>> + Send;
+
+    /// A few authorized streamers without a failure, other than these, whose access token should live.
+    fn healthy(
+        &self,
+        except: &[StreamerId],
+        now: DateTime<Utc>,
+    ) -> impl Future<Output = Result<Vec<StreamerId>, StoreError>> + Send;
 }
 
 /// Where memberships are kept, for those who ask for a streamer or a campaign.
@@ -155,8 +175,12 @@ pub struct Claim {
     pub streamer: Streamer,
     /// False if the streamer was deactivated while the lease was waited for: then it is only to be given back.
     pub is_active: bool,
+    /// The streamer's id at Twitch.
+    pub twitch_user_id: String,
     /// The state as of the lease.
     pub token: TokenState,
+    /// What is remembered of the stored pair.
+    pub memory: PairMemory,
     /// The access token that is stored.
     pub access: Result<AccessToken, Unreadable>,
     /// The refresh token that is stored.
@@ -179,6 +203,41 @@ pub struct Lease {
     /// The refresh token as stored, encrypted, that the attempt starts from. If another writer has changed it by
     /// the time the result is written, theirs stands.
     pub started_from: Option<String>,
+    /// A digest of the access token as stored: what is remembered of a pair belongs to it.
+    pub pair: Option<Vec<u8>>,
+}
+
+/// What we remember of a stored pair, for as long as it is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PairMemory {
+    /// The expiry that Twitch gave its access token.
+    pub expiry: Option<Expiry>,
+    /// When Twitch called the access token dead before that.
+    pub rejected_at: Option<DateTime<Utc>>,
+    /// The application that it was issued to.
+    pub client_id: Option<String>,
+    /// The Twitch user that it belongs to.
+    pub user_id: Option<String>,
+}
+
+/// When an access token expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// Then.
+    At(DateTime<Utc>),
+    /// Twitch gives no time.
+    None(NoExpiry),
+}
+
+impl Expiry {
+    /// The time, if there is one.
+    #[must_use]
+    pub fn at(self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::At(at) => Some(at),
+            Self::None(_) => None,
+        }
+    }
 }
 
 /// An answer of Twitch's, and the write of it, need this much of a lease.
@@ -253,7 +312,7 @@ impl<'a> Permit<'a> {
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, fence, until, held_until: _, started_from: _ } = self;
+        let Self { id, fence, until, held_until: _, started_from: _, pair: _ } = self;
         f.debug_struct("Lease")
             .field("id", id)
             .field("fence", fence)
@@ -295,6 +354,10 @@ pub struct Attempt {
     pub caller: Option<Caller>,
     /// The campaign that is authorized with it, from `ended_at` on.
     pub grants: Option<CampaignId>,
+    /// The client id under which Twitch was asked for a new pair.
+    pub client_id: String,
+    /// Whether Twitch refused to give one, whatever that counts as.
+    pub refused: bool,
     /// What it changes.
     pub change: Change,
 }
@@ -306,13 +369,13 @@ pub enum Change {
     Refreshed {
         /// The new pair.
         pair: TokenPair,
-        /// When the access token dies, as far as Twitch said so.
-        expires_at: Option<DateTime<Utc>>,
+        /// What is known of it; no expiry if Twitch did not say any.
+        memory: PairMemory,
     },
-    /// Twitch calls the token valid.
+    /// Twitch calls the token valid, which clears a standing failure.
     Validated {
-        /// When it dies, as Twitch says.
-        expires_at: DateTime<Utc>,
+        /// What Twitch says of it.
+        memory: PairMemory,
     },
     /// The refresh failed; this failure stands now.
     Failed {
@@ -322,6 +385,8 @@ pub enum Change {
         reason: String,
         /// What is known of the access token's expiry by now.
         expires_at: Option<DateTime<Utc>>,
+        /// What is known of the pair by now.
+        memory: PairMemory,
     },
     /// The refresh was refused for good. For [`Store::deactivate`].
     Deactivated {
@@ -329,6 +394,8 @@ pub enum Change {
         reason: String,
         /// What is known of the access token's expiry by now.
         expires_at: Option<DateTime<Utc>>,
+        /// What is known of the pair by now.
+        memory: PairMemory,
     },
     /// Nothing: only the lease is given back.
     Released,
@@ -376,6 +443,9 @@ pub trait Twitch: Send + Sync {
         permit: &Permit<'_>,
     ) -> impl Future<Output = Result<TokenResponse, RefreshError>> + Send;
 
+    /// The client id that calls are made under.
+    fn client_id(&self) -> String;
+
     /// Asks whether the access token lives, if the permit allows it.
     fn validate(
         &self,
@@ -405,6 +475,10 @@ impl<T: Twitch> Twitch for Arc<T> {
         permit: &Permit<'_>,
     ) -> Result<TokenResponse, RefreshError> {
         self.as_ref().refresh(token, permit).await
+    }
+
+    fn client_id(&self) -> String {
+        self.as_ref().client_id()
     }
 
     async fn validate(

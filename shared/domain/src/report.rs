@@ -39,6 +39,8 @@ pub enum Outcome {
         standing: Standing,
         /// What somebody has to look at, if anything.
         alarm: Option<Alarm>,
+        /// Whether Twitch answered.
+        heard: Heard,
     },
     /// No refresh was called for.
     Skipped(Skip),
@@ -46,6 +48,58 @@ pub enum Outcome {
     WouldRefresh,
     /// A dry run: Twitch would have been asked whether the token lives.
     WouldValidate,
+}
+
+/// Whether Twitch answered in an attempt that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It was not asked.
+    NotAsked,
+    /// It was asked and gave no answer that could be used.
+    Nothing,
+    /// It answered.
+    Answer,
+}
+
+/// Why a token that lives is not usable, as Twitch describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// It was issued to another application, with this client id.
+    OtherClient(String),
+    /// It belongs to another Twitch user, with this id.
+    OtherUser(String),
+    /// It lacks these scopes, which `REQUIRED_SCOPES` names.
+    MissingScopes(Vec<String>),
+}
+
+impl Unusable {
+    /// Whether somebody other than the streamer has to look at it.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        match self {
+            Self::OtherClient(_) | Self::OtherUser(_) => true,
+            Self::MissingScopes(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OtherClient(id) => {
+                write!(
+                    f,
+                    "the access token belongs to another application (client id {id}): check TWITCH_CLIENT_ID"
+                )
+            }
+            Self::OtherUser(id) => {
+                write!(f, "the access token belongs to another Twitch user (id {id}) than the streamer")
+            }
+            Self::MissingScopes(scopes) => {
+                write!(f, "the token lacks required scopes: {}", scopes.join(", "))
+            }
+        }
+    }
 }
 
 /// What somebody has to look at after a failed refresh.
@@ -56,6 +110,8 @@ pub enum Alarm {
     /// What Twitch answered is lost: it could not be stored, another writer's tokens stand in its place, or the program
     /// panicked.
     NotStored,
+    /// Twitch says that the stored token belongs to another application or another user.
+    Misplaced,
     /// The streamer was refused for good and not deactivated: the hour's budget is used up, or deactivation is switched
     /// off.
     HeldBack,
@@ -76,6 +132,13 @@ pub enum Standing {
         /// When the next attempt is due.
         retry_at: DateTime<Utc>,
     },
+    /// As recorded; and people were notified, because refusals that nothing confirms have lasted too long.
+    Noticed {
+        /// When the next attempt is due.
+        retry_at: DateTime<Utc>,
+        /// Who is notified.
+        told: Vec<Told>,
+    },
     /// The streamer is deactivated.
     Deactivated {
         /// Who is told.
@@ -94,8 +157,15 @@ pub enum Skip {
     NotDue(NotDue),
     /// Twitch was asked and calls the token valid.
     Validated {
-        /// How long the token has left.
-        left: TimeDelta,
+        /// How long the token has left; `None` if Twitch gives no expiry.
+        left: Option<TimeDelta>,
+    },
+    /// Twitch was asked and calls the token valid, but it is not the one that is needed.
+    Unusable {
+        /// Why.
+        why: Unusable,
+        /// When the token expires, if Twitch says so.
+        expires_at: Option<DateTime<Utc>>,
     },
     /// Twitch was asked whether the token lives and gave no answer.
     NotValidated(String),
@@ -140,7 +210,10 @@ impl fmt::Display for Skip {
             Self::NotDue(NotDue::RetryAt(at)) => {
                 write!(f, "failed lately, retry at {}", at.format("%H:%M:%S"))
             }
-            Self::Validated { left } => write!(f, "validated, valid for {}", Human(*left)),
+            Self::NotDue(NotDue::NoExpiry) => f.write_str("valid, without a known expiry"),
+            Self::Validated { left: Some(left) } => write!(f, "validated, valid for {}", Human(*left)),
+            Self::Validated { left: None } => f.write_str("validated, valid without a known expiry"),
+            Self::Unusable { why, .. } => write!(f, "validated, but {why}"),
             Self::NotValidated(reason) => write!(f, "could not be validated: {reason}"),
             Self::Leased => {
                 f.write_str("another run is refreshing it, its row is locked, or it was deactivated just now")
@@ -165,6 +238,10 @@ impl fmt::Display for Standing {
             }
             Self::Repeated { retry_at } => {
                 write!(f, "an earlier failure stands, retry at {}", retry_at.format("%H:%M:%S"))
+            }
+            Self::Noticed { retry_at, told } => {
+                write!(f, "refusal recorded, retry at {}", retry_at.format("%H:%M:%S"))?;
+                told.iter().try_for_each(|told| write!(f, "; {told}"))
             }
             Self::Deactivated { told } => {
                 f.write_str("deactivated: the streamer has to reconnect")?;
@@ -242,6 +319,8 @@ pub struct Alarms {
     pub unreadable: u64,
     /// See [`Alarm::NotStored`].
     pub not_stored: u64,
+    /// See [`Alarm::Misplaced`].
+    pub misplaced: u64,
     /// See [`Alarm::HeldBack`].
     pub held_back: u64,
 }
@@ -250,13 +329,14 @@ impl Alarms {
     /// All of them.
     #[must_use]
     pub fn total(self) -> u64 {
-        self.unreadable + self.not_stored + self.held_back
+        self.unreadable + self.not_stored + self.misplaced + self.held_back
     }
 
     fn count(&mut self, alarm: Alarm) {
         *match alarm {
             Alarm::Unreadable => &mut self.unreadable,
             Alarm::NotStored => &mut self.not_stored,
+            Alarm::Misplaced => &mut self.misplaced,
             Alarm::HeldBack => &mut self.held_back,
         } += 1;
     }
@@ -281,7 +361,7 @@ pub struct Report {
     pub outages: u64,
     /// Of the failed, those deactivated.
     pub deactivated: u64,
-    /// Of the failed, those that somebody has to look at.
+    /// Of the failed, those that somebody has to look at; and of the skipped, those whose token is another's.
     pub alarms: Alarms,
     /// In a dry run, those that were due.
     pub would_refresh: u64,
@@ -322,6 +402,11 @@ impl Report {
             Outcome::Skipped(skip) => {
                 self.skipped += 1;
                 self.validated += u64::from(matches!(skip, Skip::Validated { .. }));
+                if let Skip::Unusable { why, .. } = skip
+                    && why.is_ours()
+                {
+                    self.alarms.count(Alarm::Misplaced);
+                }
             }
             Outcome::WouldRefresh => self.would_refresh += 1,
             Outcome::WouldValidate | Outcome::Granted { refreshed: false, .. } => self.skipped += 1,

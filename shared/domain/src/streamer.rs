@@ -52,14 +52,25 @@ impl fmt::Display for Caller {
 /// What is known of a streamer's tokens without reading them; all that the policy decides on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenState {
-    /// When the access token dies; `None` if nobody knows.
+    /// When the access token expires; `None` if that is unknown, or if it never does.
     pub expires_at: Option<DateTime<Utc>>,
+    /// What Twitch says of the stored access token where it gives no expiry; `None` if it was not asked.
+    pub no_expiry: Option<NoExpiry>,
     /// The last refresh that succeeded.
     pub refreshed_at: Option<DateTime<Utc>>,
     /// The last time that Twitch called the access token valid.
     pub validated_at: Option<DateTime<Utc>>,
     /// The failure that stands, if the last refresh failed.
     pub failure: Option<Failure>,
+}
+
+/// Why Twitch gives no expiry for an access token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoExpiry {
+    /// The token never expires.
+    Never,
+    /// No answer says when.
+    Unknown,
 }
 
 /// An authorized streamer: active, with a membership `ACTIVE` whose authorization is not over.
@@ -93,11 +104,7 @@ mod tests {
         let now = DateTime::from_timestamp(1_795_813_200, 0).unwrap();
         let minutes = TimeDelta::minutes;
         let due_for = |left: Option<i64>, failed_ago: Option<i64>, authorized_for| {
-            let failure = failed_ago.map(|ago| Failure {
-                at: now - minutes(ago),
-                kind: FailureKind::Outage,
-                refusals: 0,
-            });
+            let failure = failed_ago.map(|ago| Failure::first(FailureKind::Outage, now - minutes(ago)));
             let expires_at = left.map(|left| now + minutes(left));
             let authorized = Authorized {
                 streamer: Streamer {

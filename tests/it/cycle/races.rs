@@ -102,6 +102,7 @@ async fn what_waits_for_its_turn_is_deactivated_in_one_transaction() -> Result<(
     let world = &still.world;
     world.add_all((0..200).map(|n| NewStreamer::fresh(format!("alive{n}"))).collect()).await?;
     let dead = world.add_all((0..40).map(|n| NewStreamer::due(format!("dead{n}"))).collect()).await?;
+    world.add(NewStreamer::due("witness")).await?;
     for (n, id) in dead.into_iter().enumerate() {
         world.twitch.disconnect(&format!("dead{n}"))?;
         refused_before(world, id).await?;

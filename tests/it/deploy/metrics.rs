@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use chrono::TimeDelta;
 use domain::{Clock as _, MembershipKey, StreamerId};
 use end_to_end::emf::Values;
-use end_to_end::people::{campaign, refused_before, sender, subscribe, user};
+use end_to_end::people::{campaign, refused_before, refused_for_good, sender, subscribe, user};
 use end_to_end::requests::{REQUEST_ID, authorization_path, check_path, event, membership};
 use end_to_end::watched::Watched;
 use end_to_end::world;
@@ -32,8 +32,14 @@ async fn execute(world: &World, statement: &'static str, streamer: StreamerId) -
 
 /// The counts, without what was measured.
 fn counts(values: &Values) -> Vec<(&str, f64)> {
-    let measured = [Metric::CycleDuration, Metric::TwitchLatency, Metric::OldestDueAge, Metric::OutboxAge]
-        .map(Metric::name);
+    let measured = [
+        Metric::CycleDuration,
+        Metric::TwitchLatency,
+        Metric::OldestDueAge,
+        Metric::OutboxAge,
+        Metric::RefusedOnlyAge,
+    ]
+    .map(Metric::name);
     let counts = values.iter().filter(|(name, _)| !measured.contains(name) && **name != "DeadMinutes");
     counts.map(|(name, values)| (*name, values[0])).collect()
 }
@@ -61,7 +67,7 @@ async fn a_sweep_says_exactly_what_it_did() -> Result<()> {
     for login in ["dead-1", "dead-2", "dead-3", "dead-4"] {
         let dead = world.add(NewStreamer::due(login)).await?;
         world.twitch.disconnect(login)?;
-        refused_before(&world, dead).await?;
+        refused_for_good(&world, dead).await?;
     }
     aws.fault(Service::Events, AwsFault::AccessDenied, usize::MAX);
     let environment = world.environment().into_iter().chain(aws.environment()).collect();
@@ -86,9 +92,16 @@ async fn a_sweep_says_exactly_what_it_did() -> Result<()> {
     assert_eq!(counts(values), expected, "{report}");
     assert_eq!(
         measured(values),
-        BTreeSet::from(["CycleDuration", "DeadMinutes", "OldestDueAge", "OutboxAge", "TwitchLatency"])
+        BTreeSet::from([
+            "CycleDuration",
+            "DeadMinutes",
+            "OldestDueAge",
+            "OutboxAge",
+            "RefusedOnlyAge",
+            "TwitchLatency"
+        ])
     );
-    assert_eq!(report["alarms"], json!({"unreadable": 1, "not_stored": 0, "held_back": 1}));
+    assert_eq!(report["alarms"], json!({"unreadable": 1, "not_stored": 0, "misplaced": 0, "held_back": 1}));
     let totals = world.twitch.totals();
     assert_eq!(values["TwitchLatency"].len() as u64, totals.token_requests + totals.validate_requests);
     assert!(values["TwitchLatency"].iter().all(|latency| *latency > 0.0), "{values:?}");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use domain::MembershipKey;
 use domain::schedule::{NOTIFY_TIMER, PLANNED_RUNS, SWEEP};
-use end_to_end::people::{refused_before, sender};
+use end_to_end::people::{refused_for_good, sender};
 use end_to_end::requests::membership;
 use end_to_end::settings::settings;
 use end_to_end::template::{Template, elements, variables};
@@ -116,7 +116,7 @@ async fn refused() -> Result<(World, [MembershipKey; 2])> {
     let (first, second) = (world.add(new("first")).await?, world.add(new("second")).await?);
     world.twitch.disconnect("first")?;
     world.twitch.disconnect("second")?;
-    refused_before(&world, second).await?;
+    refused_for_good(&world, second).await?;
     let keys = [membership(&world, first).await?, membership(&world, second).await?];
     Ok((world, keys))
 }

@@ -96,7 +96,8 @@ async fn forty_dead_grants_among_two_thousand_are_told_and_nobody_else() -> Resu
 
 #[tokio::test]
 async fn with_deactivation_off_nobody_is_deactivated_and_an_alarm_says_so() -> Result<()> {
-    let streamers = (0..20).map(|n| NewStreamer::fresh(format!("s{n:02}")));
+    // The last one is refreshed when the dead are first refused, which so is their affair and no fault of Twitch's.
+    let streamers = (0..19).map(|n| NewStreamer::fresh(format!("s{n:02}"))).chain([NewStreamer::due("s19")]);
     let (world, clock) = world_at_noon(streamers.collect()).await?;
     everybody_has_a_device(&world).await?;
     let dead: BTreeSet<String> = (0..4).map(|n| format!("s{n:02}")).collect();

@@ -53,7 +53,8 @@ impl Stage {
         for login in logins {
             self.still.world.twitch.disconnect(login)?;
         }
-        sqlx::query("UPDATE streamers SET token_refresh_failed_at = $1")
+        // There is nothing to ask Twitch about, which confirms the second, whatever becomes of others.
+        sqlx::query("UPDATE streamers SET token_refresh_failed_at = $1, access_token_encrypted = 'invalid'")
             .bind(self.still.now() - TimeDelta::minutes(16))
             .execute(&self.still.world.pool)
             .await?;

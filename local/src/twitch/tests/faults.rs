@@ -178,7 +178,19 @@ async fn faults_that_spoil_a_success() {
     let (refresh, validation) = both(Fault::ScopeNull).await;
     assert_eq!((refresh.get("scope"), validation.get("scopes")), (Some(&Value::Null), Some(&Value::Null)));
 
-    assert_eq!(scene.twitch.totals().refreshes, 4);
+    let (refresh, validation) = both(Fault::ZeroExpiresIn).await;
+    assert_eq!((&refresh["expires_in"], &validation["expires_in"]), (&json!(0), &json!(0)));
+
+    for (fault, field) in [(Fault::OtherClient, "client_id"), (Fault::OtherUser, "user_id")] {
+        let before = scene.validate_alice().await.body[field].clone();
+        scene.twitch.fault("alice", fault).unwrap();
+        let after = scene.validate_alice().await;
+        assert_eq!(after.status, 200);
+        assert_ne!(after.body[field], before);
+        scene.twitch.clear_faults("alice").unwrap();
+    }
+
+    assert_eq!(scene.twitch.totals().refreshes, 5);
     scene.twitch.disconnect("alice").unwrap();
     scene.refresh_alice().await.assert_error(400, "Invalid refresh token");
 }

@@ -1,14 +1,14 @@
 //! Leases: who may refresh a streamer's token.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::ports::{Claim, Lease, Unreadable};
+use domain::ports::{Claim, Expiry, Lease, PairMemory, Unreadable};
 use domain::{AccessToken, Monotonic, RefreshToken, StreamerId};
 use sqlx::{Error, PgExecutor};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::aside::is_locked;
-use super::{Kept, LAST_STATEMENT, PgStore, StreamerRow, unless_of_a_row};
+use super::{Kept, LAST_STATEMENT, PgStore, StreamerRow, parse_no_expiry, unless_of_a_row};
 use crate::cipher::{self, Column, TokenCipher};
 
 impl PgStore {
@@ -33,7 +33,10 @@ impl PgStore {
                 SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
                        s.token_expires_at, s.last_token_refresh_at, ours.validated_at, s.token_refresh_failed_at,
                        ours.failed_at, ours.failure_kind, ours.refusals, ours.fence,
-                       s.access_token_encrypted, s.refresh_token_encrypted
+                       s.access_token_encrypted, s.refresh_token_encrypted, s.twitch_user_id,
+                       sha256(convert_to(s.access_token_encrypted, 'UTF8')) AS stored_pair,
+                       ours.pair, ours.pair_expiry, ours.pair_expires_at, ours.pair_rejected_at,
+                       ours.pair_client_id, ours.pair_user_id, ours.refused_since, ours.noticed_at
                 FROM unnest($1::uuid[], $2::bigint[]) AS leased (id, fence)
                 JOIN token_refresh.streamers ours ON ours.streamer_id = leased.id AND ours.fence = leased.fence
                 JOIN public.streamers s ON s.id = leased.id
@@ -85,6 +88,13 @@ impl PgStore {
             .zip(pairs)
             .map(|(row, pair)| {
                 let [access, refresh] = pair.map(as_read);
+                let is_stored = row.pair.is_some() && row.pair == row.stored_pair;
+                let memory = PairMemory {
+                    expiry: expiry(row.pair_expiry.as_deref(), row.pair_expires_at),
+                    rejected_at: row.pair_rejected_at,
+                    client_id: row.pair_client_id,
+                    user_id: row.pair_user_id,
+                };
                 let (streamer, token) = StreamerRow {
                     id: row.id,
                     login: row.login,
@@ -98,6 +108,9 @@ impl PgStore {
                     known_failure_at: row.failed_at,
                     failure_kind: row.failure_kind,
                     refusals: Some(row.refusals),
+                    pair_expiry: row.pair_expiry.filter(|_| is_stored),
+                    refused_since: row.refused_since.filter(|_| is_stored),
+                    noticed_at: row.noticed_at.filter(|_| is_stored),
                 }
                 .into_parts(now);
                 Claim {
@@ -108,9 +121,12 @@ impl PgStore {
                         until,
                         held_until,
                         started_from: row.refresh_token_encrypted,
+                        pair: row.stored_pair,
                     },
                     streamer,
+                    twitch_user_id: row.twitch_user_id,
                     token,
+                    memory: if is_stored { memory } else { PairMemory::default() },
                     access: access.map(AccessToken::new),
                     refresh: refresh.map(RefreshToken::new),
                 }
@@ -199,6 +215,12 @@ pub(super) async fn take_leases(
     .fetch_all(database)
     .await?;
     Ok(leases.into_iter().map(|lease| (lease.streamer_id, lease.fence)).unzip())
+}
+
+/// As [`PairMemory`] has it.
+fn expiry(kind: Option<&str>, at: Option<DateTime<Utc>>) -> Option<Expiry> {
+    let kind = kind?;
+    parse_no_expiry(kind).map(Expiry::None).or_else(|| at.filter(|_| kind == "at").map(Expiry::At))
 }
 
 /// A stored token in plain; `None` if none is stored.

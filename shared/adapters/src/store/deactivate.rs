@@ -37,7 +37,7 @@ impl PgStore {
         for (attempt, done) in ordered {
             let id = attempt.lease.id;
             *done = if repeated.contains(&id) {
-                Deactivation::Done(tell(&mut transaction, id, attempt.ended_at, false).await?)
+                Deactivation::Done(tell(&mut transaction, id, attempt.ended_at, Queue::Nothing).await?)
             } else if left == 0 {
                 Deactivation::OverBudget
             } else {
@@ -57,6 +57,85 @@ impl PgStore {
         self.look_at_nobody_told(&done).await;
         Ok(done)
     }
+
+    /// Counted as a deactivation is, so that a fault of Twitch's notifies no more people than it could deactivate.
+    ///
+    /// Repeated after its answer was lost, it knows its own notices by their time.
+    pub(super) async fn notice_within_budget(
+        &self,
+        attempts: &[Attempt],
+    ) -> Result<Vec<Option<Vec<Told>>>, Error> {
+        let mut transaction = self.database.transaction().await?;
+        sqlx::query!("LOCK TABLE token_refresh.deactivations IN SHARE ROW EXCLUSIVE MODE")
+            .execute(&mut transaction)
+            .await?;
+        let mut left = budget_left(&mut transaction, self.clock.now()).await?;
+        let mut done = vec![None; attempts.len()];
+        let mut ordered: Vec<_> = attempts.iter().zip(&mut done).collect();
+        ordered.sort_unstable_by_key(|(attempt, _)| attempt.lease.id.0);
+        for (attempt, done) in ordered {
+            let (id, at) = (attempt.lease.id, attempt.ended_at);
+            let queue = match noticed(&mut transaction, attempt, left > 0).await? {
+                Noticed::Now => {
+                    left -= 1;
+                    Queue::Notice
+                }
+                Noticed::Repeated => Queue::Nothing,
+                Noticed::Not => continue,
+            };
+            *done = Some(tell(&mut transaction, id, at, queue).await?);
+        }
+        transaction.commit().await?;
+        Ok(done)
+    }
+}
+
+/// Whether people are notified of refusals that nothing confirms.
+enum Noticed {
+    /// They are.
+    Now,
+    /// They were, and the answer was lost.
+    Repeated,
+    /// They were before, another run is here, or the budget is used up.
+    Not,
+}
+
+/// Remembers and counts a notice, if the budget allows.
+async fn noticed(
+    transaction: &mut Transaction<'_>,
+    attempt: &Attempt,
+    is_allowed: bool,
+) -> Result<Noticed, Error> {
+    let found = sqlx::query!(
+        r#"
+        WITH before AS (
+            SELECT streamer_id, noticed_at FROM token_refresh.streamers
+            WHERE streamer_id = $1 AND fence = $2 AND refused_since IS NOT NULL FOR UPDATE
+        ),
+        noticed AS (
+            UPDATE token_refresh.streamers ours SET noticed_at = $3
+            FROM before WHERE ours.streamer_id = before.streamer_id AND before.noticed_at IS NULL AND $4
+            RETURNING ours.streamer_id
+        ),
+        counted AS (
+            INSERT INTO token_refresh.deactivations (streamer_id, deactivated_at, is_notice)
+            SELECT streamer_id, $3, true FROM noticed
+        )
+        SELECT EXISTS (SELECT FROM noticed) AS "now!",
+               EXISTS (SELECT FROM before WHERE noticed_at = $3) AS "repeated!"
+        "#,
+        attempt.lease.id.0,
+        attempt.lease.fence,
+        attempt.ended_at,
+        is_allowed
+    )
+    .fetch_one(transaction)
+    .await?;
+    Ok(match (found.now, found.repeated) {
+        (true, _) => Noticed::Now,
+        (false, true) => Noticed::Repeated,
+        (false, false) => Noticed::Not,
+    })
 }
 
 impl PgStore {
@@ -89,7 +168,7 @@ async fn deactivate_and_tell(
     if !deactivate(transaction, attempt).await? {
         return Ok(Deactivation::Superseded);
     }
-    Ok(Deactivation::Done(tell(transaction, attempt.lease.id, attempt.ended_at, true).await?))
+    Ok(Deactivation::Done(tell(transaction, attempt.lease.id, attempt.ended_at, Queue::Deactivation).await?))
 }
 
 /// Those of these whose deactivation is there already.
@@ -137,7 +216,7 @@ async fn budget_left(transaction: &mut Transaction<'_>, now: DateTime<Utc>) -> R
 
 /// Deactivates the streamer, if the lease and the tokens are those of the attempt; whether that is so.
 async fn deactivate(transaction: &mut Transaction<'_>, attempt: &Attempt) -> Result<bool, Error> {
-    let Change::Deactivated { reason, expires_at } = &attempt.change else { return Ok(false) };
+    let Change::Deactivated { reason, expires_at, .. } = &attempt.change else { return Ok(false) };
     sqlx::query_scalar!(
             r#"
             WITH held AS (
@@ -156,7 +235,9 @@ async fn deactivate(transaction: &mut Transaction<'_>, attempt: &Attempt) -> Res
                     leased_until = NULL,
                     failed_at = CASE WHEN written.id IS NULL THEN ours.failed_at END,
                     failure_kind = CASE WHEN written.id IS NULL THEN ours.failure_kind END,
-                    refusals = CASE WHEN written.id IS NULL THEN ours.refusals ELSE 0 END
+                    refusals = CASE WHEN written.id IS NULL THEN ours.refusals ELSE 0 END,
+                    refused_since = CASE WHEN written.id IS NULL THEN ours.refused_since END,
+                    noticed_at = CASE WHEN written.id IS NULL THEN ours.noticed_at END
                 FROM held LEFT JOIN written ON written.id = held.streamer_id
                 WHERE ours.streamer_id = held.streamer_id
             ),
@@ -166,9 +247,10 @@ async fn deactivate(transaction: &mut Transaction<'_>, attempt: &Attempt) -> Res
             ),
             history AS (
                 INSERT INTO token_refresh.refreshes (streamer_id, fence, trigger, started_at, ended_at,
-                    outcome, reason, expires_before, expires_after, caller)
+                    outcome, reason, expires_before, expires_after, caller, client_id, refused)
                 SELECT $1, $2, $5, $6, $4,
-                       CASE WHEN EXISTS (SELECT FROM written) THEN 'deactivated' ELSE 'superseded' END, $7, $8, $9, $10
+                       CASE WHEN EXISTS (SELECT FROM written) THEN 'deactivated' ELSE 'superseded' END, $7, $8, $9, $10,
+                       $11, $12
                 ON CONFLICT DO NOTHING
             )
             SELECT EXISTS (SELECT FROM written) AS "written!"
@@ -182,20 +264,32 @@ async fn deactivate(transaction: &mut Transaction<'_>, attempt: &Attempt) -> Res
             reason,
             attempt.expires_before,
             *expires_at,
-            attempt.caller.as_ref().map(|caller| caller.0.as_str())
+            attempt.caller.as_ref().map(|caller| caller.0.as_str()),
+            attempt.client_id,
+            attempt.refused
         )
         .fetch_one(transaction)
         .await
 }
 
+/// What is put into the outbox.
+#[derive(Clone, Copy)]
+enum Queue {
+    Nothing,
+    /// It is obsolete once the streamer is active again.
+    Deactivation,
+    /// It is obsolete once Twitch takes the tokens again.
+    Notice,
+}
+
 /// Who is concerned by a deactivation: the streamer, and each owner of campaigns in which the streamer is active, but for the
-/// streamer's own campaigns. If `queue`, it also puts one notification for each device of those who want one into the outbox,
-/// in place of any that still wait there: as many rows as devices, however many campaigns there are.
+/// streamer's own campaigns. It also puts one notification for each device of those who want one into the outbox, in place of
+/// any that still wait there: as many rows as devices, however many campaigns there are.
 async fn tell(
     transaction: &mut Transaction<'_>,
     streamer: StreamerId,
     now: DateTime<Utc>,
-    queue: bool,
+    queue: Queue,
 ) -> Result<Vec<Told>, Error> {
     let rows = sqlx::query!(
         r#"
@@ -224,9 +318,10 @@ async fn tell(
         ),
         queued AS (
             INSERT INTO token_refresh.outbox (subscription_id, user_id, user_name, streamer_id, streamer_name,
-                campaign_id, campaign_name, campaign_names, campaign_count, created_at, next_attempt_at)
+                campaign_id, campaign_name, campaign_names, campaign_count, created_at, next_attempt_at,
+                deactivated)
             SELECT d.subscription_id, d.user_id, d.user_name, s.id, s.twitch_display_name,
-                   d.campaign_ids[1], d.campaign_names[1], d.campaign_names, cardinality(d.campaign_ids), $2, $2
+                   d.campaign_ids[1], d.campaign_names[1], d.campaign_names, cardinality(d.campaign_ids), $2, $2, $5
             FROM device d JOIN public.streamers s ON s.id = $1
             WHERE $3
         )
@@ -237,8 +332,9 @@ async fn tell(
         "#,
         streamer.0,
         now,
-        queue,
-        i32::try_from(NAMED_CAMPAIGNS).unwrap_or(1)
+        !matches!(queue, Queue::Nothing),
+        i32::try_from(NAMED_CAMPAIGNS).unwrap_or(1),
+        matches!(queue, Queue::Deactivation)
     )
     .fetch_all(transaction)
     .await?;

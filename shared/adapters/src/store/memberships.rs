@@ -65,6 +65,10 @@ macro_rules! streamer_row {
             known_failure_at: $row.known_failure_at,
             failure_kind: $row.failure_kind,
             refusals: $row.refusals,
+            // Whether it is due is decided under the lease, on all that is known.
+            pair_expiry: None,
+            refused_since: None,
+            noticed_at: None,
         }
     };
 }

@@ -10,6 +10,7 @@ mod connections;
 mod coverage;
 mod deactivate;
 mod errors;
+mod evidence;
 mod history;
 mod memberships;
 mod moment;
@@ -29,9 +30,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use domain::evidence::History;
+use domain::notification::Told;
 use domain::policy::{Failure, FailureKind};
 use domain::ports::{Attempt, Claim, Deactivation, Page, Place, Recorded, SetAside, Store, StoreError};
-use domain::{Clock, Monotonic, Streamer, StreamerId, TokenState};
+use domain::{Clock, Monotonic, NoExpiry, Streamer, StreamerId, TokenState};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{ConnectOptions, Postgres};
@@ -43,6 +46,7 @@ use self::connections::Known;
 pub use self::coverage::{BrokenSession, Coverage, Gap};
 pub(crate) use self::errors::Class;
 use self::errors::refuses_us;
+pub use self::evidence::Misplaced;
 pub use self::history::{HISTORY_KEPT, HistoryEntry};
 pub(crate) use self::moment::Moment;
 pub use self::outbox::{OutboxCounts, OutboxEntry, PgOutbox};
@@ -292,6 +296,28 @@ impl Store for PgStore {
             .await
             .map_err(failed("deactivating streamers"))
     }
+
+    async fn notice(
+        &self,
+        attempts: &[Attempt],
+        give_up_at: Monotonic,
+    ) -> Result<Vec<Option<Vec<Told>>>, StoreError> {
+        Box::pin(self.persistently(give_up_at, || self.notice_within_budget(attempts)))
+            .await
+            .map_err(failed("notifying of refusals"))
+    }
+
+    async fn history(&self, client_id: &str) -> Result<History, StoreError> {
+        Box::pin(self.database.history_under(client_id)).await
+    }
+
+    async fn healthy(
+        &self,
+        except: &[StreamerId],
+        now: DateTime<Utc>,
+    ) -> Result<Vec<StreamerId>, StoreError> {
+        Box::pin(self.database.healthy_except(except, now)).await
+    }
 }
 
 impl PgStore {
@@ -383,6 +409,12 @@ struct StreamerRow {
     known_failure_at: Option<DateTime<Utc>>,
     failure_kind: Option<String>,
     refusals: Option<i32>,
+    /// What Twitch said of the expiry of the stored pair.
+    pair_expiry: Option<String>,
+    /// Our own first refusal of the stored pair.
+    refused_since: Option<DateTime<Utc>>,
+    /// When people were notified of it.
+    noticed_at: Option<DateTime<Utc>>,
 }
 
 impl StreamerRow {
@@ -392,16 +424,18 @@ impl StreamerRow {
         let past = |at: &DateTime<Utc>| *at <= now + LARGEST_SKEW;
         let failure = self.failed_at.and_then(Moment::known).filter(past).map(|at| {
             let known = self.known_failure_at == Some(at);
-            match self.failure_kind.as_deref().and_then(parse_kind).filter(|_| known) {
+            let failure = match self.failure_kind.as_deref().and_then(parse_kind).filter(|_| known) {
                 Some(kind) => {
                     let refusals = self.refusals.and_then(|n| n.try_into().ok()).unwrap_or(0);
-                    Failure { at, kind, refusals }
+                    Failure { refusals, ..Failure::first(kind, at) }
                 }
                 None => Failure::recorded_elsewhere(at),
-            }
+            };
+            Failure { refused_since: self.refused_since, noticed: self.noticed_at.is_some(), ..failure }
         });
         let token = TokenState {
             expires_at: self.expires_at.and_then(Moment::known),
+            no_expiry: self.pair_expiry.as_deref().and_then(parse_no_expiry),
             refreshed_at: self.refreshed_at.and_then(Moment::known).filter(past),
             validated_at: self.validated_at.filter(past),
             failure,
@@ -414,4 +448,12 @@ impl StreamerRow {
 
 fn parse_kind(text: &str) -> Option<FailureKind> {
     [FailureKind::Refusal, FailureKind::Outage].into_iter().find(|kind| kind.as_str() == text)
+}
+
+fn parse_no_expiry(text: &str) -> Option<NoExpiry> {
+    match text {
+        "never" => Some(NoExpiry::Never),
+        "unknown" => Some(NoExpiry::Unknown),
+        _ => None,
+    }
 }

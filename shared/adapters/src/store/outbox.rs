@@ -73,7 +73,7 @@ impl PgOutbox {
                         OR NOT token_refresh.may_hide('public.streamers', 'r')) AS enough
             ),
             due AS (
-                SELECT id, subscription_id, user_id, streamer_id FROM token_refresh.outbox
+                SELECT id, subscription_id, user_id, streamer_id, deactivated FROM token_refresh.outbox
                 WHERE state = 'pending' AND next_attempt_at <= $1 AND (SELECT enough FROM seen)
                 ORDER BY next_attempt_at, id LIMIT $3 FOR UPDATE SKIP LOCKED
             ),
@@ -81,7 +81,7 @@ impl PgOutbox {
                 SELECT due.id, p.endpoint, p.p256dh, p.auth,
                        CASE WHEN p.id IS NULL THEN 'the device is signed out'
                             WHEN s.id IS NULL THEN 'there is no such streamer any more'
-                            WHEN s.is_active THEN 'the streamer is active again'
+                            WHEN s.is_active AND due.deactivated THEN 'the streamer is active again'
                             WHEN NOT token_refresh.wants_notice(due.user_id) THEN 'notifications are turned off'
                        END AS obsolete
                 FROM due

@@ -28,7 +28,7 @@ impl Database {
             SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name,
                    max(d.deactivated_at) AS "at!"
             FROM token_refresh.deactivations d JOIN public.streamers s ON s.id = d.streamer_id
-            WHERE d.deactivated_at >= $1 AND NOT s.is_active
+            WHERE d.deactivated_at >= $1 AND NOT d.is_notice AND NOT s.is_active
             GROUP BY s.id ORDER BY max(d.deactivated_at) DESC, s.id
             "#,
             since
@@ -56,7 +56,7 @@ impl Database {
     /// If the database fails.
     pub async fn deactivated_at(&self, id: StreamerId) -> Result<Option<DateTime<Utc>>, StoreError> {
         sqlx::query_scalar!(
-            "SELECT max(deactivated_at) FROM token_refresh.deactivations WHERE streamer_id = $1",
+            "SELECT max(deactivated_at) FROM token_refresh.deactivations WHERE streamer_id = $1 AND NOT is_notice",
             id.0
         )
         .fetch_one(self)
@@ -94,7 +94,8 @@ impl Database {
                 RETURNING s.id
             ),
             forgotten AS (
-                UPDATE token_refresh.streamers o SET failed_at = NULL, failure_kind = NULL, refusals = 0
+                UPDATE token_refresh.streamers o SET
+                    failed_at = NULL, failure_kind = NULL, refusals = 0, refused_since = NULL, noticed_at = NULL
                 FROM written WHERE o.streamer_id = written.id
             ),
             settled AS (

@@ -5,8 +5,9 @@ use std::io;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::ports::{Attempt, Change, Recorded};
-use domain::{Monotonic, StreamerId};
+use domain::policy::Failure;
+use domain::ports::{Attempt, Change, Expiry, PairMemory, Recorded};
+use domain::{Monotonic, NoExpiry, StreamerId};
 use sqlx::{Error, PgExecutor};
 use tokio::time::sleep;
 use uuid::Uuid;
@@ -40,6 +41,36 @@ pub(super) struct Columns {
     callers: Vec<Option<String>>,
     /// Whether the history is written as well.
     history: bool,
+    refused_since: Vec<Option<DateTime<Utc>>>,
+    client_ids: Vec<String>,
+    refused: Vec<bool>,
+    pairs: Pairs,
+}
+
+/// What is remembered of the pairs.
+#[derive(Default)]
+struct Pairs {
+    digests: Vec<Option<Vec<u8>>>,
+    expiries: Vec<Option<&'static str>>,
+    expire_at: Vec<Option<DateTime<Utc>>>,
+    rejected_at: Vec<Option<DateTime<Utc>>>,
+    client_ids: Vec<Option<String>>,
+    user_ids: Vec<Option<String>>,
+}
+
+impl Pairs {
+    fn push(&mut self, digest: Option<Vec<u8>>, memory: &PairMemory) {
+        self.digests.push(digest);
+        self.expiries.push(memory.expiry.map(|expiry| match expiry {
+            Expiry::At(_) => "at",
+            Expiry::None(NoExpiry::Never) => "never",
+            Expiry::None(NoExpiry::Unknown) => "unknown",
+        }));
+        self.expire_at.push(memory.expiry.and_then(Expiry::at));
+        self.rejected_at.push(memory.rejected_at);
+        self.client_ids.push(memory.client_id.clone());
+        self.user_ids.push(memory.user_id.clone());
+    }
 }
 
 impl PgStore {
@@ -151,17 +182,38 @@ impl PgStore {
     }
 
     async fn write_columns(&self, attempts: &[Attempt], columns: &Columns) -> Result<Vec<Recorded>, Error> {
-        if attempts.iter().all(|attempt| attempt.grants.is_none()) {
-            return write(self.writing.of(&self.database), columns).await;
+        let Written { recorded, recovered } = if attempts.iter().all(|attempt| attempt.grants.is_none()) {
+            write(self.writing.of(&self.database), columns).await?
+        } else {
+            // Boxed: it is rare, and every write would carry its size.
+            Box::pin(self.write_and_grant(attempts, columns)).await?
+        };
+        if !recovered.is_empty()
+            && let Err(error) = Box::pin(self.settle_notices(&recovered)).await
+        {
+            tracing::warn!(%error, "notices about streamers that have recovered were not settled");
         }
-        // Boxed: it is rare, and every write would carry its size.
-        Box::pin(self.write_and_grant(attempts, columns)).await
+        Ok(recorded)
     }
 
-    async fn write_and_grant(&self, attempts: &[Attempt], columns: &Columns) -> Result<Vec<Recorded>, Error> {
+    /// What people were to be notified of, and is over, needs nobody's attention any more.
+    async fn settle_notices(&self, recovered: &[Uuid]) -> Result<(), Error> {
+        sqlx::query!(
+            "UPDATE token_refresh.outbox SET
+                 state = 'obsolete', settled_at = $2, last_error = 'Twitch takes the tokens again'
+             WHERE streamer_id = ANY($1) AND state = 'pending' AND NOT deactivated",
+            recovered,
+            self.clock.now()
+        )
+        .execute(&self.database)
+        .await?;
+        Ok(())
+    }
+
+    async fn write_and_grant(&self, attempts: &[Attempt], columns: &Columns) -> Result<Written, Error> {
         let mut transaction = self.database.transaction().await?;
-        let mut recorded = write(&mut transaction, columns).await?;
-        for (attempt, recorded) in attempts.iter().zip(&mut recorded) {
+        let mut written = write(&mut transaction, columns).await?;
+        for (attempt, recorded) in attempts.iter().zip(&mut written.recorded) {
             if let Recorded::Written { .. } = recorded {
                 // The pair is kept whatever becomes of the membership.
                 transaction.begin_row().await?;
@@ -173,7 +225,7 @@ impl PgStore {
             }
         }
         transaction.commit().await?;
-        Ok(recorded)
+        Ok(written)
     }
 
     pub(super) fn columns(&self, attempts: &[Attempt]) -> Result<Columns, Error> {
@@ -183,24 +235,29 @@ impl PgStore {
             let encrypt = |column, plain: &str| {
                 cipher.encrypt(id, column, plain).map_err(|error| Error::Encode(error.into()))
             };
-            let (mut pair, mut failure, mut reason) = (None, None, None);
-            let (change, expires_at) = match &attempt.change {
-                Change::Refreshed { pair: new, expires_at } => {
+            let (mut pair, mut failure, mut reason) = (None, None::<Failure>, None);
+            let nothing = PairMemory::default();
+            let (change, expires_at, memory) = match &attempt.change {
+                Change::Refreshed { pair: new, memory } => {
                     pair = Some((
                         encrypt(Column::AccessToken, new.access.expose())?,
                         encrypt(Column::RefreshToken, new.refresh.expose())?,
                     ));
-                    ("refreshed", *expires_at)
+                    ("refreshed", memory.expiry.and_then(Expiry::at), memory)
                 }
-                Change::Validated { expires_at } => ("validated", Some(*expires_at)),
-                Change::Failed { failure: standing, reason: why, expires_at } => {
+                Change::Validated { memory } => ("validated", memory.expiry.and_then(Expiry::at), memory),
+                Change::Failed { failure: standing, reason: why, expires_at, memory } => {
                     failure = Some(*standing);
                     reason = Some(why.clone());
-                    ("failed", *expires_at)
+                    ("failed", *expires_at, memory)
                 }
                 // A deactivation has a transaction of its own; here its lease would only be given back.
-                Change::Released | Change::Deactivated { .. } => ("released", None),
+                Change::Released | Change::Deactivated { .. } => ("released", None, &nothing),
             };
+            columns.pairs.push(attempt.lease.pair.clone(), memory);
+            columns.refused_since.push(failure.and_then(|failure| failure.refused_since));
+            columns.client_ids.push(attempt.client_id.clone());
+            columns.refused.push(attempt.refused);
             let (access, refresh) = pair.unzip();
             columns.ids.push(id);
             columns.fences.push(attempt.lease.fence);
@@ -230,22 +287,34 @@ fn locked_row() -> Error {
     Error::Io(io::Error::other("another transaction has locked its row"))
 }
 
+/// What became of a batch.
+pub(super) struct Written {
+    pub(super) recorded: Vec<Recorded>,
+    /// Those that people were notified of and that Twitch takes again.
+    recovered: Vec<Uuid>,
+}
+
 /// One statement: either all of it is there afterwards, or nothing.
-pub(super) async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> Result<Vec<Recorded>, Error> {
+#[expect(clippy::too_many_lines, reason = "it is one statement")]
+pub(super) async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> Result<Written, Error> {
     let rows = sqlx::query!(
             r#"
             WITH result AS (
                 SELECT * FROM unnest(
                     $1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
                     $8::timestamptz[], $9::text[], $10::integer[], $11::text[], $12::timestamptz[],
-                    $13::timestamptz[], $14::timestamptz[], $15::text[], $16::text[])
+                    $13::timestamptz[], $14::timestamptz[], $15::text[], $16::text[], $18::timestamptz[],
+                    $19::text[], $20::boolean[], $21::bytea[], $22::text[], $23::timestamptz[],
+                    $24::timestamptz[], $25::text[], $26::text[])
                 AS r (id, fence, started_from, change, access_token, refresh_token, expires_at,
                       failed_at, failure_kind, refusals, trigger, started_at,
-                      ended_at, expires_before, reason, caller)
+                      ended_at, expires_before, reason, caller, refused_since,
+                      client_id, refused, pair, pair_expiry, pair_expires_at,
+                      pair_rejected_at, pair_client_id, pair_user_id)
             ),
             -- Locked, so that nobody takes a lease over while its result is being written.
             held AS (
-                SELECT ours.streamer_id FROM token_refresh.streamers ours
+                SELECT ours.streamer_id, ours.noticed_at FROM token_refresh.streamers ours
                 JOIN result r ON r.id = ours.streamer_id AND r.fence = ours.fence
                 ORDER BY ours.streamer_id FOR UPDATE OF ours
             ),
@@ -256,8 +325,7 @@ pub(super) async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> R
                     token_expires_at = r.expires_at,
                     last_token_refresh_at =
                         CASE r.change WHEN 'refreshed' THEN r.ended_at ELSE s.last_token_refresh_at END,
-                    token_refresh_failed_at =
-                        CASE r.change WHEN 'validated' THEN s.token_refresh_failed_at ELSE r.failed_at END,
+                    token_refresh_failed_at = r.failed_at, -- none after a success and after a validation
                     updated_at = r.ended_at
                 FROM result r JOIN held ON held.streamer_id = r.id
                 WHERE s.id = r.id AND r.change <> 'released'
@@ -267,34 +335,44 @@ pub(super) async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> R
                 -- As the column has it, which may be less exact than what it was given.
                 RETURNING s.id, s.token_refresh_failed_at AS failed_at
             ),
+            given_back AS (
+                UPDATE token_refresh.streamers ours SET leased_until = NULL
+                FROM result r JOIN held ON held.streamer_id = r.id LEFT JOIN written ON written.id = r.id
+                WHERE ours.streamer_id = r.id AND written.id IS NULL
+            ),
             remembered AS (
                 UPDATE token_refresh.streamers ours SET
                     leased_until = NULL,
-                    validated_at = CASE WHEN written.id IS NOT NULL AND r.change = 'validated'
-                        THEN r.started_at ELSE ours.validated_at END,
-                    failed_at = CASE WHEN written.id IS NOT NULL AND r.change <> 'validated'
-                        THEN written.failed_at ELSE ours.failed_at END,
-                    failure_kind = CASE WHEN written.id IS NOT NULL AND r.change <> 'validated'
-                        THEN r.failure_kind ELSE ours.failure_kind END,
-                    refusals = CASE WHEN written.id IS NOT NULL AND r.change <> 'validated'
-                        THEN r.refusals ELSE ours.refusals END,
-                    set_aside_until = CASE WHEN written.id IS NULL THEN ours.set_aside_until END,
-                    set_aside_times = CASE WHEN written.id IS NULL THEN ours.set_aside_times ELSE 0 END
-                FROM result r JOIN held ON held.streamer_id = r.id LEFT JOIN written ON written.id = r.id
+                    validated_at = CASE r.change WHEN 'validated' THEN r.started_at ELSE ours.validated_at END,
+                    failed_at = written.failed_at,
+                    failure_kind = r.failure_kind,
+                    refusals = r.refusals,
+                    set_aside_until = NULL,
+                    set_aside_times = 0,
+                    refused_since = r.refused_since,
+                    noticed_at = CASE WHEN r.refused_since = ours.refused_since THEN ours.noticed_at END,
+                    pair = CASE r.change WHEN 'refreshed' THEN sha256(convert_to(r.access_token, 'UTF8')) ELSE r.pair END,
+                    pair_expiry = r.pair_expiry,
+                    pair_expires_at = r.pair_expires_at,
+                    pair_rejected_at = r.pair_rejected_at,
+                    pair_client_id = r.pair_client_id,
+                    pair_user_id = r.pair_user_id
+                FROM result r JOIN held ON held.streamer_id = r.id JOIN written ON written.id = r.id
                 WHERE ours.streamer_id = r.id
             ),
             history AS (
                 INSERT INTO token_refresh.refreshes (streamer_id, fence, trigger, started_at, ended_at,
-                    outcome, reason, expires_before, expires_after, caller)
+                    outcome, reason, expires_before, expires_after, caller, client_id, refused)
                 SELECT r.id, r.fence, r.trigger, r.started_at, r.ended_at,
                        CASE WHEN written.id IS NULL THEN 'superseded' ELSE r.change END, r.reason,
-                       r.expires_before, r.expires_at, r.caller
+                       r.expires_before, r.expires_at, r.caller, r.client_id, r.refused
                 FROM result r LEFT JOIN written ON written.id = r.id
                 WHERE r.change IN ('refreshed', 'failed') AND $17
                 ON CONFLICT DO NOTHING
             )
-            SELECT r.id AS "id!", (written.id IS NOT NULL OR r.change = 'released') AS "written!"
-            FROM result r LEFT JOIN written ON written.id = r.id
+            SELECT r.id AS "id!", (written.id IS NOT NULL OR r.change = 'released') AS "written!",
+                   (written.id IS NOT NULL AND r.change <> 'failed' AND held.noticed_at IS NOT NULL) AS "recovered!"
+            FROM result r LEFT JOIN written ON written.id = r.id LEFT JOIN held ON held.streamer_id = r.id
             "#,
             &columns.ids,
             &columns.fences,
@@ -313,9 +391,19 @@ pub(super) async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> R
             &columns.reasons as &[Option<String>],
             &columns.callers as &[Option<String>],
             columns.history,
+            &columns.refused_since as &[Option<DateTime<Utc>>],
+            &columns.client_ids,
+            &columns.refused,
+            &columns.pairs.digests as &[Option<Vec<u8>>],
+            &columns.pairs.expiries as &[Option<&str>],
+            &columns.pairs.expire_at as &[Option<DateTime<Utc>>],
+            &columns.pairs.rejected_at as &[Option<DateTime<Utc>>],
+            &columns.pairs.client_ids as &[Option<String>],
+            &columns.pairs.user_ids as &[Option<String>],
         )
         .fetch_all(database)
         .await?;
+    let recovered = rows.iter().filter(|row| row.recovered).map(|row| row.id).collect();
     let written: std::collections::HashSet<_> =
         rows.into_iter().filter(|row| row.written).map(|row| StreamerId(row.id)).collect();
     let recorded = |id: &Uuid| {
@@ -325,5 +413,5 @@ pub(super) async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> R
             Recorded::Superseded
         }
     };
-    Ok(columns.ids.iter().map(recorded).collect())
+    Ok(Written { recorded: columns.ids.iter().map(recorded).collect(), recovered })
 }

@@ -196,8 +196,17 @@ impl PgStore {
                 RETURNING s.id
             ),
             given_back AS (
-                UPDATE token_refresh.streamers ours SET leased_until = NULL
-                FROM held WHERE ours.streamer_id = held.streamer_id
+                -- What is remembered of the pair goes with it.
+                UPDATE token_refresh.streamers ours SET
+                    leased_until = NULL,
+                    pair = CASE WHEN written.id IS NOT NULL
+                                 AND ours.pair = sha256(convert_to(anew.old_access, 'UTF8'))
+                        THEN sha256(convert_to(anew.access, 'UTF8')) ELSE ours.pair END
+                FROM held
+                LEFT JOIN unnest($3::uuid[], $4::text[], $6::text[]) AS anew (id, old_access, access)
+                    ON anew.id = held.streamer_id
+                LEFT JOIN written ON written.id = held.streamer_id
+                WHERE ours.streamer_id = held.streamer_id
             )
             SELECT count(*) AS "written!" FROM written
             "#,

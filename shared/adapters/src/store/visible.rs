@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use domain::policy::{Failure, FailureKind};
-use domain::ports::{Attempt, Change, Lease, Recorded, StoreError};
+use domain::ports::{Attempt, Change, Lease, PairMemory, Recorded, StoreError};
 use domain::refresh::LONGEST_CALL;
 use domain::schedule::Trigger;
 use domain::{Streamer, StreamerId};
@@ -239,6 +239,7 @@ impl PgStore {
                 until: now + LONGEST_CALL,
                 held_until: self.clock.monotonic() + LONGEST_CALL,
                 started_from: row.refresh_token_encrypted,
+                pair: None,
             },
             trigger: Trigger::Command,
             started_at: now,
@@ -246,14 +247,17 @@ impl PgStore {
             expires_before: None,
             caller: None,
             grants: None,
+            client_id: String::new(),
+            refused: false,
             change: Change::Failed {
-                failure: Failure { at: now, kind: FailureKind::Outage, refusals: 0 },
+                failure: Failure::first(FailureKind::Outage, now),
                 reason: "a rehearsal, which is undone".to_owned(),
                 expires_at: None,
+                memory: PairMemory::default(),
             },
         };
-        let recorded = write(&mut *transaction, &self.columns(&[attempt])?).await?;
-        Ok(match recorded.first() {
+        let written = write(&mut *transaction, &self.columns(&[attempt])?).await?;
+        Ok(match written.recorded.first() {
             Some(Recorded::Written { .. }) => Rehearsal::Done,
             _ => Rehearsal::NotWritten(streamer),
         })

@@ -84,12 +84,16 @@ metrics! {
     NotStored: Count,
     /// Attempts that failed because our keys don't open a stored token, or the row can't be read.
     Unreadable: Count,
+    /// Tokens that belong to another application or another Twitch user, as Twitch says.
+    Misplaced: Count,
     /// Retries that could not be armed and domain events that could not be published.
     SignalsFailed: Count,
     /// How long Twitch took to answer a call.
     TwitchLatency: Milliseconds,
     /// For how long the one who waits longest has been due, after a sweep.
     OldestDueAge: Seconds,
+    /// For how long Twitch has refused whoever was refreshed, and refreshed nobody, after a sweep.
+    RefusedOnlyAge: Seconds,
     /// For how long the oldest undelivered notification has waited, after a sweep.
     OutboxAge: Seconds,
     /// Minutes of the last day's sessions in which a token was dead, but for sessions that ended in a deactivation; after a sweep.
@@ -153,6 +157,7 @@ pub(super) fn count_report(report: &Report) {
         (Metric::HeldBack, report.alarms.held_back),
         (Metric::NotStored, report.alarms.not_stored),
         (Metric::Unreadable, report.alarms.unreadable),
+        (Metric::Misplaced, report.alarms.misplaced),
         (Metric::SignalsFailed, report.signals_failed),
     ] {
         metric.add(count);

@@ -250,6 +250,10 @@ impl Twitch for TwitchClient {
         }
     }
 
+    fn client_id(&self) -> String {
+        self.config.credentials.current().client_id.clone()
+    }
+
     async fn validate(
         &self,
         token: &AccessToken,
@@ -299,6 +303,10 @@ impl Twitch for Bounded {
         permit: &Permit<'_>,
     ) -> Result<TokenResponse, RefreshError> {
         self.in_time(self.client.refresh(token, permit)).await
+    }
+
+    fn client_id(&self) -> String {
+        self.client.client_id()
     }
 
     async fn validate(

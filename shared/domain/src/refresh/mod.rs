@@ -8,6 +8,8 @@
 //! hold back the one that is ahead; a slow database never keeps an answer of Twitch's from being read.
 
 mod attempt;
+#[cfg(test)]
+mod fleet;
 mod signal;
 mod write;
 
@@ -24,9 +26,10 @@ use futures::{SinkExt, StreamExt};
 use self::signal::Signaller;
 use crate::authorization::CampaignId;
 use crate::clock::{Clock, Monotonic};
+use crate::evidence::{History, Proof};
 use crate::policy::{Decision, Demand, Failure, FailureKind, OUTAGE_LIMIT, Policy};
 use crate::ports::{Attempt, Change, Claim, Outage, Priority, SetAside, Signals, Store, StoreError, Twitch};
-use crate::report::{Alarm, Observer, Outcome, Report, Skip, Standing, Stop};
+use crate::report::{Alarm, Heard, Observer, Outcome, Report, Skip, Standing, Stop};
 use crate::schedule::Trigger;
 use crate::stop::StopSignal;
 use crate::streamer::{Authorized, Caller, Streamer, StreamerId, TokenState};
@@ -169,7 +172,8 @@ impl Cycle {
             Trigger::Sweep => Demand::DueOrUnproven,
             Trigger::Grant => Demand::NotJustNow,
             Trigger::HealthCheck => Demand::Usable,
-            Trigger::Planned | Trigger::Retry | Trigger::Command => Demand::Due,
+            Trigger::Retry => Demand::DueByTime,
+            Trigger::Planned | Trigger::Command => Demand::Due,
         };
         Self {
             trigger,
@@ -246,6 +250,8 @@ struct State {
     report: Report,
     /// Refreshes that were outages, since the last success.
     refreshes_failed: u32,
+    /// What became of the refreshes of this cycle.
+    history: History,
     /// Validations that were outages, since the last answer.
     validations_failed: u32,
     /// Those among them that were vital.
@@ -305,8 +311,15 @@ impl Progress<'_> {
         self.state().report.stopped.is_some()
     }
 
-    fn refreshed(&self) {
-        self.state().refreshes_failed = 0;
+    fn refreshed(&self, id: StreamerId, at: DateTime<Utc>) {
+        let mut state = self.state();
+        state.refreshes_failed = 0;
+        state.history.add_success(id, at);
+    }
+
+    /// A refusal is an answer: it neither counts as an outage nor ends a row of them.
+    fn refused(&self, id: StreamerId, at: DateTime<Utc>) {
+        self.state().history.add_refusal(id, at);
     }
 
     fn refresh_failed(&self) {
@@ -351,6 +364,8 @@ struct Arrived {
     outcome: Outcome,
     /// The failure that stood before.
     before: Option<Failure>,
+    /// Of a refusal that deactivates if it is confirmed: what the pair shows by itself.
+    proof: Option<Proof>,
 }
 
 impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
@@ -423,7 +438,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 let progress = &progress;
                 async move {
                     let one = self.attempt_guarded(cycle, progress, claim).await;
-                    let lane = match one.attempt.change {
+                    let lane = match &one.attempt.change {
                         Change::Deactivated { .. } => &mut refused_in,
                         _ => &mut arrived_in,
                     };
@@ -445,9 +460,16 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             };
             let deactivate = async {
                 let mut batches = refused.ready_chunks(WRITE_BATCH);
+                // What another streamer's refresh may still confirm is judged when all have been asked about.
+                let mut open = Vec::new();
                 while let Some(batch) = batches.next().await {
-                    self.deactivate(cycle, &signaller, batch).await;
+                    let more = self.settle_refusals(cycle, &signaller, batch).await;
+                    open.extend(more);
+                    if open.len() > WRITE_BATCH {
+                        self.judge(cycle, &signaller, std::mem::take(&mut open)).await;
+                    }
                 }
+                self.judge(cycle, &signaller, open).await;
             };
             let rows = async {
                 future::join(record, deactivate).await;
@@ -649,6 +671,7 @@ fn unreadable(reason: String) -> Outcome {
         token_expires_at: None,
         standing: Standing::NotRecorded,
         alarm: Some(Alarm::Unreadable),
+        heard: Heard::NotAsked,
     }
 }
 

@@ -45,7 +45,10 @@ impl Signaller<'_> {
             self.retry(now + NEXT_MINUTE);
         }
         if let Outcome::Failed {
-            standing: Standing::Recorded { retry_at, .. } | Standing::Repeated { retry_at },
+            standing:
+                Standing::Recorded { retry_at, .. }
+                | Standing::Noticed { retry_at, .. }
+                | Standing::Repeated { retry_at },
             ..
         } = outcome
         {

@@ -5,20 +5,109 @@ use std::pin::pin;
 
 use futures::future::{self, Either};
 
-use super::{Arrived, Cycle, Progress, RefreshService, Signaller};
+use super::attempt::Failed;
+use super::{Arrived, Cycle, LEASE, Progress, RefreshService, Signaller};
 use crate::clock::Monotonic;
+use crate::evidence::{History, Proof};
 use crate::notification::Told;
-use crate::policy::FailureKind;
+use crate::policy::{Cause, FailureKind};
 use crate::ports::{Attempt, Change, Deactivation, Recorded, Signals, Store, StoreError, Twitch};
-use crate::report::{Alarm, Outcome, Skip, Standing};
+use crate::report::{Alarm, Heard, Outcome, Skip, Standing};
+use crate::streamer::StreamerId;
+
+/// Of what people are notified when results are recorded.
+#[derive(Clone, Copy)]
+enum Notify {
+    OfNothing,
+    /// Of those that nothing confirms.
+    OfLastingRefusals,
+}
 
 impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
-    /// Deactivates those who were refused for good, as far as the budget goes, then tells of it.
-    pub(super) async fn deactivate(&self, cycle: &Cycle, signaller: &Signaller<'_>, refused: Vec<Arrived>) {
+    /// Writes the refusals that are clear by now, and answers those that another streamer's refresh may still confirm.
+    pub(super) async fn settle_refusals(
+        &self,
+        cycle: &Cycle,
+        signaller: &Signaller<'_>,
+        refused: Vec<Arrived>,
+    ) -> Vec<Arrived> {
+        let (confirmed, open) =
+            refused.into_iter().partition(|one| one.proof.is_none_or(|proof| proof == Proof::NothingToAsk));
+        self.deactivate(cycle, signaller, confirmed).await;
+        open
+    }
+
+    /// Deactivates those of these whose refusal is confirmed, and records the others.
+    pub(super) async fn judge(&self, cycle: &Cycle, signaller: &Signaller<'_>, refused: Vec<Arrived>) {
+        if refused.is_empty() {
+            return;
+        }
+        let read = self.store.history(&self.twitch.client_id()).await;
+        // What can't be read confirms nothing.
+        let (mut history, is_known) = read.map_or((History::default(), false), |history| (history, true));
+        history.extend(&signaller.progress.state().history);
+        let is_confirmed = |one: &Arrived, history: &History, proof| {
+            let since = one.before.and_then(|before| before.refused_since).unwrap_or(one.attempt.started_at);
+            is_known && history.confirms(proof, one.attempt.streamer.id, since)
+        };
+        let hangs_on_validation = |one: &Arrived, history: &History| {
+            let dead = Proof::DeadBeforeExpiry;
+            one.proof == Some(dead)
+                && is_confirmed(one, history, dead)
+                && !is_confirmed(one, history, Proof::Nothing)
+        };
+        if refused.iter().any(|one| hangs_on_validation(one, &history)) {
+            let ids: Vec<_> = refused.iter().map(|one| one.attempt.streamer.id).collect();
+            history.doubt_validation(self.validation_is_wrong(cycle, signaller.progress, &ids).await);
+        }
+        let (confirmed, rest): (Vec<_>, Vec<_>) = refused
+            .into_iter()
+            .partition(|one| one.proof.is_some_and(|proof| is_confirmed(one, &history, proof)));
+        let rest = rest.into_iter().map(|one| self.judged(one, Cause::UnconfirmedRefusal, None)).collect();
+        self.deactivate(cycle, signaller, confirmed).await;
+        self.record_and(cycle, signaller, rest, Notify::OfLastingRefusals).await;
+    }
+
+    /// Whether Twitch calls dead whatever it is asked about, or can't say: asked about another streamer, whose token should
+    /// live. One that is called valid is enough; where there is no other streamer, there is nothing to ask.
+    async fn validation_is_wrong(
+        &self,
+        cycle: &Cycle,
+        progress: &Progress<'_>,
+        refused: &[StreamerId],
+    ) -> bool {
+        let now = self.clock.now();
+        let Ok(others) = self.store.healthy(refused, now).await else { return true };
+        if others.is_empty() {
+            return false;
+        }
+        let claims = self.store.claim(&others, now, now + LEASE, self.clock.monotonic()).await;
+        let mut is_wrong = true;
+        let mut settled = Vec::new();
+        for claim in claims.unwrap_or_default() {
+            let (attempt, lives) = self.control(cycle, progress, claim, !is_wrong).await;
+            is_wrong &= !lives;
+            settled.push(attempt);
+        }
+        // What can't be written is a lease that ends by itself, or a proof that the next sweep gets again.
+        let _ = self.store_results(cycle, progress, &settled).await;
+        is_wrong
+    }
+
+    /// Deactivates those whose refusal is confirmed, as far as the budget goes, then tells of it.
+    async fn deactivate(&self, cycle: &Cycle, signaller: &Signaller<'_>, refused: Vec<Arrived>) {
+        if refused.is_empty() {
+            return;
+        }
+        if !self.policy.deactivation {
+            let why = "deactivation is switched off";
+            let held_back = refused.into_iter().map(|one| self.held_back(one, why)).collect();
+            return self.record(cycle, signaller, held_back).await;
+        }
         let progress = signaller.progress;
         let give_up_at = cycle.last_write(self.clock.monotonic());
         let (attempts, rest): (Vec<_>, Vec<_>) =
-            refused.into_iter().map(|one| (one.attempt, (one.outcome, one.before))).unzip();
+            refused.into_iter().map(|one| (one.attempt, (one.outcome, one.before, one.proof))).unzip();
         let over_budget = progress.state().over_budget;
         let done = match self.waited_for(progress, give_up_at) {
             Some(error) => Err(error),
@@ -29,14 +118,14 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             Ok(done) => done,
             Err(error) => {
                 progress.not_stored(&error);
-                for (attempt, (outcome, _)) in attempts.iter().zip(rest) {
+                for (attempt, (outcome, ..)) in attempts.iter().zip(rest) {
                     progress.done(&attempt.streamer, &not_stored(outcome, &error));
                 }
                 return;
             }
         };
         let mut held_back = Vec::new();
-        for ((attempt, (outcome, before)), done) in attempts.into_iter().zip(rest).zip(done) {
+        for ((attempt, (outcome, before, proof)), done) in attempts.into_iter().zip(rest).zip(done) {
             let outcome = match done {
                 Deactivation::Done(told) => {
                     signaller.deactivated(&attempt, &told);
@@ -49,7 +138,8 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 }
                 Deactivation::OverBudget => {
                     progress.state().over_budget = true;
-                    held_back.push(self.held_back(Arrived { attempt, outcome, before }));
+                    let one = Arrived { attempt, outcome, before, proof };
+                    held_back.push(self.held_back(one, "too many were deactivated within the hour"));
                     continue;
                 }
             };
@@ -60,6 +150,16 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
 
     /// Writes what has arrived in one statement, then tells of it.
     pub(super) async fn record(&self, cycle: &Cycle, signaller: &Signaller<'_>, batch: Vec<Arrived>) {
+        self.record_and(cycle, signaller, batch, Notify::OfNothing).await;
+    }
+
+    async fn record_and(
+        &self,
+        cycle: &Cycle,
+        signaller: &Signaller<'_>,
+        batch: Vec<Arrived>,
+        notify: Notify,
+    ) {
         if batch.is_empty() {
             return;
         }
@@ -68,6 +168,10 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             batch.into_iter().map(|one| (one.attempt, one.outcome)).unzip();
         match self.store_results(cycle, progress, &attempts).await {
             Ok(recorded) => {
+                let noticed = match notify {
+                    Notify::OfNothing => Vec::new(),
+                    Notify::OfLastingRefusals => self.notice(cycle, progress, &attempts, &recorded).await,
+                };
                 for ((attempt, outcome), recorded) in attempts.iter().zip(told).zip(recorded) {
                     if let Recorded::Refused(error) = recorded {
                         progress.row_refused(&error);
@@ -76,6 +180,8 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                     }
                     progress.row_written();
                     let outcome = stored_as(outcome, recorded, attempt);
+                    let told = noticed.iter().find(|(id, _)| *id == attempt.streamer.id);
+                    let outcome = noticed_as(outcome, told.map(|(_, told)| told));
                     signaller.recorded(&outcome, self.clock.now());
                     progress.done(&attempt.streamer, &outcome);
                 }
@@ -134,33 +240,90 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         progress.state().not_stored.clone().filter(|_| self.clock.monotonic() >= give_up_at)
     }
 
-    /// The budget is used up: the refusal counts as an outage, and an alarm says so.
-    fn held_back(&self, one: Arrived) -> Arrived {
-        let Arrived { mut attempt, outcome, before } = one;
-        let (reason, expires_at) = match attempt.change {
-            Change::Deactivated { reason, expires_at } => (reason, expires_at),
-            _ => (outcome.to_string(), attempt.expires_before),
-        };
-        let reason = format!("{reason}, but too many were deactivated within the hour");
-        let alarm = Some(Alarm::HeldBack);
-        let (change, mut outcome) =
-            self.failed(before, FailureKind::Outage, reason, alarm, expires_at, attempt.started_at);
-        if let Outcome::Failed { kind, .. } = &mut outcome {
+    /// Notifies people of refusals that nothing confirms and that have lasted too long, once, as far as the budget goes.
+    async fn notice(
+        &self,
+        cycle: &Cycle,
+        progress: &Progress<'_>,
+        attempts: &[Attempt],
+        recorded: &[Recorded],
+    ) -> Vec<(StreamerId, Vec<Told>)> {
+        let lasting: Vec<_> = attempts
+            .iter()
+            .zip(recorded)
+            .filter(|(attempt, recorded)| {
+                let lasts = matches!(&attempt.change, Change::Failed { failure, .. }
+                    if failure.at == attempt.started_at && self.policy.is_to_be_noticed(failure));
+                lasts && matches!(recorded, Recorded::Written { .. })
+            })
+            .map(|(attempt, _)| attempt.clone())
+            .collect();
+        if lasting.is_empty() || progress.state().over_budget {
+            return Vec::new();
+        }
+        // What can't be written is tried at the next refusal.
+        let give_up_at = cycle.last_write(self.clock.monotonic());
+        let noticed = self.store.notice(&lasting, give_up_at).await.unwrap_or_default();
+        let ids = lasting.iter().map(|attempt| attempt.streamer.id);
+        ids.zip(noticed).filter_map(|(id, told)| Some((id, told?))).collect()
+    }
+
+    /// The refusal is not to deactivate, however confirmed: it counts as an outage, and an alarm says so.
+    fn held_back(&self, one: Arrived, why: &str) -> Arrived {
+        let mut one = self.judged(one, Cause::Outage, Some(why));
+        if let Outcome::Failed { kind, .. } = &mut one.outcome {
             *kind = FailureKind::Refusal;
         }
+        one
+    }
+
+    /// What was to deactivate, if it was confirmed, as a failure of this cause; with an alarm that says why it is held back.
+    fn judged(&self, one: Arrived, cause: Cause, held_back: Option<&str>) -> Arrived {
+        let Arrived { mut attempt, outcome, before, .. } = one;
+        let Change::Deactivated { reason, expires_at, memory } = attempt.change else {
+            return Arrived { attempt, outcome, before, proof: None };
+        };
+        let reason = held_back.map_or(reason.clone(), |why| format!("{reason}, but {why}"));
+        let (alarm, heard) = match &outcome {
+            _ if held_back.is_some() => (Some(Alarm::HeldBack), Heard::Answer),
+            Outcome::Failed { alarm, heard, .. } => (*alarm, *heard),
+            _ => (None, Heard::Answer),
+        };
+        let failed = Failed { cause, reason, alarm, heard, expires_at, memory };
+        let (change, outcome) = self.failed(before, failed, attempt.started_at);
         attempt.change = change;
-        Arrived { attempt, outcome, before }
+        Arrived { attempt, outcome, before, proof: None }
+    }
+}
+
+/// The outcome, once these people were notified of it.
+fn noticed_as(outcome: Outcome, told: Option<&Vec<Told>>) -> Outcome {
+    let Some(told) = told else { return outcome };
+    match outcome {
+        Outcome::Failed {
+            kind,
+            reason,
+            token_expires_at,
+            standing: Standing::Recorded { retry_at, .. },
+            alarm,
+            heard,
+        } => {
+            let standing = Standing::Noticed { retry_at, told: told.clone() };
+            Outcome::Failed { kind, reason, token_expires_at, standing, alarm, heard }
+        }
+        other => other,
     }
 }
 
 fn deactivated(outcome: Outcome, told: Vec<Told>) -> Outcome {
     match outcome {
-        Outcome::Failed { kind, reason, token_expires_at, alarm, .. } => Outcome::Failed {
+        Outcome::Failed { kind, reason, token_expires_at, alarm, heard, .. } => Outcome::Failed {
             kind,
             reason,
             token_expires_at,
             standing: Standing::Deactivated { told },
             alarm,
+            heard,
         },
         other => other,
     }
@@ -176,12 +339,12 @@ pub(super) struct Stuck {
 /// What Twitch said of one streamer could not be written, and the row is set aside.
 fn lost(outcome: Outcome, error: &StoreError) -> Outcome {
     match not_stored(outcome, error) {
-        Outcome::Failed { kind, reason, alarm: Some(Alarm::NotStored), .. } => {
-            not_recorded(kind, format!("{reason}; the row is set aside"))
+        Outcome::Failed { kind, reason, alarm: Some(Alarm::NotStored), heard, .. } => {
+            not_recorded(kind, format!("{reason}; the row is set aside"), heard)
         }
         other => {
             let reason = format!("{other}; but its row can't be written and is set aside: {error}");
-            not_recorded(FailureKind::Outage, reason)
+            not_recorded(FailureKind::Outage, reason, Heard::Answer)
         }
     }
 }
@@ -192,17 +355,18 @@ pub(super) fn not_stored(outcome: Outcome, error: &StoreError) -> Outcome {
         Outcome::Refreshed { .. } => not_recorded(
             FailureKind::Outage,
             format!("refreshed, but the new tokens could not be stored: {error}"),
+            Heard::Answer,
         ),
-        Outcome::Failed { kind, reason, standing, .. } if standing != Standing::NotRecorded => {
-            not_recorded(kind, format!("{reason}; this could not be stored: {error}"))
+        Outcome::Failed { kind, reason, standing, heard, .. } if standing != Standing::NotRecorded => {
+            not_recorded(kind, format!("{reason}; this could not be stored: {error}"), heard)
         }
         other => other,
     }
 }
 
-pub(super) fn not_recorded(kind: FailureKind, reason: String) -> Outcome {
+pub(super) fn not_recorded(kind: FailureKind, reason: String, heard: Heard) -> Outcome {
     let (token_expires_at, standing, alarm) = (None, Standing::NotRecorded, Some(Alarm::NotStored));
-    Outcome::Failed { kind, reason, token_expires_at, standing, alarm }
+    Outcome::Failed { kind, reason, token_expires_at, standing, alarm, heard }
 }
 
 /// The outcome, as it is once this was recorded.
@@ -216,13 +380,16 @@ pub(super) fn stored_as(outcome: Outcome, recorded: Recorded, attempt: &Attempt)
             token_expires_at: None,
             standing: Standing::Superseded,
             alarm: Some(Alarm::NotStored),
+            heard: Heard::Answer,
         },
         Recorded::Superseded => Outcome::Skipped(Skip::Superseded),
         Recorded::Written { granted: None } => outcome,
         // The pair is stored; the caller asked for more.
-        Recorded::NotGranted(error) => {
-            not_recorded(FailureKind::Outage, format!("the authorization could not be written: {error}"))
-        }
+        Recorded::NotGranted(error) => not_recorded(
+            FailureKind::Outage,
+            format!("the authorization could not be written: {error}"),
+            Heard::Answer,
+        ),
         Recorded::Refused(error) => not_stored(outcome, &error),
         Recorded::Written { granted: Some(authorization) } => {
             let (token_expires_at, refreshed) = match outcome {

@@ -1,0 +1,278 @@
+//! Which refusals deactivate: Twitch that refuses everybody against streamers that have disconnected, trigger by trigger on
+//! the turned clock.
+
+use std::collections::BTreeSet;
+
+use adapters::store::Database;
+use anyhow::Result;
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::grant::GrantError;
+use domain::health::{Finding, Issue, TwitchHealth};
+use domain::notification::PushAnswer;
+use domain::policy::{BUDGET_PERIOD, ONLY_REFUSALS, deactivation_budget};
+use domain::report::{Outcome, Standing};
+use end_to_end::cycles::{forced, planned, sweep};
+use end_to_end::people::{RecordingPush, refused_before};
+use end_to_end::requests::{membership, request, runner};
+use end_to_end::session::{Session, at, everybody_has_a_device, world_at_noon};
+use end_to_end::{Still, run};
+use local::stage::Stage;
+use local::twitch::{Endpoint, Fault};
+use local::world::{NewStreamer, World};
+
+const LIVING: i64 = 180;
+const EXPIRED: i64 = -10;
+
+/// With so many minutes left, and authorized for longer than any test.
+fn streamer(n: usize, left: i64) -> NewStreamer {
+    NewStreamer {
+        token_left: TimeDelta::minutes(left),
+        authorized_for: Some(TimeDelta::hours(48)),
+        ..NewStreamer::due(format!("s{n:03}"))
+    }
+}
+
+/// Everybody has a device.
+async fn session(streamers: Vec<NewStreamer>) -> Result<(Session<RecordingPush>, RecordingPush)> {
+    let (world, clock) = world_at_noon(streamers).await?;
+    everybody_has_a_device(&world).await?;
+    let push = RecordingPush::default();
+    Ok((Session::watch(Stage::new(world, clock, push.clone())).await?, push))
+}
+
+async fn only_refused_for(world: &World, now: DateTime<Utc>) -> Result<TimeDelta> {
+    let config = world.config(&[])?;
+    let client_id = config.twitch.credentials.current().client_id.clone();
+    Ok(Database::open(config.database).await?.only_refused_for(&client_id, now).await?)
+}
+
+/// Nobody is deactivated, notices stay in the budget, and the operator is alarmed after two hours.
+async fn all_are_refused(lefts: &[i64], validate: Option<Fault>) -> Result<()> {
+    let fleet: Vec<_> = lefts.iter().enumerate().map(|(n, left)| streamer(n, *left)).collect();
+    let why = format!("{lefts:?}, {validate:?}");
+    let (mut session, push) = session(fleet).await?;
+    let twitch = &session.stage.world.twitch;
+    twitch.fault_for_everybody(Fault::InvalidRefreshToken.on(Endpoint::Token));
+    if let Some(fault) = validate {
+        twitch.fault_for_everybody(fault.on(Endpoint::Validate));
+    }
+    let mut first = None;
+    for hour in 13..=20 {
+        let cycles = session.play(at(hour, 0)).await?;
+        first = first.or(cycles.iter().find(|cycle| cycle.report.failed > 0).map(|cycle| cycle.at));
+        assert!(cycles.iter().all(|cycle| cycle.report.deactivated == 0), "{why}");
+        let refused_for = only_refused_for(&session.stage.world, at(hour, 0)).await?;
+        assert_eq!(Some(at(hour, 0) - refused_for), first.or(Some(at(hour, 0))), "{why}");
+    }
+    assert!(at(20, 0) - first.expect("somebody is refused") >= ONLY_REFUSALS, "{why}");
+    assert!(session.inactive().is_empty(), "{why}");
+    let noticed: Vec<DateTime<Utc>> = sqlx::query_scalar(
+        "SELECT deactivated_at FROM token_refresh.deactivations WHERE is_notice ORDER BY 1",
+    )
+    .fetch_all(&session.stage.world.pool)
+    .await?;
+    let budget = usize::try_from(deactivation_budget(lefts.len() as u64))?;
+    for (n, at) in noticed.iter().enumerate() {
+        let within = noticed[n..].iter().take_while(|later| **later - *at < BUDGET_PERIOD).count();
+        assert!(within <= budget, "{why}: {noticed:?}");
+    }
+    // The streamer and the game master, once each.
+    let told: BTreeSet<_> = push.sent().into_iter().map(|(to, _)| to).collect();
+    assert_eq!((push.sent().len(), told.len()), (2 * noticed.len(), 2 * noticed.len()), "{why}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn while_twitch_refuses_everybody_nobody_is_deactivated() -> Result<()> {
+    for validate in [Some(Fault::ServerError), None, Some(Fault::Unauthorized)] {
+        for lefts in [&[EXPIRED][..], &[EXPIRED, EXPIRED], &[LIVING, LIVING], &[EXPIRED; 6], &[LIVING; 6]] {
+            all_are_refused(lefts, validate).await?;
+        }
+        all_are_refused(&[LIVING, EXPIRED, 30, 70, 100, 140], validate).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn fifty_expired_tokens_that_twitch_refuses_deactivate_nobody() -> Result<()> {
+    all_are_refused(&[EXPIRED; 50], None).await
+}
+
+/// When s000 is deactivated, who disconnects at noon; `None`: not before six.
+async fn disconnected(lefts: &[i64]) -> Result<(Option<DateTime<Utc>>, usize)> {
+    let fleet = lefts.iter().enumerate().map(|(n, left)| streamer(n, *left)).collect();
+    let (mut session, push) = session(fleet).await?;
+    session.stage.world.twitch.disconnect("s000")?;
+    let cycles = session.play(at(18, 0)).await?;
+    let others: usize = cycles.iter().map(|cycle| usize::try_from(cycle.report.deactivated).unwrap()).sum();
+    let inactive = session.inactive();
+    assert_eq!(others, inactive.len());
+    assert!(inactive.iter().all(|login| login == "s000"), "{inactive:?}");
+    let deactivated = cycles.iter().find(|cycle| cycle.report.deactivated > 0).map(|cycle| cycle.at);
+    let told: BTreeSet<_> = push.sent().into_iter().map(|(to, _)| to).collect();
+    assert!(told.len() <= 2, "{told:?}");
+    Ok((deactivated, push.sent().len()))
+}
+
+#[tokio::test]
+async fn a_streamer_that_disconnects_is_deactivated_at_the_second_refusal() -> Result<()> {
+    // The sweep at 12:07 validates them and is refused; that of 12:22 is refused again.
+    let second = Some(at(12, 22));
+    assert_eq!(disconnected(&[LIVING]).await?, (second, 2), "alone, living");
+    assert_eq!(disconnected(&[LIVING, LIVING, LIVING]).await?, (second, 2), "among others, living");
+    assert_eq!(disconnected(&[EXPIRED, 30, 40]).await?, (second, 2), "others were refreshed since");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_refusal_that_nothing_confirms_notifies_once_after_half_an_hour() -> Result<()> {
+    assert_eq!(disconnected(&[EXPIRED]).await?, (None, 2), "alone, expired: the notice");
+    // The others are refreshed an hour before their tokens expire.
+    let (deactivated, sent) = disconnected(&[EXPIRED, LIVING]).await?;
+    assert_eq!((deactivated, sent), (Some(at(14, 7)), 4), "the notice, then the deactivation");
+    Ok(())
+}
+
+/// A notice that could not be delivered says nothing any more once Twitch takes the tokens again.
+#[tokio::test]
+async fn a_notice_ends_when_the_tokens_are_taken_again() -> Result<()> {
+    let (mut session, push) = session(vec![streamer(0, EXPIRED)]).await?;
+    for device in ["s000", "Master of s000"] {
+        push.answer(device, PushAnswer::Busy { retry_after: None, reason: "away".to_owned() });
+    }
+    session.stage.world.twitch.fault("s000", Fault::InvalidRefreshToken.on(Endpoint::Token))?;
+    let cycles = session.play(at(12, 50)).await?;
+    let noticed = cycles.iter().flat_map(|cycle| &cycle.outcomes).filter(|(_, outcome)| {
+        matches!(outcome, Outcome::Failed { standing: Standing::Noticed { told, .. }, .. } if told.len() == 2)
+    });
+    assert_eq!(noticed.count(), 1);
+    session.stage.world.twitch.clear_faults("s000")?;
+    session.play(at(13, 30)).await?;
+    let states: Vec<String> = sqlx::query_scalar("SELECT DISTINCT state FROM token_refresh.outbox")
+        .fetch_all(&session.stage.world.pool)
+        .await?;
+    assert_eq!((states, session.not_fresh()), (vec!["obsolete".to_owned()], vec![]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_refusal_is_one_for_callers_whether_it_is_confirmed_or_not() -> Result<()> {
+    for (logins, lefts) in [(&["alone"][..], &[EXPIRED][..]), (&["one", "two"], &[LIVING, EXPIRED])] {
+        let still = Still::new().await?;
+        let world = &still.world;
+        let mut keys = Vec::new();
+        for (login, left) in logins.iter().zip(lefts) {
+            let new = NewStreamer { campaign: "Brumes".to_owned(), ..streamer(0, *left) };
+            let id = world.add(NewStreamer { login: (*login).to_owned(), ..new }).await?;
+            world.twitch.disconnect(login)?;
+            keys.push(membership(world, id).await?);
+        }
+        let runner = runner(world).await?;
+        for _ in 0..4 {
+            let check = runner.check(keys[0].campaign, &request(), TimeDelta::seconds(10)).await?;
+            assert_eq!(check.twitch, TwitchHealth::Available);
+            for one in &check.streamers {
+                assert_eq!(one.finding, Finding::Issue(Issue::TokenInvalid), "{one:?}");
+            }
+            for key in &keys {
+                let refused = runner.grant(*key, &request()).await;
+                assert!(matches!(refused, Err(GrantError::Refused(_))), "{refused:?}");
+            }
+            still.turn(10);
+        }
+    }
+    Ok(())
+}
+
+/// A refusal is an answer, and one that can't be validated is an outage of the validation.
+#[tokio::test]
+async fn who_is_well_is_refreshed_behind_more_refusals_than_outages_end_a_cycle() -> Result<()> {
+    for validate in [None, Some(Fault::ServerError)] {
+        let still = Still::new().await?;
+        let world = &still.world;
+        world.add_all((0..50).map(|n| streamer(n, EXPIRED)).collect()).await?;
+        for n in 0..50 {
+            world.twitch.disconnect(&format!("s{n:03}"))?;
+        }
+        // A cycle goes by the end of the authorization: these are the last.
+        let late = Some(TimeDelta::hours(72));
+        world
+            .add_all((50..55).map(|n| NewStreamer { authorized_for: late, ..streamer(n, 30) }).collect())
+            .await?;
+        if let Some(fault) = validate {
+            world.twitch.fault_for_everybody(fault.on(Endpoint::Validate));
+        }
+        let ran = run(&world.service(&[("TWITCH_MAX_IN_FLIGHT", "4")]).await?, &planned()).await;
+        assert_eq!((ran.report.success, ran.report.failed, ran.report.stopped), (5, 50, None));
+    }
+    Ok(())
+}
+
+/// What Twitch said of a pair is remembered for as long as the pair is stored, whatever becomes of the column.
+#[tokio::test]
+async fn a_token_that_died_before_its_time_confirms_every_later_refusal() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let id = world.add(streamer(0, LIVING)).await?;
+    world.twitch.disconnect("s000")?;
+    let service = world.service(&[]).await?;
+    for round in 0..2 {
+        run(&service, &forced()).await;
+        assert!(world.row(id).await?.is_active);
+        assert!(world.row(id).await?.token_expires_at <= Some(still.now()));
+        still.turn(15);
+        assert_eq!(run(&service, &forced()).await.report.deactivated, 1, "round {round}");
+        // Hours after the expiry that the token had.
+        still.turn(600);
+        let active = service.store().database().reactivate(&[id], still.now()).await?;
+        assert_eq!(active, [id]);
+    }
+    Ok(())
+}
+
+/// The existing backend marks outages as well. Its mark counts as a first refusal; a refusal of our own that nothing
+/// confirms does not deactivate after it.
+#[tokio::test]
+async fn after_another_programs_mark_only_a_confirmed_refusal_deactivates() -> Result<()> {
+    for (left, deactivated) in [(LIVING, 1), (EXPIRED, 0)] {
+        let still = Still::new().await?;
+        let world = &still.world;
+        let id = world.add(streamer(0, left)).await?;
+        world.twitch.disconnect("s000")?;
+        refused_before(world, id).await?;
+        let service = world.service(&[]).await?;
+        assert_eq!(run(&service, &planned()).await.report.deactivated, deactivated, "{left}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_validation_of_its_own_clears_a_mark_whoever_set_it() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let ours = world.add(streamer(0, 100)).await?;
+    let theirs = world.add(streamer(1, 100)).await?;
+    let dead = world.add(streamer(2, 100)).await?;
+    let service = world.service(&[]).await?;
+    world.twitch.fault("s000", Fault::ServerError.times(1).on(Endpoint::Token))?;
+    world.twitch.disconnect("s002")?;
+    run(&service, &forced()).await;
+    let mark = sqlx::query("UPDATE streamers SET token_refresh_failed_at = $1 WHERE id = $2");
+    mark.bind(still.now()).bind(theirs.0).execute(&world.pool).await?;
+    let asked = world.twitch.totals().token_requests;
+
+    still.turn(5);
+    let ran = run(&service, &sweep()).await;
+
+    assert_eq!((ran.report.validated, world.twitch.totals().token_requests), (2, asked), "{:?}", ran.report);
+    for (id, marked) in [(ours, false), (theirs, false), (dead, true)] {
+        assert_eq!(world.row(id).await?.token_refresh_failed_at.is_some(), marked);
+    }
+    let mark = sqlx::query("UPDATE streamers SET token_refresh_failed_at = $1 WHERE id = $2");
+    mark.bind(still.now()).bind(theirs.0).execute(&world.pool).await?;
+    let campaign = membership(world, theirs).await?.campaign;
+    let check = runner(world).await?.check(campaign, &request(), TimeDelta::seconds(10)).await?;
+    assert!(check.is_healthy());
+    assert_eq!(world.row(theirs).await?.token_refresh_failed_at, None);
+    Ok(())
+}
