@@ -90,7 +90,7 @@ pub(super) async fn notifying(document: &mut String, pool: &PgPool, now: DateTim
         &format!("Claiming {CLAIMS} notifications"),
         "The index of what waits holds it in the order in which it is to be tried, and nothing that is settled. For \
          each of them a look-up of the device, of the streamer and of the preferences, and an update.",
-        &explained(pool, explain("WITH due AS")?.bind(now).bind(now + CLAIM).bind(CLAIMS)).await?,
+        &explained(pool, explain("due AS (")?.bind(now).bind(now + CLAIM).bind(CLAIMS)).await?,
     )?;
     for (state, heading, sentence) in [
         ("delivered", "Writing that a notification was delivered", "Two look-ups and two updates."),

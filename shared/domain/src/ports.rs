@@ -162,7 +162,7 @@ pub struct SetAside {
     pub id: StreamerId,
     /// When that was found out.
     pub at: DateTime<Utc>,
-    /// Until when it is left alone.
+    /// Until when it is left alone; that very time, if it can be read and not changed, which is seen anew each time.
     pub until: DateTime<Utc>,
     /// What is wrong with the row.
     pub reason: String,

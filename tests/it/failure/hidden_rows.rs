@@ -2,6 +2,7 @@
 
 use adapters::runner::Runner;
 use anyhow::{Context as _, Result};
+use chrono::TimeDelta;
 use domain::report::{Report, Stop};
 use end_to_end::cycles::planned;
 use end_to_end::people::{RecordingPush, deliver, device, notify_as, refused_before, refused_streamer};
@@ -90,6 +91,33 @@ async fn a_cycle_that_finds_nothing_looks_why() -> Result<()> {
     Ok(())
 }
 
+/// One whose row may not be changed holds up nobody else.
+#[tokio::test]
+async fn others_are_refreshed_beside_a_row_that_is_not_to_be_changed() -> Result<()> {
+    let postgres = Postgres::own(ServerSettings::default()).await?;
+    let world = world(&postgres).await?;
+    let (aria, bastien) =
+        (world.add(NewStreamer::due("aria")).await?, world.add(NewStreamer::due("bastien")).await?);
+    sql(
+        &world,
+        "ALTER TABLE public.streamers ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY read ON public.streamers FOR SELECT USING (true);
+         CREATE POLICY change ON public.streamers FOR UPDATE USING (twitch_login = 'aria')",
+    )
+    .await?;
+    let report = cycle(&world).await?;
+    assert_eq!((report.success, report.failed, report.alarms.total(), &report.stopped), (1, 1, 1, &None));
+    assert!(world.has_live_token(aria).await?);
+    assert_eq!(world.row(bastien).await?.last_token_refresh_at, None);
+    // Alone, it is a fault of the whole run: nothing was refreshed.
+    let report = cycle(&world).await?;
+    assert!(
+        matches!(&report.stopped, Some(Stop::Store(text)) if text.contains(&bastien.to_string())),
+        "{report:?}"
+    );
+    Ok(())
+}
+
 /// With nobody there, and with a row that somebody else has locked.
 #[tokio::test]
 async fn what_row_level_security_does_not_hide_is_no_fault() -> Result<()> {
@@ -126,6 +154,7 @@ async fn a_request_is_not_told_that_a_hidden_streamer_is_unknown() -> Result<()>
     let said = runner.grant(key, &request()).await.err().context("hidden")?;
     assert!(said.to_string().contains("app sees no row of public.streamers: "), "{said}");
     assert!(runner.memberships(aria).await.is_err());
+    assert!(runner.check(key.campaign, &request(), TimeDelta::seconds(10)).await.is_err());
     sql(&world, "CREATE POLICY read ON public.streamers FOR SELECT USING (true)").await?;
     let said = runner.grant(key, &request()).await.err().context("not to be changed")?;
     assert!(said.to_string().contains("and not change it: "), "{said}");

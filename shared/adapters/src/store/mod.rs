@@ -26,6 +26,7 @@ mod statements;
 mod tables;
 mod visible;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -87,6 +88,8 @@ pub struct Database {
     known: Arc<Known>,
     /// For how long a connection is tried to be made.
     patience: Duration,
+    /// When it was last found that no row of a streamer is hidden from us.
+    hides_nothing_since: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Database {
@@ -135,7 +138,8 @@ impl Database {
         let known = Arc::new(Known::new(&current, DatabaseClock::new(machine)));
         let pool = connections::pool(quiet(&current), &known);
         let connecting_with = Arc::new(Mutex::new(current));
-        Self { pool, options, connecting_with, known, patience: connections::CONNECT_TIMEOUT }
+        let (patience, hides_nothing_since) = (connections::CONNECT_TIMEOUT, Arc::default());
+        Self { pool, options, connecting_with, known, patience, hides_nothing_since }
     }
 
     /// The time that all hosts of this database agree on. It is corrected whenever a connection is made or checked, and so at
@@ -257,12 +261,7 @@ impl Store for PgStore {
         until: DateTime<Utc>,
         give_up_at: Monotonic,
     ) -> Result<Vec<Claim>, StoreError> {
-        let claims =
-            Box::pin(self.lease(ids, now, until, give_up_at)).await.map_err(failed("leasing streamers"))?;
-        if claims.is_empty() {
-            Box::pin(self.database.look_at_unleased(ids)).await?;
-        }
-        Ok(claims)
+        Box::pin(self.lease(ids, now, until, give_up_at)).await.map_err(failed("leasing streamers"))
     }
 
     async fn record(&self, attempts: &[Attempt], give_up_at: Monotonic) -> Result<Vec<Recorded>, StoreError> {
@@ -283,7 +282,17 @@ impl Store for PgStore {
         ids: &[StreamerId],
         now: DateTime<Utc>,
     ) -> Result<Vec<SetAside>, StoreError> {
-        self.aside_among(ids, now).await
+        let mut aside = self.aside_among(ids, now).await?;
+        let known: HashSet<_> = aside.iter().map(|one| one.id).collect();
+        let others: Vec<_> = ids.iter().copied().filter(|id| !known.contains(id)).collect();
+        let shut_out = Box::pin(self.database.shut_out(&others)).await?;
+        aside.extend(shut_out.into_iter().map(|(id, error)| SetAside {
+            id,
+            at: now,
+            until: now,
+            reason: error.0,
+        }));
+        Ok(aside)
     }
 
     async fn deactivate(

@@ -1,6 +1,9 @@
 //! What this login can see and lock. Row-level security hides rows without a word, and a view may: "nothing there" and "nothing
 //! that you may see" are the same answer, so an answer that is empty is looked at.
 
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
 use chrono::{DateTime, Utc};
 use domain::policy::{Failure, FailureKind};
 use domain::ports::{Attempt, Change, Lease, PairMemory, Recorded, StoreError};
@@ -18,7 +21,10 @@ use super::{Database, PgStore, failed};
 /// `lock_not_available`
 const LOCKED: &str = "55P03";
 
-/// Streamers whose rows are tried, before the others are taken to be as they are.
+/// Row-level security that is turned on is noticed within this long.
+const REMEMBERED: Duration = Duration::from_secs(10);
+
+/// Streamers that a rehearsal is tried on.
 const TRIED: usize = 16;
 
 /// A table of which this login may not see, or not change, every row.
@@ -87,23 +93,42 @@ impl Database {
     /// Fails if one of these can be read and not locked, though nobody has locked it. For those whom nobody could lease,
     /// which looks as if another run were at work.
     pub(super) async fn look_at_unleased(&self, ids: &[StreamerId]) -> Result<(), StoreError> {
-        if ids.is_empty() {
-            return Ok(());
+        match self.shut_out(ids).await?.pop() {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
         }
+    }
+
+    /// Runs that meet each other ask again and again.
+    fn hides_nothing(&self) -> bool {
+        let since = *self.hides_nothing_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.is_some_and(|since| since.elapsed() < REMEMBERED)
+    }
+
+    /// Those of these that can be read and not locked, though nobody has locked them, with what is wrong.
+    pub(super) async fn shut_out(
+        &self,
+        ids: &[StreamerId],
+    ) -> Result<Vec<(StreamerId, StoreError)>, StoreError> {
         let doing = failed("looking why streamers could not be leased");
-        let may_hide =
-            sqlx::query_scalar!(r#"SELECT token_refresh.may_hide('public.streamers', 'w') AS "hides!""#);
-        if !may_hide.fetch_one(self).await.map_err(&doing)? {
-            return Ok(());
+        let mut shut_out = Vec::new();
+        if ids.is_empty() || self.hides_nothing() {
+            return Ok(shut_out);
         }
-        for id in ids.iter().take(TRIED) {
+        let login = sqlx::query!(
+            r#"SELECT current_user::text AS "role!", token_refresh.may_hide('public.streamers', 'w') AS "may_hide!""#
+        );
+        let login = login.fetch_one(self).await.map_err(&doing)?;
+        if !login.may_hide {
+            *self.hides_nothing_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            return Ok(shut_out);
+        }
+        for id in ids {
             if shuts_out(self, *id).await.map_err(&doing)? {
-                let role = sqlx::query_scalar!(r#"SELECT current_user::text AS "role!""#);
-                let role = role.fetch_one(self).await.map_err(&doing)?;
-                return Err(not_to_be_changed(&role, *id));
+                shut_out.push((*id, not_to_be_changed(&login.role, *id)));
             }
         }
-        Ok(())
+        Ok(shut_out)
     }
 
     /// The tables of which this login may not see or change every row, as far as the catalog tells.

@@ -260,6 +260,10 @@ struct State {
     over_budget: bool,
     /// The minutes for which a retry was asked.
     retries: BTreeSet<DateTime<Utc>>,
+    /// Somebody was leased.
+    claimed: bool,
+    /// Why a row can be read and not changed, if there is one.
+    shut_out: Option<String>,
     /// Rows that could not be written, since the last that could.
     rows_refused: u32,
     /// Why results could not be stored, however often it was tried.
@@ -300,6 +304,16 @@ impl Progress<'_> {
             self.stop(Stop::Store(format!(
                 "{refused} rows one after the other could not be written: {error}"
             )));
+        }
+    }
+
+    /// A row that may not be changed costs itself alone; where that is all there was to do, the run did nothing.
+    fn nobody_was_leased(&self) {
+        let state = self.state();
+        let shut_out = state.shut_out.clone().filter(|_| !state.claimed);
+        drop(state);
+        if let Some(reason) = shut_out {
+            self.stop(Stop::Store(reason));
         }
     }
 
@@ -573,6 +587,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 }),
             }
         }
+        progress.nobody_was_leased();
         Ok(())
     }
 
@@ -630,6 +645,9 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let claim = self.store.claim(&ids, now, now + LEASE, cycle.last_read(self.clock.monotonic()));
         let (claimed, ()) = future::join(claim, self.twitch.connect()).await;
         let claimed = claimed?;
+        if !claimed.is_empty() {
+            progress.state().claimed = true;
+        }
         let leased: HashSet<_> = claimed.iter().map(|claim| claim.streamer.id).collect();
         let missed: Vec<_> = due.iter().filter(|streamer| !leased.contains(&streamer.id)).collect();
         let ids: Vec<_> = missed.iter().map(|streamer| streamer.id).collect();
@@ -638,7 +656,12 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             let outcome = match aside.iter().find(|one| one.id == streamer.id) {
                 None => Outcome::Skipped(Skip::Leased),
                 // Found out by this claim.
-                Some(SetAside { at, reason, .. }) if *at == now => unreadable(reason.clone()),
+                Some(SetAside { at, until, reason, .. }) if *at == now => {
+                    if *until == now {
+                        progress.state().shut_out.get_or_insert_with(|| reason.clone());
+                    }
+                    unreadable(reason.clone())
+                }
                 Some(SetAside { until, reason, .. }) => {
                     Outcome::Skipped(Skip::SetAside { until: *until, reason: reason.clone() })
                 }
