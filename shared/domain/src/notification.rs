@@ -10,8 +10,11 @@ mod text;
 use std::fmt;
 use std::str::FromStr;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::authorization::CampaignId;
@@ -28,6 +31,9 @@ pub const FIRST_PAUSE: TimeDelta = TimeDelta::minutes(1);
 
 /// A push service that comes back is noticed within this long.
 pub const LONGEST_PAUSE: TimeDelta = TimeDelta::hours(1);
+
+/// As many become the 32 characters of base64url that a topic may have.
+const TOPIC_BYTES: usize = 24;
 
 /// The language of what people read (`NOTIFICATION_LOCALE`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -167,12 +173,12 @@ impl Notification {
     /// 32 characters at most, of base64url's alphabet.
     #[must_use]
     pub fn topic(&self) -> String {
-        // One streamer's notices to one person; half of each id tells them apart well enough.
-        let half = |id: Uuid| id.simple().to_string()[16..].to_owned();
-        match &self.recipient {
-            Recipient::Streamer => half(self.streamer.0),
-            Recipient::GameMaster(campaigns) => half(self.streamer.0) + &half(campaigns.first.0),
+        // One streamer's notices to one person. Whole ids would be too long, and any part of an id may be shared.
+        let mut ids = Sha256::new_with_prefix(self.streamer.0);
+        if let Recipient::GameMaster(campaigns) = &self.recipient {
+            ids.update(campaigns.first.0);
         }
+        BASE64_URL_SAFE_NO_PAD.encode(&ids.finalize()[..TOPIC_BYTES])
     }
 
     /// How long a push service may keep it from now on.

@@ -12,7 +12,11 @@ use crate::endpoint::Refused;
 /// The longest that we let a push service ask for: by then the notification is stale.
 const LONGEST_WAIT: TimeDelta = TimeDelta::hours(24);
 
-/// The class of an answer by its status.
+/// Where Windows' service says that it did not keep a message, behind a status that sounds as if it had.
+const WINDOWS_STATUS: [&str; 2] = ["x-wns-status", "x-wns-notificationstatus"];
+
+/// The class of an answer. Deleting a subscription and giving a message up can't be taken back, so what asks to be
+/// tried again later is temporary whatever its status, and so is a status that nobody has told us about.
 pub(crate) fn of_response(
     host: &str,
     status: StatusCode,
@@ -20,17 +24,37 @@ pub(crate) fn of_response(
     now: DateTime<Utc>,
 ) -> PushAnswer {
     let reason = format!("{host} answered {}", status.as_u16());
+    let busy = |reason| PushAnswer::Busy { retry_after: retry_after(headers, now), reason };
+    if status.is_success() {
+        return match dropped(headers) {
+            Some(how) => busy(format!("{reason}, and {how} the message")),
+            None => PushAnswer::Accepted,
+        };
+    }
+    if headers.contains_key(RETRY_AFTER) {
+        return busy(reason);
+    }
     match status.as_u16() {
-        200 | 201 | 202 | 204 => PushAnswer::Accepted,
         404 | 410 => PushAnswer::Gone,
         401 | 403 => PushAnswer::Unauthorized(format!(
             "{reason}: check VAPID_PUBLIC_KEY, VAPID_PRIVATE_KEY and VAPID_SUBJECT"
         )),
-        // 408 and 425 say of themselves that the same request may be sent again.
-        408 | 425 | 429 | 500..=599 => PushAnswer::Busy { retry_after: retry_after(headers, now), reason },
         300..=399 => PushAnswer::Rejected(format!("{reason}: redirects are not followed")),
-        _ => PushAnswer::Rejected(reason),
+        // These say of the request itself that it will never be taken.
+        400 | 405 | 411 | 413..=417 | 422 | 426 | 428 | 431 | 451 => PushAnswer::Rejected(reason),
+        _ => busy(reason),
     }
+}
+
+/// What Windows' service did instead of keeping the message.
+fn dropped(headers: &HeaderMap) -> Option<&'static str> {
+    WINDOWS_STATUS.iter().filter_map(|name| headers.get(*name)?.to_str().ok()).find_map(|text| {
+        match text.trim().to_ascii_lowercase().as_str() {
+            "dropped" => Some("dropped"),
+            "channelthrottled" => Some("throttled"),
+            _ => None,
+        }
+    })
 }
 
 /// The class of a call without an answer.
@@ -70,10 +94,12 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, retry_after: Option<&str>) -> PushAnswer {
-        let mut headers = HeaderMap::new();
-        if let Some(text) = retry_after {
-            headers.insert(RETRY_AFTER, text.parse().unwrap());
-        }
+        with_headers(status, retry_after.map(|text| ("retry-after", text)).as_slice())
+    }
+
+    fn with_headers(status: u16, headers: &[(&'static str, &str)]) -> PushAnswer {
+        let headers =
+            headers.iter().map(|&(name, text)| (name.parse().unwrap(), text.parse().unwrap())).collect();
         let now = "2026-11-23T04:00:00Z".parse().unwrap();
         of_response("push.example.com", StatusCode::from_u16(status).unwrap(), &headers, now)
     }
@@ -84,7 +110,7 @@ mod tests {
             retry_after: None,
             reason: format!("push.example.com answered {status}"),
         };
-        for status in [200, 201, 202, 204] {
+        for status in [200, 201, 202, 203, 204, 299] {
             assert_eq!(answer(status, None), PushAnswer::Accepted);
         }
         for status in [404, 410] {
@@ -94,12 +120,47 @@ mod tests {
             assert!(matches!(answer(status, None), PushAnswer::Unauthorized(reason)
                 if reason.contains(&status.to_string()) && reason.contains("VAPID_SUBJECT")));
         }
-        for status in [408, 425, 429, 500, 502, 503, 504, 599] {
+        for status in
+            [402, 406, 408, 409, 418, 421, 423, 425, 429, 460, 500, 501, 502, 503, 504, 599, 600, 999]
+        {
             assert_eq!(answer(status, None), busy(status));
         }
-        for status in [203, 301, 302, 307, 308, 400, 402, 405, 411, 413, 415, 418, 422, 451, 600] {
+        for status in [300, 301, 302, 307, 308, 400, 405, 411, 413, 414, 415, 422, 431, 451] {
             assert!(matches!(answer(status, None), PushAnswer::Rejected(reason)
                 if reason.contains(&status.to_string())));
+        }
+    }
+
+    #[test]
+    fn whatever_asks_to_be_tried_again_is_temporary() {
+        let asked = |status, text| match answer(status, Some(text)) {
+            PushAnswer::Busy { retry_after, .. } => retry_after,
+            other => panic!("{status}: {other:?}"),
+        };
+        for status in (300..1000).filter(|status| StatusCode::from_u16(*status).is_ok()) {
+            assert_eq!(asked(status, "120"), Some(TimeDelta::minutes(2)), "{status}");
+            assert_eq!(asked(status, "soon"), None, "{status}");
+        }
+        for status in [200, 201, 202, 204] {
+            assert_eq!(answer(status, Some("120")), PushAnswer::Accepted);
+        }
+    }
+
+    #[test]
+    fn what_windows_service_drops_is_not_accepted() {
+        for name in ["X-WNS-Status", "X-WNS-NotificationStatus"] {
+            let name = name.to_ascii_lowercase().leak();
+            for (text, how) in [("dropped", "dropped"), ("channelThrottled", "throttled")] {
+                let PushAnswer::Busy { retry_after, reason } =
+                    with_headers(200, &[(name, text), ("retry-after", "60")])
+                else {
+                    panic!("{name}: {text}")
+                };
+                assert_eq!(retry_after, Some(TimeDelta::minutes(1)));
+                assert_eq!(reason, format!("push.example.com answered 200, and {how} the message"));
+            }
+            assert_eq!(with_headers(201, &[(name, "received")]), PushAnswer::Accepted);
+            assert_eq!(with_headers(410, &[(name, "dropped")]), PushAnswer::Gone);
         }
     }
 

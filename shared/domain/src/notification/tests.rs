@@ -105,6 +105,23 @@ fn a_repeated_notice_replaces_the_former_and_no_other() {
 }
 
 #[test]
+fn ids_that_share_any_half_have_topics_of_their_own() {
+    let low = 0x9d0a_0000_0000_0003_u128;
+    let high = 0x5b0b_c1a5_6d2a_4f0e_u128 << 64;
+    let ids = [low, high, high | low, (1_u128 << 64) | low, high | 1].map(Uuid::from_u128);
+    let mut topics = Vec::new();
+    for streamer in ids {
+        let about = |recipient| Notification { streamer: StreamerId(streamer), ..to(recipient) }.topic();
+        topics.push(about(Recipient::Streamer));
+        topics.extend(ids.map(|id| about(Recipient::GameMaster(Campaigns::one(CampaignId(id), "")))));
+    }
+    let number = topics.len();
+    topics.sort_unstable();
+    topics.dedup();
+    assert_eq!(topics.len(), number);
+}
+
+#[test]
 fn each_answer_has_its_consequence() {
     let notification = to_streamer();
     let after = |answer: &PushAnswer| notification.after_attempt(answer, now());
