@@ -146,6 +146,25 @@ async fn nothing_is_set_beyond_a_transaction_and_nothing_to_a_login_that_has_its
     Ok(())
 }
 
+/// What a pooler in transaction mode needs: `.ci/pgbouncer/run` tries it on one.
+#[tokio::test]
+async fn without_a_statement_cache_nothing_has_a_name_and_all_is_in_transactions() -> Result<()> {
+    let postgres = Postgres::own(ServerSettings::default()).await?;
+    let world = World::start(&postgres, Settings::default()).await?;
+    let key = membership(&world, world.add(NewStreamer::due("someone")).await?).await?;
+    sqlx::query("ALTER ROLE postgres SET log_statement = 'all'").execute(&world.pool).await?;
+    let log = postgres.server().context("a server")?.log_path();
+    let before = std::fs::read_to_string(&log)?.len();
+    let url = format!("{}&statement-cache-capacity=0", world.database_url());
+    let runner = Runner::open(world.config(&[("DATABASE_URL", &url)])?).await?;
+    everything(&runner, key).await?;
+    let told = std::fs::read_to_string(&log)?.split_off(before);
+    let (unnamed, named) =
+        (told.matches("execute <unnamed>").count(), told.matches("execute sqlx_s_").count());
+    assert!(unnamed > 10 && named == 0, "{unnamed} unnamed and {named} named");
+    Ok(())
+}
+
 /// As many as there are connections, at the same time: all of them have their plans afterwards.
 async fn warm(runner: &Runner, key: MembershipKey) -> Result<()> {
     let all = join_all((0..CONNECTIONS).map(async |_| everything(runner, key).await)).await;

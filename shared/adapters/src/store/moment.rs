@@ -39,7 +39,7 @@ impl Moment {
         Self(match days {
             i32::MIN => i64::MIN,
             i32::MAX => i64::MAX,
-            days => i64::from(days) * DAY,
+            days => i64::from(days).saturating_mul(DAY),
         })
     }
 }
