@@ -223,3 +223,27 @@ async fn a_row_that_somebody_has_locked_is_left_for_the_next_time() -> Result<()
     assert_eq!((done.rekeyed, done.busy), (1, 0), "{done:?}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_row_that_can_t_be_written_costs_itself_alone() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    world.add_all((0..9).map(|n| NewStreamer::fresh(format!("s{n}"))).collect()).await?;
+    sqlx::raw_sql(
+        "CREATE FUNCTION public.theirs() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN IF NEW.twitch_login = 's4' THEN RAISE EXCEPTION 'not this one'; END IF; RETURN NEW; END $$;
+         CREATE TRIGGER theirs BEFORE UPDATE ON streamers FOR EACH ROW EXECUTE FUNCTION public.theirs()",
+    )
+    .execute(&world.pool)
+    .await?;
+    let keys = keys();
+    let config = world.config(&keys.each_ref().map(|(name, value)| (*name, value.as_str())))?;
+    let store = PgStore::new(Database::open(config.database).await?, config.cipher, world.clock.clone());
+    let done = store.rekey(None, false, still.now()).await?;
+    assert_eq!((done.total, done.rekeyed, done.busy), (9, 8, 1));
+    let leases: i64 = sqlx::query_scalar("SELECT count(leased_until) FROM token_refresh.streamers")
+        .fetch_one(&world.pool)
+        .await?;
+    assert_eq!(leases, 0, "given back");
+    Ok(())
+}

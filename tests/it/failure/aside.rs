@@ -256,6 +256,8 @@ async fn a_deactivation_that_can_t_be_written_costs_itself_alone() -> Result<()>
     for streamer in &streamers {
         refused_before(world, *streamer).await?;
     }
+    // Nothing to ask Twitch about, which confirms a refusal.
+    sqlx::query("UPDATE streamers SET access_token_encrypted = 'invalid'").execute(&world.pool).await?;
     on_write(world, "token_refresh.outbox", "NEW.streamer_name = 'Aria'", "RAISE EXCEPTION 'not this one'")
         .await?;
     let ran = run(&world.service(&[]).await?, &planned()).await;

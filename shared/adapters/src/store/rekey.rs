@@ -10,7 +10,7 @@ use domain::{Streamer, StreamerId};
 use sqlx::Error;
 use uuid::Uuid;
 
-use super::{PgStore, failed};
+use super::{PgStore, failed, said, unless_of_a_row};
 use crate::cipher::{Column, DecryptError, TokenCipher};
 
 /// Streamers that are looked at with one statement, and leased for as long as it takes to write them.
@@ -114,7 +114,7 @@ impl PgStore {
             done.rekeyed = old.len() as u64;
             return Ok((done, Vec::new()));
         }
-        done.rekeyed = self.write_anew(&cipher, &old, now).await?;
+        done.rekeyed = self.write_each_anew(&cipher, &old, now).await?;
         done.busy = old.len() as u64 - done.rekeyed;
         let left_out = if done.rekeyed == 0 { old } else { Vec::new() };
         Ok((done, left_out.into_iter().map(StreamerId).collect()))
@@ -133,6 +133,26 @@ impl PgStore {
             return cipher;
         }
         self.cipher.reload(&cipher).await.unwrap_or(cipher)
+    }
+
+    /// A row that can't be written costs itself alone: it is left as it is, and counts as busy.
+    async fn write_each_anew(
+        &self,
+        cipher: &TokenCipher,
+        ids: &[Uuid],
+        now: DateTime<Utc>,
+    ) -> Result<u64, Error> {
+        let (mut written, mut parts) = (0, vec![ids]);
+        while let Some(part) = parts.pop() {
+            match (unless_of_a_row(self.write_anew(cipher, part, now).await)?, part) {
+                (Ok(some), _) => written += some,
+                (Err(error), [id]) => {
+                    tracing::error!(streamer = %id, error = said(&error), "its row can't be written");
+                }
+                (Err(_), _) => parts.extend(<[_; 2]>::from(part.split_at(part.len() / 2))),
+            }
+        }
+        Ok(written)
     }
 
     /// Takes leases on those of these that nobody else holds, reads them again, writes them and gives the leases back.
@@ -220,8 +240,21 @@ impl PgStore {
             now
         )
         .fetch_one(&self.database)
-        .await?;
-        Ok(u64::try_from(written).unwrap_or(0))
+        .await;
+        if written.is_err() {
+            let give_back = sqlx::query!(
+                r#"
+                UPDATE token_refresh.streamers ours SET leased_until = NULL
+                FROM unnest($1::uuid[], $2::bigint[]) AS taken (id, fence)
+                WHERE ours.streamer_id = taken.id AND ours.fence = taken.fence
+                "#,
+                &ids,
+                &fences
+            );
+            // If not, they run out.
+            let _ = give_back.execute(&self.database).await;
+        }
+        Ok(u64::try_from(written?).unwrap_or(0))
     }
 }
 
