@@ -83,13 +83,18 @@ impl PgStore {
         match self.write_all(attempts, give_up_at).await? {
             Ok(recorded) => Ok(recorded),
             // Boxed: it is rare, and every write would carry its size.
-            Err(error) => Ok(Box::pin(self.write_each(attempts, error, give_up_at)).await),
+            Err(error) => Box::pin(self.write_each(attempts, error, give_up_at)).await,
         }
     }
 
     /// One row, or one of these, can't be written: all the others are. What fails for another reason meanwhile is said to be
     /// refused as well, because the rest is written.
-    async fn write_each(&self, attempts: &[Attempt], error: Error, give_up_at: Monotonic) -> Vec<Recorded> {
+    async fn write_each(
+        &self,
+        attempts: &[Attempt],
+        error: Error,
+        give_up_at: Monotonic,
+    ) -> Result<Vec<Recorded>, Error> {
         let mut recorded = vec![None; attempts.len()];
         let mut parts: Vec<(Vec<usize>, Error)> = vec![((0..attempts.len()).collect(), error)];
         while let Some((part, error)) = parts.pop() {
@@ -98,6 +103,13 @@ impl PgStore {
                 let locked = self.locked(&ids).await.unwrap_or_default();
                 let (locked, free): (Vec<_>, Vec<_>) =
                     part.into_iter().partition(|n| locked.contains(&attempts[*n].lease.id.0));
+                // No row is: it is the whole table, which is waited for as for a database that is away.
+                if locked.is_empty() {
+                    if self.clock.monotonic() >= give_up_at {
+                        return Err(error);
+                    }
+                    sleep(FIRST_PAUSE).await;
+                }
                 // Whatever waits for the same lock would wait for as long.
                 for n in locked {
                     recorded[n] = Some(Recorded::Refused(failed("writing a result")(locked_row())));
@@ -127,7 +139,7 @@ impl PgStore {
             }
         }
         let refused = || Recorded::Refused(failed("writing a result")(locked_row()));
-        recorded.into_iter().map(|one| one.unwrap_or_else(refused)).collect()
+        Ok(recorded.into_iter().map(|one| one.unwrap_or_else(refused)).collect())
     }
 
     /// The history of a result is worth less than the result.
