@@ -192,3 +192,31 @@ fn before_the_rules_are_enabled_whoever_is_overdue_is_a_warning() {
     assert_eq!(overdue(LastRuns { planned: Some(now()), ..none }).state, State::Fault);
     assert_eq!(overdue(swept()).state, State::Fault);
 }
+
+#[test]
+fn tokens_of_others_are_faults_that_name_whose_and_what_to_look_at() {
+    let one = |login: &str, other_client: Option<&str>| Misplaced {
+        streamer: Streamer {
+            id: StreamerId(Uuid::nil()),
+            login: login.to_owned(),
+            display_name: login.to_uppercase(),
+        },
+        other_client: other_client.map(str::to_owned),
+    };
+    assert!(misplaced(Ok(Vec::new())).is_none());
+    let check = misplaced(Ok(vec![one("aria", Some("abc")), one("bastien", None)])).unwrap();
+    assert_eq!((check.topic, check.state), (Topic::Tokens, State::Fault));
+    for text in
+        ["ARIA (aria)", "client id abc", "TWITCH_CLIENT_ID", "BASTIEN (bastien)", "another Twitch user"]
+    {
+        assert!(check.text.contains(text), "{}", check.text);
+    }
+}
+
+#[test]
+fn two_hours_of_nothing_but_refusals_are_a_fault() {
+    assert!(only_refused(Ok(TimeDelta::minutes(119))).is_none());
+    let check = only_refused(Ok(TimeDelta::minutes(120))).unwrap();
+    assert_eq!((check.topic, check.state), (Topic::Twitch, State::Fault));
+    assert!(check.text.starts_with("for 2 h 00 "), "{}", check.text);
+}
