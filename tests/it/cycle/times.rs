@@ -1,14 +1,16 @@
 //! Times in the application's columns that say nothing, because others write them as well: what has been and is to come,
 //! what is infinite, and years of no calendar.
 
-use adapters::store::{Database, Lookup};
-use anyhow::Result;
+use adapters::store::{Database, Lookup, PgOutbox, PgStore};
+use anyhow::{Context as _, Result};
 use chrono::{DateTime, Datelike, SubsecRound as _, TimeDelta, Utc};
 use domain::health::Finding;
 use domain::policy::FailureKind;
+use domain::ports::{Outbox as _, Store as _};
 use domain::report::{Outcome, Skip};
 use domain::{Authorized, StreamerId};
 use end_to_end::cycles::{planned, sweep};
+use end_to_end::people::{deactivation, device, refused_streamer};
 use end_to_end::requests::{membership, request, runner};
 use end_to_end::{Still, run};
 use local::twitch::{Endpoint, Fault};
@@ -291,6 +293,65 @@ async fn one_grant_is_one_session_in_columns_that_round() -> Result<()> {
             let revoked = database.membership(key, still.now()).await?;
             assert!(revoked.is_ok_and(|one| one.remaining(still.now()).is_none()), "{kind}");
             assert_eq!(database.remember_sessions(still.now()).await?, 0, "{kind}: it was ended exactly");
+        }
+    }
+    Ok(())
+}
+
+/// Nobody should write there, and it must not end a cycle.
+#[tokio::test]
+async fn in_our_own_columns_what_is_no_time_says_nothing() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let (streamer, user) = refused_streamer(world, "aria").await?;
+    device(world, user, "phone").await?;
+    let store = PgStore::new(database(world).await?, world.config(&[])?.cipher, world.clock.clone());
+    let attempt = deactivation(&store, streamer, still.now()).await?;
+    store.deactivate(&[attempt], world.clock.monotonic()).await?;
+    let other = world.add(NewStreamer::due("bert")).await?;
+    let (runner, database) = (runner(world).await?, database(world).await?);
+    runner.grant(membership(world, other).await?, &request()).await?;
+    let columns: Vec<(String, String)> = sqlx::query_as(
+        "SELECT c.table_name::text, c.column_name::text FROM information_schema.columns c
+         WHERE c.table_schema = 'token_refresh' AND c.data_type LIKE 'timestamp%' AND c.table_name <> '_sqlx_migrations'
+           -- A lease without an end is waited for, and a row may be set aside for ever.
+           AND c.column_name NOT IN ('leased_until', 'set_aside_until')
+         ORDER BY 1, 2",
+    )
+    .fetch_all(&world.pool)
+    .await?;
+    assert!(columns.len() > 10, "{columns:?}");
+    for text in NO_TIMES {
+        for (table, column) in &columns {
+            let set = format!("UPDATE token_refresh.{table} SET {column} = $1::timestamptz");
+            let mut undone = world.pool.begin().await?;
+            // Some have a check, and some a key.
+            if sqlx::query(AssertSqlSafe(set)).bind(text).execute(&mut *undone).await.is_err() {
+                continue;
+            }
+            undone.commit().await?;
+            let (now, place) = (still.now(), format!("{table}.{column} = {text}"));
+            let read = async {
+                database.history(streamer, 10).await?;
+                database.notifications(10).await?;
+                database.oldest_waiting().await?;
+                database.waiting(now).await?;
+                database.last_runs(DateTime::UNIX_EPOCH).await?;
+                database.deactivated_at(streamer).await?;
+                database.deactivated_since(DateTime::UNIX_EPOCH).await?;
+                database.coverage(now - TimeDelta::days(1), now).await?;
+                database.authorized(None, now).await?;
+                database.find(other, now).await?;
+                PgOutbox::new(database.clone(), world.clock.clone()).claim(now, now, 10).await?;
+                runner.memberships(other).await??;
+                runner
+                    .check(membership(world, other).await?.campaign, &request(), TimeDelta::seconds(10))
+                    .await?;
+                anyhow::Ok(())
+            };
+            read.await.context(place.clone())?;
+            let ran = run(&world.service(&[]).await?, &sweep()).await;
+            assert_eq!((ran.report.failed, &ran.report.stopped), (0, &None), "{place}");
         }
     }
     Ok(())

@@ -109,8 +109,8 @@ impl PgStore {
         .map_err(failed("reading which rows are set aside"))?;
         let aside = rows.into_iter().map(|row| SetAside {
             id: StreamerId(row.streamer_id),
-            at: row.at,
-            until: row.until,
+            at: row.at.end(),
+            until: row.until.end(),
             reason: row.reason,
         });
         Ok(aside.collect())

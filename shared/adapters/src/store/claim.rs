@@ -8,7 +8,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::aside::is_locked;
-use super::{Kept, LAST_STATEMENT, PgStore, StreamerRow, parse_no_expiry, unless_of_a_row};
+use super::{Kept, LAST_STATEMENT, Moment, PgStore, StreamerRow, parse_no_expiry, unless_of_a_row};
 use crate::cipher::{self, Column, TokenCipher};
 
 impl PgStore {
@@ -90,8 +90,8 @@ impl PgStore {
                 let [access, refresh] = pair.map(as_read);
                 let is_stored = row.pair.is_some() && row.pair == row.stored_pair;
                 let memory = PairMemory {
-                    expiry: expiry(row.pair_expiry.as_deref(), row.pair_expires_at),
-                    rejected_at: row.pair_rejected_at,
+                    expiry: expiry(row.pair_expiry.as_deref(), row.pair_expires_at.and_then(Moment::known)),
+                    rejected_at: row.pair_rejected_at.and_then(Moment::known),
                     client_id: row.pair_client_id,
                     user_id: row.pair_user_id,
                 };

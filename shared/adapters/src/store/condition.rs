@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::ports::StoreError;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use super::{Database, PgStore, failed, network, schema, tables};
+use super::{Database, Moment, PgStore, failed, network, schema, tables};
 use crate::SystemClock;
 use crate::cipher::{Column, DecryptError};
 use crate::secrets::Live;
@@ -156,7 +156,7 @@ impl Database {
         let row = sqlx::query!(
             r#"
             SELECT current_setting('server_version') AS "version!", current_user::text AS "role!",
-                   current_database()::text AS "name!", clock_timestamp() AS "now!"
+                   current_database()::text AS "name!"
             "#
         )
         .fetch_one(&database)
@@ -258,18 +258,21 @@ impl Database {
     ///
     /// If the database fails.
     pub async fn last_runs(&self, since: DateTime<Utc>) -> Result<LastRuns, StoreError> {
-        sqlx::query_as!(
-            LastRuns,
+        let runs = sqlx::query!(
             r#"
-            SELECT max(ended_at) FILTER (WHERE trigger = 'planned') AS planned,
-                   max(ended_at) FILTER (WHERE trigger = 'sweep') AS sweep
+            SELECT max(ended_at) FILTER (WHERE trigger = 'planned') AS "planned: Moment",
+                   max(ended_at) FILTER (WHERE trigger = 'sweep') AS "sweep: Moment"
             FROM token_refresh.refreshes WHERE outcome = 'refreshed' AND started_at >= $1
             "#,
             since
         )
         .fetch_one(self)
         .await
-        .map_err(failed("reading the last runs"))
+        .map_err(failed("reading the last runs"))?;
+        Ok(LastRuns {
+            planned: runs.planned.and_then(Moment::known),
+            sweep: runs.sweep.and_then(Moment::known),
+        })
     }
 
     /// What waits in the outbox.
@@ -278,11 +281,11 @@ impl Database {
     ///
     /// If the database fails.
     pub async fn waiting(&self, now: DateTime<Utc>) -> Result<Waiting, StoreError> {
-        sqlx::query_as!(
-            Waiting,
+        let waiting = sqlx::query!(
             r#"
             SELECT count(*) FILTER (WHERE state = 'pending') AS "pending!",
-                   min(next_attempt_at) FILTER (WHERE state = 'pending' AND next_attempt_at <= $1) AS due_since,
+                   min(next_attempt_at) FILTER (WHERE state = 'pending' AND next_attempt_at <= $1)
+                       AS "due_since: Moment",
                    count(*) FILTER (WHERE state = 'given_up' AND settled_at >= $2) AS "given_up!"
             FROM token_refresh.outbox
             "#,
@@ -291,7 +294,12 @@ impl Database {
         )
         .fetch_one(self)
         .await
-        .map_err(failed("counting notifications"))
+        .map_err(failed("counting notifications"))?;
+        Ok(Waiting {
+            pending: waiting.pending,
+            due_since: waiting.due_since.map(Moment::end),
+            given_up: waiting.given_up,
+        })
     }
 }
 

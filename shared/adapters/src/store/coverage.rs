@@ -6,7 +6,7 @@ use domain::StreamerId;
 use domain::ports::StoreError;
 use uuid::Uuid;
 
-use super::{Database, failed};
+use super::{Database, Moment, failed};
 
 /// What the history says of the sessions that reach into a period. Only what lies in the period counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,7 +151,7 @@ impl Database {
             };
             let mut reasons = row.reasons.unwrap_or_default();
             reasons.dedup();
-            let gap = Gap { dead, from: begins_at, until: stops_at, reasons };
+            let gap = Gap { dead, from: begins_at.end(), until: stops_at.end(), reasons };
             let key = Some((membership_id, granted_at));
             match coverage.broken.last_mut() {
                 Some(session) if last == key => session.gaps.push(gap),
@@ -162,7 +162,7 @@ impl Database {
                     campaign: row.campaign,
                     granted_at: granted_at.end(),
                     ends_at: ends_at.end(),
-                    deactivated_at: row.deactivated_at,
+                    deactivated_at: row.deactivated_at.and_then(Moment::known),
                     gaps: vec![gap],
                 }),
             }

@@ -120,8 +120,8 @@ total AS (
 SELECT total.sessions AS "sessions!", coalesce(total.seconds, 0)::bigint AS "seconds!",
        gap.membership_id AS "membership_id?", gap.streamer_id AS "streamer_id?", s.twitch_login AS "login?",
        s.twitch_display_name AS "display_name?", gap.campaign_id AS "campaign_id?", c.name AS "campaign?",
-       gap.granted_at AS "granted_at?", gap.ends_at AS "ends_at?", gap.deactivated_at, gap.dead AS "dead?",
-       gap.begins_at, gap.stops_at, gap.reasons
+       gap.granted_at AS "granted_at?", gap.ends_at AS "ends_at?", gap.deactivated_at AS "deactivated_at: Moment", gap.dead AS "dead?",
+       gap.begins_at AS "begins_at: Moment", gap.stops_at AS "stops_at: Moment", gap.reasons
 FROM total
 LEFT JOIN gap ON true
 LEFT JOIN public.streamers s ON s.id = gap.streamer_id

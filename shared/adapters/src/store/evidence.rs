@@ -6,7 +6,7 @@ use domain::ports::StoreError;
 use domain::{Streamer, StreamerId};
 use uuid::Uuid;
 
-use super::{Database, failed};
+use super::{Database, Moment, failed};
 
 /// Refusals of which the last is older than this have stopped: nobody is asked about any more.
 const LASTING: TimeDelta = TimeDelta::hours(1);
@@ -87,7 +87,7 @@ impl Database {
                   AND streamer_id <> (SELECT streamer_id FROM first_refused)
                 ORDER BY started_at LIMIT 1
             )
-            SELECT streamer_id AS "streamer_id!", ended_at AS "at!", true AS "succeeded!" FROM last
+            SELECT streamer_id AS "streamer_id!", ended_at AS "at!: Moment", true AS "succeeded!" FROM last
             UNION ALL SELECT streamer_id, ended_at, true FROM another
             UNION ALL SELECT streamer_id, started_at, false FROM first_refused
             UNION ALL SELECT streamer_id, started_at, false FROM another_refused
@@ -99,10 +99,11 @@ impl Database {
         .map_err(failed("reading what became of the last refreshes"))?;
         let mut history = History::default();
         for row in rows {
+            let Some(at) = row.at.known() else { continue };
             if row.succeeded {
-                history.add_success(StreamerId(row.streamer_id), row.at);
+                history.add_success(StreamerId(row.streamer_id), at);
             } else {
-                history.add_refusal(StreamerId(row.streamer_id), row.at);
+                history.add_refusal(StreamerId(row.streamer_id), at);
             }
         }
         Ok(history)
@@ -157,10 +158,10 @@ impl Database {
             SELECT (SELECT started_at FROM token_refresh.refreshes
                     WHERE refused AND outcome = 'failed' AND client_id = $1
                       AND started_at > coalesce(last.at, '-infinity')
-                    ORDER BY started_at LIMIT 1) AS since,
+                    ORDER BY started_at LIMIT 1) AS "since: Moment",
                    (SELECT started_at FROM token_refresh.refreshes
                     WHERE refused AND outcome = 'failed' AND client_id = $1
-                    ORDER BY started_at DESC LIMIT 1) AS until
+                    ORDER BY started_at DESC LIMIT 1) AS "until: Moment"
             FROM last
             "#,
             client_id
@@ -168,7 +169,11 @@ impl Database {
         .fetch_one(self)
         .await
         .map_err(failed("looking for how long Twitch has refused everybody"))?;
-        let lasts = refused.until.is_some_and(|until| now - until <= LASTING);
-        Ok(refused.since.filter(|_| lasts).map_or(TimeDelta::zero(), |since| now - since))
+        let lasts = refused.until.and_then(Moment::known).is_some_and(|until| now - until <= LASTING);
+        Ok(refused
+            .since
+            .and_then(Moment::known)
+            .filter(|_| lasts)
+            .map_or(TimeDelta::zero(), |since| now - since))
     }
 }

@@ -8,7 +8,7 @@ use sqlx::Postgres;
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 
-use super::{Database, failed};
+use super::{Database, Moment, failed};
 
 /// How long the history and the sessions are kept.
 pub const HISTORY_KEPT: TimeDelta = TimeDelta::days(30);
@@ -44,8 +44,7 @@ impl Database {
     ///
     /// If the database fails.
     pub async fn history(&self, id: StreamerId, limit: i64) -> Result<Vec<HistoryEntry>, StoreError> {
-        sqlx::query_as!(
-            HistoryEntry,
+        let rows = sqlx::query!(
             r#"
             SELECT trigger, started_at, ended_at, outcome, reason, expires_before, expires_after, caller
             FROM token_refresh.refreshes WHERE streamer_id = $1 ORDER BY fence DESC LIMIT $2
@@ -55,7 +54,18 @@ impl Database {
         )
         .fetch_all(self)
         .await
-        .map_err(failed("reading the history"))
+        .map_err(failed("reading the history"))?;
+        let entries = rows.into_iter().map(|row| HistoryEntry {
+            trigger: row.trigger,
+            started_at: row.started_at.end(),
+            ended_at: row.ended_at.end(),
+            outcome: row.outcome,
+            reason: row.reason,
+            expires_before: row.expires_before.and_then(Moment::known),
+            expires_after: row.expires_after.and_then(Moment::known),
+            caller: row.caller,
+        });
+        Ok(entries.collect())
     }
 
     /// Forgets what is older than 30 days, a part at a time: what is forgotten stays so if there is no time for the rest.

@@ -411,19 +411,19 @@ struct StreamerRow {
     until: Option<Moment>,
     expires_at: Option<Moment>,
     refreshed_at: Option<Moment>,
-    validated_at: Option<DateTime<Utc>>,
+    validated_at: Option<Moment>,
     /// The application's column, which others write as well.
     failed_at: Option<Moment>,
     /// What we remember of the failure at the very time `known_failure_at`, and of no other.
-    known_failure_at: Option<DateTime<Utc>>,
+    known_failure_at: Option<Moment>,
     failure_kind: Option<String>,
     refusals: Option<i32>,
     /// What Twitch said of the expiry of the stored pair.
     pair_expiry: Option<String>,
     /// Our own first refusal of the stored pair.
-    refused_since: Option<DateTime<Utc>>,
+    refused_since: Option<Moment>,
     /// When people were notified of it.
-    noticed_at: Option<DateTime<Utc>>,
+    noticed_at: Option<Moment>,
 }
 
 impl StreamerRow {
@@ -432,7 +432,7 @@ impl StreamerRow {
     fn into_parts(self, now: DateTime<Utc>) -> (Streamer, TokenState) {
         let past = |at: &DateTime<Utc>| *at <= now + LARGEST_SKEW;
         let failure = self.failed_at.and_then(Moment::known).filter(past).map(|at| {
-            let known = self.known_failure_at == Some(at);
+            let known = self.known_failure_at.and_then(Moment::known) == Some(at);
             let failure = match self.failure_kind.as_deref().and_then(parse_kind).filter(|_| known) {
                 Some(kind) => {
                     let refusals = self.refusals.and_then(|n| n.try_into().ok()).unwrap_or(0);
@@ -440,13 +440,14 @@ impl StreamerRow {
                 }
                 None => Failure::recorded_elsewhere(at),
             };
-            Failure { refused_since: self.refused_since, noticed: self.noticed_at.is_some(), ..failure }
+            let refused_since = self.refused_since.and_then(Moment::known).filter(past);
+            Failure { refused_since, noticed: self.noticed_at.is_some(), ..failure }
         });
         let token = TokenState {
             expires_at: self.expires_at.and_then(Moment::known),
             no_expiry: self.pair_expiry.as_deref().and_then(parse_no_expiry),
             refreshed_at: self.refreshed_at.and_then(Moment::known).filter(past),
-            validated_at: self.validated_at.filter(past),
+            validated_at: self.validated_at.and_then(Moment::known).filter(past),
             failure,
         };
         let streamer =

@@ -76,7 +76,40 @@ impl Encode<'_, Postgres> for Moment {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use serde_json::Value;
+
     use super::*;
+
+    /// sqlx's own decoding of a time panics over `infinity`.
+    #[test]
+    fn every_time_that_a_query_answers_is_a_moment() {
+        let settings = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/sqlx.toml")).unwrap();
+        let overrides = |table: &str, column: &str| {
+            let section = settings.split(&format!("table-overrides.'{table}']")).nth(1).unwrap_or_default();
+            section.split("[macros").next().unwrap_or_default().contains(&format!("'{column}' = "))
+        };
+        let mut times = 0;
+        for file in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.sqlx")).unwrap() {
+            let query: Value = serde_json::from_slice(&fs::read(file.unwrap().path()).unwrap()).unwrap();
+            for column in query["describe"]["columns"].as_array().unwrap() {
+                let of_time = ["Timestamptz", "Timestamp", "Date"];
+                if !column["type_info"].as_str().is_some_and(|kind| of_time.contains(&kind)) {
+                    continue;
+                }
+                times += 1;
+                let origin = &column["origin"]["Table"];
+                let is_overridden = origin["table"]
+                    .as_str()
+                    .zip(origin["name"].as_str())
+                    .is_some_and(|(table, name)| overrides(table, name));
+                let is_told = column["name"].as_str().unwrap().ends_with(": Moment");
+                assert!(is_overridden || is_told, "{column} of {}", query["query"]);
+            }
+        }
+        assert!(times > 40, "{times}");
+    }
 
     #[test]
     fn a_day_is_its_first_moment() {

@@ -14,7 +14,7 @@ use sqlx::Error;
 use uuid::Uuid;
 
 use super::deactivate::recipient;
-use super::{Database, failed, persistently};
+use super::{Database, Moment, failed, persistently};
 
 /// The outbox in PostgreSQL. Needs no key.
 #[derive(Clone)]
@@ -114,7 +114,7 @@ impl PgOutbox {
             claimed.notifications.push(Notification {
                 id: row.id,
                 attempt: row.attempt.try_into().unwrap_or(0),
-                created_at: row.created_at,
+                created_at: row.created_at.end(),
                 // A missing key can't be encrypted for, which whoever sends will say.
                 subscription: Subscription {
                     id: row.subscription_id,
@@ -260,11 +260,12 @@ impl Database {
         sqlx::query_scalar!(
             r#"
             WITH waiting AS MATERIALIZED (SELECT created_at FROM token_refresh.outbox WHERE state = 'pending')
-            SELECT min(created_at) FROM waiting
+            SELECT min(created_at) AS "since: Moment" FROM waiting
             "#
         )
         .fetch_one(self)
         .await
+        .map(|since| since.map(Moment::end))
         .map_err(failed("looking for what waits in the outbox"))
     }
 
@@ -274,13 +275,12 @@ impl Database {
     ///
     /// If the database fails.
     pub async fn notifications(&self, limit: i64) -> Result<Vec<OutboxEntry>, StoreError> {
-        sqlx::query_as!(
-            OutboxEntry,
+        let rows = sqlx::query!(
             r#"
             SELECT created_at, user_name, streamer_id, streamer_name, campaign_name,
                    coalesce(campaign_count, CASE WHEN campaign_id IS NULL THEN 0 ELSE 1 END) AS "campaigns!",
                    subscription_id, state,
-                   attempt AS attempts, CASE WHEN state = 'pending' THEN next_attempt_at END AS next_attempt_at,
+                   attempt AS attempts, CASE WHEN state = 'pending' THEN next_attempt_at END AS "next_attempt_at: Moment",
                    settled_at, last_error
             FROM token_refresh.outbox ORDER BY created_at DESC, id LIMIT $1
             "#,
@@ -288,6 +288,21 @@ impl Database {
         )
         .fetch_all(self)
         .await
-        .map_err(failed("reading notifications"))
+        .map_err(failed("reading notifications"))?;
+        let entries = rows.into_iter().map(|row| OutboxEntry {
+            created_at: row.created_at.end(),
+            user_name: row.user_name,
+            streamer_id: row.streamer_id,
+            streamer_name: row.streamer_name,
+            campaign_name: row.campaign_name,
+            campaigns: row.campaigns,
+            subscription_id: row.subscription_id,
+            state: row.state,
+            attempts: row.attempts,
+            next_attempt_at: row.next_attempt_at.and_then(Moment::known),
+            settled_at: row.settled_at.and_then(Moment::known),
+            last_error: row.last_error,
+        });
+        Ok(entries.collect())
     }
 }

@@ -5,7 +5,7 @@ use domain::ports::StoreError;
 use domain::{Streamer, StreamerId};
 use uuid::Uuid;
 
-use super::{Database, failed};
+use super::{Database, Moment, failed};
 
 /// Somebody who was deactivated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl Database {
         let rows = sqlx::query!(
             r#"
             SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name,
-                   max(d.deactivated_at) AS "at!"
+                   max(d.deactivated_at) AS "at!: Moment"
             FROM token_refresh.deactivations d JOIN public.streamers s ON s.id = d.streamer_id
             WHERE d.deactivated_at >= $1 AND NOT d.is_notice AND NOT s.is_active
             GROUP BY s.id ORDER BY max(d.deactivated_at) DESC, s.id
@@ -47,7 +47,7 @@ impl Database {
                     login: row.login,
                     display_name: row.display_name,
                 },
-                at: Some(row.at),
+                at: row.at.known(),
             })
             .collect())
     }
@@ -59,11 +59,15 @@ impl Database {
     /// If the database fails.
     pub async fn deactivated_at(&self, id: StreamerId) -> Result<Option<DateTime<Utc>>, StoreError> {
         sqlx::query_scalar!(
-            "SELECT max(deactivated_at) FROM token_refresh.deactivations WHERE streamer_id = $1 AND NOT is_notice",
+            r#"
+            SELECT max(deactivated_at) AS "at: Moment" FROM token_refresh.deactivations
+            WHERE streamer_id = $1 AND NOT is_notice
+            "#,
             id.0
         )
         .fetch_one(self)
         .await
+        .map(|at| at.and_then(Moment::known))
         .map_err(failed("reading the deactivations"))
     }
 
