@@ -117,6 +117,8 @@ mod tests {
             streamer: StreamerId(Uuid::nil()),
             streamer_name: "Aria\u{1b}[2J".to_owned(),
             recipient,
+            no_name_since: None,
+            other_key: false,
         };
         let master = || Recipient::GameMaster(Campaigns::one(CampaignId(Uuid::nil()), "Les Brumes"));
         let busy = PushAnswer::Busy { retry_after: None, reason: "push.example.com answered 503".to_owned() };
@@ -129,6 +131,7 @@ mod tests {
                 given_up: 1,
                 obsolete: 2,
                 unauthorized: 0,
+                other_key: 0,
             },
             lines: vec![
                 line(&notification(Recipient::Streamer), &PushAnswer::Accepted, Next::Delivered),

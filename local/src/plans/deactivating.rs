@@ -69,8 +69,11 @@ pub(super) async fn notifying(document: &mut String, pool: &PgPool, now: DateTim
         "Telling of a deactivation",
         "In the transaction of the deactivation: the people whom it concerns, each with all of their campaigns, the devices of each through an index, \
          and an entry for each device. What still waits about the same streamer is replaced.",
-        &explained(pool, explain("WITH person AS")?.bind(streamer).bind(now).bind(true).bind(3).bind(true))
-            .await?,
+        &explained(
+            pool,
+            explain("WITH person AS")?.bind(streamer).bind(now).bind(true).bind(3).bind(true).bind(20_i64),
+        )
+        .await?,
     )?;
     let wants: String = sqlx::query_scalar(
         "SELECT replace(prosrc, '= person', '= $1') FROM pg_proc
@@ -90,7 +93,7 @@ pub(super) async fn notifying(document: &mut String, pool: &PgPool, now: DateTim
         &format!("Claiming {CLAIMS} notifications"),
         "The index of what waits holds it in the order in which it is to be tried, and nothing that is settled. For \
          each of them a look-up of the device, of the streamer and of the preferences, and an update.",
-        &explained(pool, explain("due AS (")?.bind(now).bind(now + CLAIM).bind(CLAIMS)).await?,
+        &explained(pool, explain("first AS (")?.bind(now).bind(now + CLAIM).bind(CLAIMS)).await?,
     )?;
     for (state, heading, sentence) in [
         ("delivered", "Writing that a notification was delivered", "Two look-ups and two updates."),
@@ -107,7 +110,9 @@ pub(super) async fn notifying(document: &mut String, pool: &PgPool, now: DateTim
             .bind(None::<DateTime<Utc>>)
             .bind(now)
             .bind(None::<String>)
-            .bind(&endpoint);
+            .bind(&endpoint)
+            .bind(None::<DateTime<Utc>>)
+            .bind(false);
         section(document, heading, sentence, &explained(pool, settle).await?)?;
     }
     Ok(())

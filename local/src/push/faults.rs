@@ -3,9 +3,12 @@
 use std::future;
 
 use axum::{
+    Json,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+
+use serde_json::json;
 
 use crate::server::HangUp;
 
@@ -18,6 +21,13 @@ pub enum Fault {
         status: u16,
         /// `Retry-After`: seconds or a date.
         retry_after: Option<String>,
+    },
+    /// An answer with this status and, as Apple's service has it, `{"reason": …}`.
+    Reason {
+        /// The status.
+        status: u16,
+        /// What was wrong.
+        reason: String,
     },
     /// No answer, and the connection stays.
     Hang,
@@ -54,6 +64,10 @@ impl Fault {
                     response.headers_mut().insert(header::RETRY_AFTER, value);
                 }
                 Some(response)
+            }
+            Self::Reason { status, reason } => {
+                let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                Some((status, Json(json!({ "reason": reason }))).into_response())
             }
             Self::Hang => future::pending().await,
             Self::HangUp => Some(HangUp.into_response()),

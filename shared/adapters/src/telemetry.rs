@@ -172,8 +172,23 @@ pub fn log_delivery(notification: &Notification, answer: &PushAnswer, next: Next
 /// mends it, nobody is told of anything.
 pub fn log_deliveries(report: &NotifyReport) {
     metrics::count_deliveries(report);
-    let NotifyReport { delivered, gone, postponed, given_up, obsolete, unauthorized } = report;
-    tracing::info!(delivered, gone, postponed, given_up, obsolete, unauthorized, "outbox delivered");
+    let NotifyReport { delivered, gone, postponed, given_up, obsolete, unauthorized, other_key } = report;
+    tracing::info!(
+        delivered,
+        gone,
+        postponed,
+        given_up,
+        obsolete,
+        unauthorized,
+        other_key,
+        "outbox delivered"
+    );
+    if *other_key > 0 {
+        tracing::warn!(
+            other_key,
+            "devices have subscribed under another VAPID key than ours: they have to turn notifications off and on"
+        );
+    }
     if *unauthorized > 0 {
         tracing::error!(
             unauthorized,

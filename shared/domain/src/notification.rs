@@ -32,6 +32,13 @@ pub const FIRST_PAUSE: TimeDelta = TimeDelta::minutes(1);
 /// A push service that comes back is noticed within this long.
 pub const LONGEST_PAUSE: TimeDelta = TimeDelta::hours(1);
 
+/// For how long a push service's name must not exist before its subscription is deleted: a day, but for the hour in which
+/// a notification's last attempt falls.
+pub const NO_NAME_FOR: TimeDelta = TimeDelta::hours(23);
+
+/// So many devices of a person are told, those that signed in last.
+pub const DEVICES_OF_A_PERSON: usize = 20;
+
 /// As many become the 32 characters of base64url that a topic may have.
 const TOPIC_BYTES: usize = 24;
 
@@ -117,6 +124,18 @@ pub struct Subscription {
     pub auth: String,
 }
 
+impl Subscription {
+    /// The endpoint's host, to tell push services apart. It need not be one.
+    #[must_use]
+    pub fn host(&self) -> String {
+        let endpoint = self.endpoint.trim().replace('\\', "/");
+        let rest = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, rest)| rest);
+        let authority = rest.trim_start_matches('/').split(['/', '?', '#']).next().unwrap_or_default();
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        host.trim_end_matches(":443").trim_end_matches('.').to_lowercase()
+    }
+}
+
 impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subscription").field("id", &self.id).finish_non_exhaustive()
@@ -140,6 +159,10 @@ pub struct Notification {
     pub streamer_name: String,
     /// Whom it is for.
     pub recipient: Recipient,
+    /// Since when the push service's name does not exist, if it did not at the last attempt.
+    pub no_name_since: Option<DateTime<Utc>>,
+    /// Whether the device is known to have subscribed under another VAPID key than ours.
+    pub other_key: bool,
 }
 
 impl Notification {
@@ -193,20 +216,44 @@ impl Notification {
         self.time_to_live(now).is_zero()
     }
 
-    /// What an attempt changes that ended with `answer`.
+    /// Remembers what this answer says of the device.
+    pub fn note(&mut self, answer: &PushAnswer, now: DateTime<Utc>) {
+        self.no_name_since = match answer {
+            PushAnswer::NoSuchName(_) => self.no_name_since.or(Some(now)),
+            PushAnswer::NotAsked(_) => self.no_name_since,
+            _ => None,
+        };
+        self.other_key = match answer {
+            PushAnswer::OtherKey(_) => true,
+            PushAnswer::Accepted => false,
+            _ => self.other_key,
+        };
+    }
+
+    /// What an attempt changes that ended with `answer`, once that is [noted](Self::note).
     #[must_use]
     pub fn after_attempt(&self, answer: &PushAnswer, now: DateTime<Utc>) -> Next {
+        let end = self.created_at + TIME_TO_LIVE;
         let asked = match answer {
             PushAnswer::Accepted => return Next::Delivered,
-            PushAnswer::Gone => return Next::Gone,
+            PushAnswer::Gone | PushAnswer::Unreachable(_) => return Next::Gone,
             PushAnswer::Rejected(_) => return Next::GivenUp,
+            PushAnswer::NoSuchName(_)
+                if self.no_name_since.is_some_and(|since| now - since >= NO_NAME_FOR) =>
+            {
+                return Next::Gone;
+            }
             PushAnswer::Busy { retry_after, .. } => *retry_after,
-            PushAnswer::Unauthorized(_) => None,
+            PushAnswer::Unauthorized(_)
+            | PushAnswer::OtherKey(_)
+            | PushAnswer::NoSuchName(_)
+            | PushAnswer::NoAnswer(_)
+            | PushAnswer::NotAsked(_) => None,
         };
         let doubled = FIRST_PAUSE * 2_i32.pow(self.attempt.saturating_sub(1).min(10));
         let pause = doubled.min(LONGEST_PAUSE).max(asked.unwrap_or_default().min(TIME_TO_LIVE));
         let at = now + pause;
-        if at < self.created_at + TIME_TO_LIVE { Next::RetryAt(at) } else { Next::GivenUp }
+        if at < end { Next::RetryAt(at) } else { Next::GivenUp }
     }
 }
 
@@ -217,15 +264,26 @@ pub enum PushAnswer {
     Accepted,
     /// The subscription is no more (404, 410).
     Gone,
-    /// Not now: it is busy, failing or out of reach.
+    /// Not now: it is busy or failing.
     Busy {
         /// For how long it asks to be left alone.
         retry_after: Option<TimeDelta>,
         /// What happened.
         reason: String,
     },
-    /// It does not take our VAPID (401, 403): ours to mend, not the subscription's fault.
+    /// It did not answer.
+    NoAnswer(String),
+    /// It was not asked, because it did not answer others.
+    NotAsked(String),
+    /// Its name does not exist, while others do.
+    NoSuchName(String),
+    /// It can never be reached: no such address can be anybody's on the public internet.
+    Unreachable(String),
+    /// It does not take our VAPID: ours to mend, or the device has subscribed under another key.
     Unauthorized(String),
+    /// It does not take our VAPID for this device, while other devices' services do: the device has subscribed under
+    /// another key.
+    OtherKey(String),
     /// It will never take this, or we will never send it there.
     Rejected(String),
 }
@@ -237,7 +295,29 @@ impl PushAnswer {
         match self {
             Self::Accepted => None,
             Self::Gone => Some("the push service does not know the subscription any more"),
-            Self::Busy { reason, .. } | Self::Unauthorized(reason) | Self::Rejected(reason) => Some(reason),
+            Self::Busy { reason, .. }
+            | Self::NoAnswer(reason)
+            | Self::NotAsked(reason)
+            | Self::NoSuchName(reason)
+            | Self::Unreachable(reason)
+            | Self::Unauthorized(reason)
+            | Self::OtherKey(reason)
+            | Self::Rejected(reason) => Some(reason),
+        }
+    }
+
+    /// Whether somebody was there who answered.
+    #[must_use]
+    pub fn was_answered(&self) -> bool {
+        match self {
+            Self::Accepted | Self::Gone | Self::Busy { .. } | Self::Unauthorized(_) | Self::OtherKey(_) => {
+                true
+            }
+            Self::NoAnswer(_)
+            | Self::NotAsked(_)
+            | Self::NoSuchName(_)
+            | Self::Unreachable(_)
+            | Self::Rejected(_) => false,
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A notification is delivered at least once: one whose result is lost is claimed again when its claim has run out.
 
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,6 +27,10 @@ const LONGEST_WRITE: TimeDelta = TimeDelta::seconds(10);
 /// For how long nobody else takes what was claimed: another push while it waits for its turn, its own, and a write.
 const CLAIM: TimeDelta = TimeDelta::seconds(2 * LONGEST_PUSH.num_seconds() + LONGEST_WRITE.num_seconds());
 
+/// A host that has left so many calls in a row without an answer is not called again in the same run: each would hold up
+/// the others for as long as we wait.
+const UNANSWERED: u32 = 3;
+
 /// With less time left, a run delivers nothing.
 pub const SHORTEST_RUN: TimeDelta = CLAIM;
 
@@ -42,15 +47,17 @@ pub struct NotifyReport {
     pub given_up: u64,
     /// Nobody is to be told any more: reconnected, notifications turned off, or the device signed out.
     pub obsolete: u64,
-    /// Of all these, those where a push service did not take our VAPID: somebody has to look.
+    /// Of all these, those where a push service did not take our VAPID, if none took it: somebody has to look.
     pub unauthorized: u64,
+    /// Of all these, devices that have subscribed under another VAPID key: our VAPID was taken for others, or was before.
+    pub other_key: u64,
 }
 
 impl NotifyReport {
     /// Everything that was looked at.
     #[must_use]
     pub fn total(&self) -> u64 {
-        let Self { delivered, gone, postponed, given_up, obsolete, unauthorized: _ } = self;
+        let Self { delivered, gone, postponed, given_up, obsolete, unauthorized: _, other_key: _ } = self;
         delivered + gone + postponed + given_up + obsolete
     }
 
@@ -62,6 +69,7 @@ impl NotifyReport {
             Next::GivenUp => self.given_up += 1,
         }
         self.unauthorized += u64::from(matches!(answer, PushAnswer::Unauthorized(_)));
+        self.other_key += u64::from(matches!(answer, PushAnswer::OtherKey(_)));
     }
 }
 
@@ -81,6 +89,10 @@ pub struct NotifyService<O, P> {
 #[derive(Default)]
 struct Run {
     report: NotifyReport,
+    /// Calls in a row that were not answered, by host.
+    unanswered: HashMap<String, u32>,
+    /// Where our VAPID was not taken while it had not been for anybody: whose fault that is shows at the end.
+    untaken: Vec<(Notification, String, Next)>,
     /// Why the run ends early. What is under way is still finished.
     failed: Option<StoreError>,
 }
@@ -115,7 +127,8 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
                 self.deliver(notification, until, &run, observer)
             })
             .await;
-        let Run { report, failed } = run.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.judge(&run, observer).await;
+        let Run { report, failed, .. } = run.into_inner().unwrap_or_else(PoisonError::into_inner);
         failed.map_or(Ok(report), Err)
     }
 
@@ -148,7 +161,7 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
 
     async fn deliver(
         &self,
-        notification: Notification,
+        mut notification: Notification,
         until: DateTime<Utc>,
         run: &Mutex<Run>,
         observer: Observer<'_>,
@@ -161,18 +174,87 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
         let answer = if notification.is_stale(now) {
             PushAnswer::Rejected("older than a day".to_owned())
         } else {
-            self.push(&notification, now).await
+            self.push_unless_silent(&notification, now, run).await
         };
         let now = self.clock.now();
+        let answer = match answer {
+            PushAnswer::Unauthorized(reason) if notification.other_key || lock(run).report.delivered > 0 => {
+                other_key(&reason)
+            }
+            answer => answer,
+        };
+        notification.note(&answer, now);
         let next = notification.after_attempt(&answer, now);
         let give_up_at = self.clock.monotonic() + LONGEST_WRITE;
         match self.outbox.settle(&notification, next, answer.reason(), now, give_up_at).await {
             Ok(()) => {
-                lock(run).report.count(next, &answer);
-                observer(&notification, &answer, next);
+                let mut run = lock(run);
+                if let PushAnswer::Unauthorized(reason) = answer {
+                    run.untaken.push((notification, reason, next));
+                } else {
+                    run.report.count(next, &answer);
+                    drop(run);
+                    observer(&notification, &answer, next);
+                }
             }
             Err(error) => lock(run).failed = Some(error),
         }
+    }
+
+    /// Where our VAPID was not taken: if another device's service has taken it in this run, the device has subscribed under another
+    /// key, which is remembered with the notification; otherwise ours is the suspect.
+    async fn judge(&self, run: &Mutex<Run>, observer: Observer<'_>) {
+        let (untaken, taken) = {
+            let mut run = lock(run);
+            (std::mem::take(&mut run.untaken), run.report.delivered > 0)
+        };
+        for (mut notification, reason, next) in untaken {
+            let answer = if taken {
+                let answer = other_key(&reason);
+                let now = self.clock.now();
+                notification.note(&answer, now);
+                let give_up_at = self.clock.monotonic() + LONGEST_WRITE;
+                let failed = lock(run).failed.is_some();
+                if !failed {
+                    let settled =
+                        self.outbox.settle(&notification, next, answer.reason(), now, give_up_at).await;
+                    if let Err(error) = settled {
+                        lock(run).failed = Some(error);
+                    }
+                }
+                answer
+            } else {
+                PushAnswer::Unauthorized(format!(
+                    "{reason}: check VAPID_PUBLIC_KEY, VAPID_PRIVATE_KEY and VAPID_SUBJECT"
+                ))
+            };
+            lock(run).report.count(next, &answer);
+            observer(&notification, &answer, next);
+        }
+    }
+
+    /// Pushes, unless the device's host has not answered others in this run.
+    async fn push_unless_silent(
+        &self,
+        notification: &Notification,
+        now: DateTime<Utc>,
+        run: &Mutex<Run>,
+    ) -> PushAnswer {
+        let host = notification.subscription.host();
+        if lock(run).unanswered.get(&host).is_some_and(|times| *times >= UNANSWERED) {
+            return PushAnswer::NotAsked(format!(
+                "the push service has not answered {UNANSWERED} calls just before"
+            ));
+        }
+        let answer = self.push(notification, now).await;
+        let mut run = lock(run);
+        if answer.was_answered() {
+            run.unanswered.remove(&host);
+        } else if matches!(answer, PushAnswer::NoAnswer(_)) {
+            *run.unanswered.entry(host).or_default() += 1;
+        }
+        drop(run);
+        answer
     }
 
     /// A subscription is user input: one that makes the program panic must not keep the others from being told.
@@ -190,6 +272,10 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
                 reason: "the program panicked over this subscription".to_owned(),
             })
     }
+}
+
+fn other_key(reason: &str) -> PushAnswer {
+    PushAnswer::OtherKey(format!("{reason}: the device has subscribed under another VAPID key"))
 }
 
 fn lock(run: &Mutex<Run>) -> MutexGuard<'_, Run> {

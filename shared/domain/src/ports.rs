@@ -589,8 +589,8 @@ pub struct StreamerDeactivated {
 
 /// Where notifications wait until they are delivered.
 pub trait Outbox: Send + Sync {
-    /// Takes up to `limit` notifications that are to be tried now, those that have waited longest first, so that
-    /// nobody else takes them before `until`. Of these, the ones that nobody is to be told any more are settled and
+    /// Takes up to `limit` notifications that are to be tried now, first attempts before repeats and of either
+    /// those that have waited longest first, so that nobody else takes them before `until`. Of these, the ones that nobody is to be told any more are settled and
     /// not handed out: the person does not want it, the device is gone, or the streamer is active again.
     fn claim(
         &self,

@@ -7,7 +7,7 @@ use domain::notification::PushAnswer;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
-use crate::endpoint::Refused;
+use crate::endpoint::{NoSuchName, Refused};
 
 /// The longest that we let a push service ask for: by then the notification is stale.
 const LONGEST_WAIT: TimeDelta = TimeDelta::hours(24);
@@ -21,6 +21,7 @@ pub(crate) fn of_response(
     host: &str,
     status: StatusCode,
     headers: &HeaderMap,
+    body: &[u8],
     now: DateTime<Utc>,
 ) -> PushAnswer {
     let reason = format!("{host} answered {}", status.as_u16());
@@ -36,14 +37,21 @@ pub(crate) fn of_response(
     }
     match status.as_u16() {
         404 | 410 => PushAnswer::Gone,
-        401 | 403 => PushAnswer::Unauthorized(format!(
-            "{reason}: check VAPID_PUBLIC_KEY, VAPID_PRIVATE_KEY and VAPID_SUBJECT"
-        )),
+        401 | 403 => PushAnswer::Unauthorized(reason),
+        400 if is_about_the_key(body) => PushAnswer::Unauthorized(reason),
         300..=399 => PushAnswer::Rejected(format!("{reason}: redirects are not followed")),
         // These say of the request itself that it will never be taken.
         400 | 405 | 411 | 413..=417 | 422 | 426 | 428 | 431 | 451 => PushAnswer::Rejected(reason),
         _ => busy(reason),
     }
+}
+
+/// Whether a 400 is about our VAPID, as Apple's `{"reason":"VapidPkHashMismatch"}` or Google's `UnauthorizedRegistration` is.
+fn is_about_the_key(body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(body).to_lowercase();
+    ["vapid", "jwt", "authorization", "unauthorized", "mismatchsenderid"]
+        .iter()
+        .any(|word| text.contains(word))
 }
 
 /// What Windows' service did instead of keeping the message.
@@ -60,19 +68,30 @@ fn dropped(headers: &HeaderMap) -> Option<&'static str> {
 /// The class of a call without an answer.
 pub(crate) fn of_error(host: &str, error: &reqwest::Error) -> PushAnswer {
     if let Some(refused) = sources(error).find_map(|source| source.downcast_ref::<Refused>()) {
-        return PushAnswer::Rejected(refused.to_string());
+        return of_refused(*refused);
+    }
+    if sources(error).any(|source| source.downcast_ref::<NoSuchName>().is_some()) {
+        return PushAnswer::NoSuchName(format!("there is no {host}"));
     }
     if error.is_builder() {
         return PushAnswer::Rejected("no request can be made of the endpoint".to_owned());
     }
-    let reason = if error.is_connect() {
+    PushAnswer::NoAnswer(if error.is_connect() {
         format!("no connection to {host}: {}", cause(error))
     } else if error.is_timeout() {
         format!("{host} did not answer within {} s", crate::CALL_TIMEOUT.as_secs())
     } else {
         format!("the answer of {host} broke off: {}", cause(error))
-    };
-    PushAnswer::Busy { retry_after: None, reason }
+    })
+}
+
+/// The class of an endpoint that is not called.
+pub(crate) fn of_refused(refused: Refused) -> PushAnswer {
+    if refused.is_for_ever() {
+        PushAnswer::Unreachable(refused.to_string())
+    } else {
+        PushAnswer::Rejected(refused.to_string())
+    }
 }
 
 /// The innermost error, which says what happened. reqwest's own, the outermost, would show the URL.
@@ -101,7 +120,7 @@ mod tests {
         let headers =
             headers.iter().map(|&(name, text)| (name.parse().unwrap(), text.parse().unwrap())).collect();
         let now = "2026-11-23T04:00:00Z".parse().unwrap();
-        of_response("push.example.com", StatusCode::from_u16(status).unwrap(), &headers, now)
+        of_response("push.example.com", StatusCode::from_u16(status).unwrap(), &headers, b"", now)
     }
 
     #[test]
@@ -118,7 +137,7 @@ mod tests {
         }
         for status in [401, 403] {
             assert!(matches!(answer(status, None), PushAnswer::Unauthorized(reason)
-                if reason.contains(&status.to_string()) && reason.contains("VAPID_SUBJECT")));
+                if reason == format!("push.example.com answered {status}")));
         }
         for status in
             [402, 406, 408, 409, 418, 421, 423, 425, 429, 460, 500, 501, 502, 503, 504, 599, 600, 999]
@@ -143,6 +162,30 @@ mod tests {
         }
         for status in [200, 201, 202, 204] {
             assert_eq!(answer(status, Some("120")), PushAnswer::Accepted);
+        }
+    }
+
+    #[test]
+    fn a_400_about_the_key_is_no_fault_of_the_message() {
+        let answer = |body: &str| {
+            let (status, now) = (StatusCode::BAD_REQUEST, "2026-11-23T04:00:00Z".parse().unwrap());
+            of_response("push.example.com", status, &HeaderMap::new(), body.as_bytes(), now)
+        };
+        for body in [
+            r#"{"reason":"BadJwtToken"}"#,
+            r#"{"reason":"VapidPkHashMismatch"}"#,
+            r#"{"reason":"ExpiredJwtToken"}"#,
+            r#"{"reason":"BadAuthorizationHeader"}"#,
+            "UnauthorizedRegistration",
+            "the key in the authorization header does not correspond to the sender ID used to subscribe this user",
+        ] {
+            let PushAnswer::Unauthorized(reason) = answer(body) else { panic!("{body}") };
+            assert_eq!(reason, "push.example.com answered 400", "nothing of the body is shown");
+        }
+        for body in
+            ["", r#"{"reason":"BadWebPushTopic"}"#, r#"{"reason":"BadDeviceToken"}"#, "InvalidTokenFormat"]
+        {
+            assert!(matches!(answer(body), PushAnswer::Rejected(_)), "{body}");
         }
     }
 

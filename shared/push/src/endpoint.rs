@@ -5,6 +5,7 @@
 //! gets nothing but what passed. An address that stands in the URL itself never comes to a resolver, so that
 //! [`Endpoint::parse`] checks it.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -12,6 +13,19 @@ use url::{Host, Url};
 
 /// The one name that may stand for this machine.
 const LOCALHOST: &str = "localhost";
+
+/// Top-level domains and others that are kept free of names on the public internet: RFC 2606 and 6761, 6762 (`local`), 7686,
+/// 8375, 9476, and ICANN's `internal`. `example.com` and its like are there.
+const RESERVED: [&str; 9] =
+    ["test", "example", "invalid", "localhost", "local", "onion", "home.arpa", "alt", "internal"];
+
+/// What the C libraries say where a name does not exist; Rust hands on the text alone. Of a resolver that is out of reach or
+/// failing they say something else, and of a name without an address, too.
+const NO_SUCH_NAME: [&str; 3] =
+    ["Name or service not known", "Name does not resolve", "nodename nor servname provided, or not known"];
+
+/// Exists, where names are found at all: a resolver that knows no name proves nothing of another one.
+const WITNESS: &str = "fcm.googleapis.com";
 
 /// Whether push services on this machine are called, as simulated ones are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +51,26 @@ pub(crate) enum Refused {
     Fragment,
     #[error("the endpoint's host is at a {0} address")]
     Address(&'static str),
+    #[error("the endpoint's host is a {0} address")]
+    Literal(&'static str),
+    #[error("the endpoint's host has a name that nobody can have")]
+    Reserved,
 }
+
+impl Refused {
+    /// Whether nobody can ever be there. Where a name leads to may change, and so may what we allow.
+    pub(crate) fn is_for_ever(self) -> bool {
+        match self {
+            Self::NoUrl | Self::Literal(_) | Self::Reserved => true,
+            Self::NotHttps | Self::Port | Self::Credentials | Self::Fragment | Self::Address(_) => false,
+        }
+    }
+}
+
+/// There is no such name, and there are others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no such name")]
+pub(crate) struct NoSuchName;
 
 /// An endpoint that may be called.
 #[derive(Clone)]
@@ -65,7 +98,10 @@ impl Endpoint {
             return Ok(Self(url));
         }
         if let Some(kind) = address.and_then(not_public) {
-            return Err(Refused::Address(kind));
+            return Err(Refused::Literal(kind));
+        }
+        if url.domain().is_some_and(is_reserved) {
+            return Err(Refused::Reserved);
         }
         if url.scheme() != "https" {
             return Err(Refused::NotHttps);
@@ -98,11 +134,32 @@ impl Resolve for PublicResolver {
         let near = self.0 == Loopback::Allowed && name.as_str() == LOCALHOST;
         Box::pin(async move {
             // The connection puts the URL's port into the place of 0.
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let found = match tokio::net::lookup_host((name.as_str(), 0)).await {
+                Ok(found) => found,
+                Err(error)
+                    if is_no_such_name(&error) && tokio::net::lookup_host((WITNESS, 0)).await.is_ok() =>
+                {
+                    return Err(NoSuchName.into());
+                }
+                Err(error) => return Err(error.into()),
+            };
             let allowed = only_allowed(found, near)?;
             Ok(Box::new(allowed.into_iter()) as Addrs)
         })
     }
+}
+
+/// Whether nobody can have this name on the public internet: it is reserved, or has one label.
+fn is_reserved(name: &str) -> bool {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    let within =
+        |domain: &str| name.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    !name.contains('.') || RESERVED.into_iter().any(within)
+}
+
+fn is_no_such_name(error: &io::Error) -> bool {
+    let text = error.to_string();
+    NO_SUCH_NAME.iter().any(|said| text.ends_with(said))
 }
 
 /// The public ones of these addresses; for our own `localhost`, which may be spoken to in the clear, the loopback ones.
@@ -286,7 +343,7 @@ mod tests {
             assert_eq!(not_public(address.parse().unwrap()), kind, "{address}");
             // As a literal, and after resolution.
             let parsed = Endpoint::parse(&urls_of(address), Loopback::Refused).map(|_| ());
-            assert_eq!(parsed, kind.map_or(Ok(()), |kind| Err(Refused::Address(kind))), "{address}");
+            assert_eq!(parsed, kind.map_or(Ok(()), |kind| Err(Refused::Literal(kind))), "{address}");
             let found = SocketAddr::new(address.parse().unwrap(), 0);
             let resolved = only_allowed([found].into_iter(), false);
             assert_eq!(
@@ -362,15 +419,59 @@ mod tests {
             ("https://push.example.com@127.0.0.1/x", Refused::Credentials),
             ("https://push.example.com/x#fragment", Refused::Fragment),
             // Other ways to write 127.0.0.1 and 10.0.0.1.
-            ("https://2130706433/x", Refused::Address("loopback")),
-            ("https://0x7f.1/x", Refused::Address("loopback")),
-            ("https://0177.0.0.1/x", Refused::Address("loopback")),
-            ("https://①②⑦.0.0.1/x", Refused::Address("loopback")),
-            ("https://10.1/x", Refused::Address("private")),
-            ("https://[::ffff:a00:1]/x", Refused::Address("private")),
-            ("http://0/x", Refused::Address("unspecified")),
+            ("https://2130706433/x", Refused::Literal("loopback")),
+            ("https://0x7f.1/x", Refused::Literal("loopback")),
+            ("https://0177.0.0.1/x", Refused::Literal("loopback")),
+            ("https://①②⑦.0.0.1/x", Refused::Literal("loopback")),
+            ("https://10.1/x", Refused::Literal("private")),
+            ("https://[::ffff:a00:1]/x", Refused::Literal("private")),
+            ("http://0/x", Refused::Literal("unspecified")),
         ] {
             assert_eq!(Endpoint::parse(endpoint, Loopback::Refused).err(), Some(refused), "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_nobody_can_have_is_refused_at_once() {
+        for name in RESERVED {
+            for host in [name.to_owned(), format!("push.{name}"), format!("A.B.{}.", name.to_uppercase())] {
+                let refused = Endpoint::parse(&format!("https://{host}/x"), Loopback::Refused).err();
+                assert_eq!(refused, Some(Refused::Reserved), "{host}");
+            }
+        }
+        for host in ["push", "intranet.", "push.localhost", "xn--e1afmkfd"] {
+            for loopback in [Loopback::Refused, Loopback::Allowed] {
+                let refused = Endpoint::parse(&format!("https://{host}/x"), loopback).err();
+                assert_eq!(refused, Some(Refused::Reserved), "{host}");
+            }
+        }
+        for host in [
+            "push.example.com",
+            "example.org",
+            "mytest.net",
+            "contest.fr",
+            "invalid.com",
+            "push.example.net.",
+        ] {
+            assert!(Endpoint::parse(&format!("https://{host}/x"), Loopback::Refused).is_ok(), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_does_not_exist_is_told_from_a_resolver_that_fails() {
+        let is = |text: &str| {
+            is_no_such_name(&io::Error::other(format!("failed to lookup address information: {text}")))
+        };
+        for text in NO_SUCH_NAME {
+            assert!(is(text));
+        }
+        for text in [
+            "Temporary failure in name resolution",
+            "Non-recoverable failure in name resolution",
+            "No address associated with hostname",
+            "Try again",
+        ] {
+            assert!(!is(text), "{text}");
         }
     }
 

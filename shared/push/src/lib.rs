@@ -1,7 +1,7 @@
 //! Web Push (RFC 8030, 8188, 8291, 8292): encrypts a message for one browser and hands it to its push service.
 //!
 //! A subscription is user input. So nothing is sent to an address that `endpoint` does not allow, no redirect is
-//! followed, no proxy is asked, and no answer's body is looked at. No text that this crate makes holds a key or more
+//! followed, no proxy is asked, and of an answer's body nothing is shown: it only tells whether a 400 is about our key. No text that this crate makes holds a key or more
 //! of an endpoint than its host.
 #![warn(missing_docs)]
 
@@ -38,7 +38,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 /// A connection that was idle for longer may have slept in a frozen sandbox, and be dead without knowing.
 const LONGEST_IDLE: Duration = Duration::from_secs(10);
 
-/// So much of a body is read, and thrown away, so that the connection can serve the next message.
+/// So much of a body is read, so that the connection can serve the next message.
 const LONGEST_BODY: usize = 16 * 1024;
 
 /// RFC 8030, section 5.4.
@@ -123,7 +123,7 @@ impl Push for WebPush {
     async fn send(&self, subscription: &Subscription, message: &PushMessage) -> PushAnswer {
         let endpoint = match Endpoint::parse(&subscription.endpoint, self.loopback) {
             Ok(endpoint) => endpoint,
-            Err(refused) => return PushAnswer::Rejected(refused.to_string()),
+            Err(refused) => return answer::of_refused(refused),
         };
         let request = match self.request(&endpoint, subscription, message) {
             Ok(request) => request,
@@ -132,8 +132,8 @@ impl Push for WebPush {
         match request.send().await {
             Ok(response) => {
                 let (status, headers) = (response.status(), response.headers().clone());
-                drain(response).await;
-                answer::of_response(endpoint.host(), status, &headers, self.clock.now())
+                let body = drain(response).await;
+                answer::of_response(endpoint.host(), status, &headers, &body, self.clock.now())
             }
             Err(error) => answer::of_error(endpoint.host(), &error),
         }
@@ -146,15 +146,16 @@ fn topic(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(text).ok().filter(|_| fits)
 }
 
-/// The status has said everything. If the body breaks off or does not end, only the connection is lost.
-async fn drain(mut response: Response) {
-    let mut left = LONGEST_BODY;
+/// The body, as far as it is read. If it breaks off or does not end, only the connection is lost.
+async fn drain(mut response: Response) -> Vec<u8> {
+    let mut body = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
-        match left.checked_sub(chunk.len()) {
-            Some(rest) => left = rest,
-            None => return,
+        if body.len() + chunk.len() > LONGEST_BODY {
+            break;
         }
+        body.extend_from_slice(&chunk);
     }
+    body
 }
 
 /// Reads base64 in any of the forms that browsers, libraries and people leave in databases: base64url or standard,
@@ -221,7 +222,7 @@ mod tests {
 
     async fn rejection(loopback: Loopback, subscription: &Subscription, message: &PushMessage) -> String {
         match push(loopback).send(subscription, message).await {
-            PushAnswer::Rejected(reason) => reason,
+            PushAnswer::Rejected(reason) | PushAnswer::Unreachable(reason) => reason,
             other => panic!("it was not rejected: {other:?}"),
         }
     }
@@ -232,10 +233,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_resolves_to_this_machine_is_not_called() {
-        let secret = "https://localhost/push/secret-of-the-endpoint";
-        let reason = rejection(Loopback::Refused, &subscription(secret), &message(10, "topic")).await;
-        assert_eq!(reason, "the endpoint's host is at a loopback address");
+    async fn an_endpoint_that_nobody_can_have_is_out_of_reach_for_ever() {
+        for endpoint in [
+            "https://localhost/push/secret-of-the-endpoint",
+            "https://push.invalid/secret-of-the-endpoint",
+            "https://127.0.0.1/secret-of-the-endpoint",
+            "no URL, but the secret-of-the-endpoint",
+        ] {
+            let answer = push(Loopback::Refused).send(&subscription(endpoint), &message(10, "topic")).await;
+            let PushAnswer::Unreachable(reason) = answer else { panic!("{endpoint}: {answer:?}") };
+            assert!(!reason.contains("secret-of"), "{reason}");
+        }
+        // We don't call these, and somebody may.
+        for endpoint in
+            ["http://push.example.com/x", "https://push.example.com:8443/x", "https://u@push.example.com/"]
+        {
+            let answer = push(Loopback::Refused).send(&subscription(endpoint), &message(10, "topic")).await;
+            assert!(matches!(answer, PushAnswer::Rejected(_)), "{endpoint}: {answer:?}");
+        }
     }
 
     #[tokio::test]
@@ -274,12 +289,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_listening_is_a_busy_service() {
+    async fn nobody_listening_is_no_answer() {
         // A port that was free a moment ago.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let endpoint = format!("http://127.0.0.1:{port}/secret-of-the-endpoint");
         let answer = push(Loopback::Allowed).send(&subscription(&endpoint), &message(10, "topic")).await;
-        let PushAnswer::Busy { retry_after: None, reason } = answer else { panic!("{answer:?}") };
+        let PushAnswer::NoAnswer(reason) = answer else { panic!("{answer:?}") };
         assert!(reason.starts_with("no connection to 127.0.0.1: "), "{reason}");
         assert!(!reason.contains("secret"), "{reason}");
     }

@@ -290,7 +290,11 @@ async fn notify_says_what_it_delivered() -> Result<()> {
     let notify = Watched::start("notify", environment, &[]).await?;
     notify.invoke(json!({"trigger": "timer"})).await?;
     let lines = notify.metrics()?;
-    assert_eq!(counts(&lines[0]), [("Delivered", 1.0), ("GivenUp", 1.0), ("VapidRefused", 1.0)]);
+    assert_eq!(
+        counts(&lines[0]),
+        [("Delivered", 1.0), ("GivenUp", 1.0)],
+        "the one that refuses has another key"
+    );
     Ok(())
 }
 

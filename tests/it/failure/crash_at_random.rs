@@ -6,6 +6,7 @@ use std::time::Duration;
 use adapters::cipher::Column;
 use anyhow::{Context as _, Result};
 use chrono::TimeDelta;
+use domain::notification::DEVICES_OF_A_PERSON;
 use domain::{StreamerId, TokenPair};
 use end_to_end::doomed::{
     CLAIM, LEASE, function, half_a_minute_later, hang_up, kill_at_or_let_end, lease, run, settled, stored,
@@ -190,11 +191,14 @@ async fn notify() -> Result<()> {
     let push = SimulatedPush::start(local::push::Settings::default()).await?;
     let (aria, _) = refused_streamer(&world, "aria").await?;
     refused_before(&world, aria).await?;
-    let corvin = user(&world, "Corvin").await?;
-    campaign(&world, aria, "Brumes", corvin, "ACTIVE").await?;
     let devices: Vec<_> = (0..DEVICES).map(|n| format!("device {n}")).collect();
-    for device in &devices {
-        subscribe(&world, corvin, &push.subscribe(device)).await?;
+    // As many as one person is told on.
+    for devices in devices.chunks(DEVICES_OF_A_PERSON) {
+        let master = user(&world, &devices[0]).await?;
+        campaign(&world, aria, "Brumes", master, "ACTIVE").await?;
+        for device in devices {
+            subscribe(&world, master, &push.subscribe(device)).await?;
+        }
     }
     let report = run(&world, "scheduled-refresh", json!({"trigger": "planned"}), &[]).await?;
     assert_eq!(report["deactivated"], 1, "{report}");

@@ -67,8 +67,8 @@ async fn the_domain_event_has_everybody_told() -> Result<()> {
                         "detail": { "version": 1 } });
     let report = function.invoke(event, TIME_LEFT).await?;
 
-    let nothing =
-        json!({ "delivered": 0, "gone": 0, "postponed": 0, "given_up": 0, "obsolete": 0, "unauthorized": 0 });
+    let nothing = json!({ "delivered": 0, "gone": 0, "postponed": 0, "given_up": 0, "obsolete": 0, "unauthorized": 0,
+                "other_key": 0 });
     let mut delivered = nothing.clone();
     delivered["delivered"] = json!(2);
     assert_eq!(report, delivered);
@@ -111,6 +111,23 @@ async fn a_vapid_that_is_refused_rings_and_keeps_everything() -> Result<()> {
     let kept: i64 =
         sqlx::query_scalar("SELECT count(*) FROM push_subscriptions").fetch_one(&scene.world.pool).await?;
     assert_eq!(kept, 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_devices_other_key_does_not_ring() -> Result<()> {
+    let scene = Scene::new().await?;
+    scene.deactivate().await?;
+    scene.push.fault("aria's phone", Fault::status(403))?;
+    let log = tempfile::NamedTempFile::new()?;
+    let function = scene.function(&[], Stdio::from(File::create(log.path())?)).await?;
+    let report = function.invoke(json!({ "trigger": "timer" }), TIME_LEFT).await?;
+    assert_eq!(
+        (&report["delivered"], &report["unauthorized"], &report["other_key"]),
+        (&json!(1), &json!(0), &json!(1))
+    );
+    let log = read_to_string(log.path())?;
+    assert!(!log.contains("ERROR") && log.contains("subscribed under another VAPID key"), "{log}");
     Ok(())
 }
 

@@ -143,13 +143,21 @@ async fn every_answer_has_its_class() -> Result<()> {
     assert!(matches!(scene.send(&other).await, PushAnswer::Unauthorized(reason) if reason.contains("403")));
     assert!(matches!(scene.answer_to(Fault::status(401)).await?, PushAnswer::Unauthorized(_)));
 
-    for status in [429, 503] {
+    // Apple's.
+    for reason in ["BadJwtToken", "VapidPkHashMismatch"] {
+        let answer = scene.answer_to(Fault::Reason { status: 400, reason: reason.to_owned() }).await?;
+        assert_eq!(answer, PushAnswer::Unauthorized("127.0.0.1 answered 400".to_owned()));
+    }
+    let topic = Fault::Reason { status: 400, reason: "BadWebPushTopic".to_owned() };
+    assert!(matches!(scene.answer_to(topic).await?, PushAnswer::Rejected(_)));
+
+    for status in [400, 404, 406, 410, 413, 429, 503] {
         let fault = Fault::Status { status, retry_after: Some("120".to_owned()) };
         let (wait, reason) = busy(scene.answer_to(fault).await?);
         assert_eq!((wait, reason), (Some(TimeDelta::minutes(2)), format!("127.0.0.1 answered {status}")));
     }
-    let date =
-        (domain::Clock::now(&*scene.clock) + TimeDelta::hours(30)).to_rfc2822().replace("+0000", "GMT");
+    let date = domain::Clock::now(&*scene.clock) + TimeDelta::hours(30);
+    let date = date.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
     let fault = Fault::Status { status: 503, retry_after: Some(date) };
     assert_eq!(busy(scene.answer_to(fault).await?).0, Some(TimeDelta::hours(24)));
 
@@ -158,8 +166,7 @@ async fn every_answer_has_its_class() -> Result<()> {
     }
     let lost = [Fault::HangUp, Fault::AcceptedButLost];
     for fault in lost {
-        let (wait, reason) = busy(scene.answer_to(fault).await?);
-        assert_eq!(wait, None);
+        let PushAnswer::NoAnswer(reason) = scene.answer_to(fault).await? else { panic!() };
         assert!(reason.starts_with("the answer of 127.0.0.1 broke off: "), "{reason}");
     }
     assert_eq!(scene.answer_to(Fault::EndlessBody).await?, PushAnswer::Accepted);
@@ -170,8 +177,8 @@ async fn every_answer_has_its_class() -> Result<()> {
 async fn a_service_that_never_answers_is_left_to_a_later_attempt() -> Result<()> {
     let scene = Scene::new().await?;
     // It takes as long as the sender's patience, 8 s.
-    let (wait, reason) = busy(scene.answer_to(Fault::Hang).await?);
-    assert_eq!((wait, reason.as_str()), (None, "127.0.0.1 did not answer within 8 s"));
+    let answer = scene.answer_to(Fault::Hang).await?;
+    assert_eq!(answer, PushAnswer::NoAnswer("127.0.0.1 did not answer within 8 s".to_owned()));
     Ok(())
 }
 
@@ -188,8 +195,8 @@ async fn a_redirect_is_not_followed() -> Result<()> {
 async fn this_machine_is_called_only_where_that_is_allowed() -> Result<()> {
     let scene = Scene::with(Loopback::Refused).await?;
     let subscription = scene.service.subscribe("phone");
-    let PushAnswer::Rejected(reason) = scene.send(&subscription).await else { panic!() };
-    assert_eq!(reason, "the endpoint's host is at a loopback address");
+    let PushAnswer::Unreachable(reason) = scene.send(&subscription).await else { panic!() };
+    assert_eq!(reason, "the endpoint's host is a loopback address");
     assert_eq!(scene.service.totals().requests, 0);
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use domain::CampaignId;
 use domain::StreamerId;
-use domain::notification::{Campaigns, NAMED_CAMPAIGNS, Recipient, Told};
+use domain::notification::{Campaigns, DEVICES_OF_A_PERSON, NAMED_CAMPAIGNS, Recipient, Told};
 use domain::policy::{BUDGET_PERIOD, deactivation_budget};
 use domain::ports::{Attempt, Change, Deactivation};
 use sqlx::Error;
@@ -283,8 +283,8 @@ enum Queue {
 }
 
 /// Who is concerned by a deactivation: the streamer, and each owner of campaigns in which the streamer is active, but for the
-/// streamer's own campaigns. It also puts one notification for each device of those who want one into the outbox, in place of
-/// any that still wait there: as many rows as devices, however many campaigns there are.
+/// streamer's own campaigns. It also puts one notification for each device, the newest, of those who want one into the outbox,
+/// in place of any that still wait there: as many rows as devices, however many campaigns there are.
 async fn tell(
     transaction: &mut Transaction<'_>,
     streamer: StreamerId,
@@ -310,7 +310,9 @@ async fn tell(
         willing AS MATERIALIZED (SELECT * FROM person WHERE token_refresh.wants_notice(user_id)),
         device AS MATERIALIZED (
             SELECT willing.*, p.id AS subscription_id
-            FROM willing JOIN public.push_subscriptions p ON p.user_id = willing.user_id
+            FROM willing CROSS JOIN LATERAL (
+                SELECT id FROM public.push_subscriptions WHERE user_id = willing.user_id
+                ORDER BY created_at DESC, id LIMIT $6) p
         ),
         replaced AS (
             UPDATE token_refresh.outbox SET state = 'obsolete', settled_at = $2, last_error = 'deactivated anew'
@@ -334,7 +336,8 @@ async fn tell(
         now,
         !matches!(queue, Queue::Nothing),
         i32::try_from(NAMED_CAMPAIGNS).unwrap_or(1),
-        matches!(queue, Queue::Deactivation)
+        matches!(queue, Queue::Deactivation),
+        i64::try_from(DEVICES_OF_A_PERSON).unwrap_or(i64::MAX)
     )
     .fetch_all(transaction)
     .await?;

@@ -72,13 +72,21 @@ impl PgOutbox {
                    AND (EXISTS (SELECT FROM public.streamers)
                         OR NOT token_refresh.may_hide('public.streamers', 'r')) AS enough
             ),
-            due AS (
+            first AS (
                 SELECT id, subscription_id, user_id, streamer_id, deactivated FROM token_refresh.outbox
-                WHERE state = 'pending' AND next_attempt_at <= $1 AND (SELECT enough FROM seen)
+                WHERE state = 'pending' AND attempt = 0 AND next_attempt_at <= $1 AND (SELECT enough FROM seen)
                 ORDER BY next_attempt_at, id LIMIT $3 FOR UPDATE SKIP LOCKED
             ),
+            repeats AS (
+                SELECT id, subscription_id, user_id, streamer_id, deactivated FROM token_refresh.outbox
+                WHERE state = 'pending' AND attempt > 0 AND next_attempt_at <= $1 AND (SELECT enough FROM seen)
+                ORDER BY next_attempt_at, id LIMIT $3 - (SELECT count(*) FROM first) FOR UPDATE SKIP LOCKED
+            ),
+            due AS (SELECT * FROM first UNION ALL SELECT * FROM repeats),
             checked AS (
                 SELECT due.id, p.endpoint, p.p256dh, p.auth,
+                       EXISTS (SELECT FROM token_refresh.outbox k
+                               WHERE k.subscription_id = due.subscription_id AND k.other_key) AS other_key,
                        CASE WHEN p.id IS NULL THEN 'the device is signed out'
                             WHEN s.id IS NULL THEN 'there is no such streamer any more'
                             WHEN s.is_active AND due.deactivated THEN 'the streamer is active again'
@@ -97,7 +105,8 @@ impl PgOutbox {
             FROM checked c WHERE o.id = c.id
             RETURNING o.id, o.attempt, o.created_at, o.subscription_id, c.endpoint AS "endpoint?",
                       c.p256dh AS "p256dh?", c.auth AS "auth?", o.streamer_id, o.streamer_name, o.campaign_id,
-                      o.campaign_name, o.campaign_names, o.campaign_count, o.state
+                      o.campaign_name, o.campaign_names, o.campaign_count, o.state, o.no_name_since,
+                      c.other_key AS "other_key!"
             "#,
             now,
             until,
@@ -130,6 +139,8 @@ impl PgOutbox {
                     row.campaign_names,
                     row.campaign_count,
                 ),
+                no_name_since: row.no_name_since.and_then(Moment::known),
+                other_key: row.other_key,
             });
         }
         Ok(claimed)
@@ -157,9 +168,16 @@ impl PgOutbox {
                     state = $3,
                     next_attempt_at = coalesce($4, next_attempt_at),
                     settled_at = CASE WHEN $3 <> 'pending' THEN $5::timestamptz END,
-                    last_error = $6
+                    last_error = $6,
+                    no_name_since = $8,
+                    other_key = $9
                 WHERE id = $1 AND attempt = $2 AND state = 'pending'
                 RETURNING subscription_id
+            ),
+            cleared AS (
+                UPDATE token_refresh.outbox o SET other_key = false
+                FROM settled WHERE o.subscription_id = settled.subscription_id AND o.other_key AND o.id <> $1
+                    AND $3 = 'delivered'
             ),
             used AS (
                 UPDATE public.push_subscriptions p SET last_used_at = $5, updated_at = $5
@@ -174,7 +192,9 @@ impl PgOutbox {
             retry_at,
             now,
             reason,
-            notification.subscription.endpoint
+            notification.subscription.endpoint,
+            notification.no_name_since,
+            notification.other_key
         )
         .execute(&self.database)
         .await?;

@@ -27,6 +27,8 @@ fn to(recipient: Recipient) -> Notification {
         streamer: StreamerId(id(3)),
         streamer_name: "Aria".to_owned(),
         recipient,
+        no_name_since: None,
+        other_key: false,
     }
 }
 
@@ -129,6 +131,10 @@ fn each_answer_has_its_consequence() {
     let busy = |retry_after| PushAnswer::Busy { retry_after, reason: String::new() };
     assert_eq!(after(&PushAnswer::Accepted), Next::Delivered);
     assert_eq!(after(&PushAnswer::Gone), Next::Gone);
+    assert_eq!(after(&PushAnswer::Unreachable(String::new())), Next::Gone);
+    for reason in [PushAnswer::OtherKey, PushAnswer::NoAnswer, PushAnswer::NotAsked, PushAnswer::NoSuchName] {
+        assert_eq!(after(&reason(String::new())), minutes(1));
+    }
     assert_eq!(after(&PushAnswer::Rejected(String::new())), Next::GivenUp);
     assert_eq!(after(&PushAnswer::Unauthorized(String::new())), minutes(1));
     assert_eq!(after(&busy(None)), minutes(1));
@@ -141,6 +147,51 @@ fn each_answer_has_its_consequence() {
     );
     assert_eq!(after(&busy(Some(TimeDelta::days(3)))), Next::GivenUp, "past the end there is nothing to say");
     assert_eq!(after(&busy(Some(TimeDelta::MAX))), Next::GivenUp);
+}
+
+#[test]
+fn a_name_that_does_not_exist_is_gone_after_a_day_of_that_alone() {
+    let missing = || PushAnswer::NoSuchName(String::new());
+    let mut notification = Notification { attempt: 9, ..to_streamer() };
+    let mut at = now();
+    let last = loop {
+        notification.note(&missing(), at);
+        match notification.after_attempt(&missing(), at) {
+            Next::RetryAt(next) => at = next,
+            last => break last,
+        }
+    };
+    assert_eq!((last, at), (Next::Gone, now() + NO_NAME_FOR));
+    // It existed once in between.
+    for other in
+        [PushAnswer::Busy { retry_after: None, reason: String::new() }, PushAnswer::NoAnswer(String::new())]
+    {
+        let mut notification = Notification { no_name_since: Some(now()), ..to_streamer() };
+        notification.note(&other, now() + TimeDelta::hours(22));
+        notification.note(&missing(), now() + NO_NAME_FOR);
+        assert_ne!(notification.after_attempt(&missing(), now() + NO_NAME_FOR), Next::Gone);
+    }
+    // Once, however late, is no day of it.
+    let mut once = to_streamer();
+    once.note(&missing(), now() + NO_NAME_FOR);
+    assert_ne!(once.after_attempt(&missing(), now() + NO_NAME_FOR), Next::Gone);
+}
+
+#[test]
+fn push_services_are_told_apart_by_host() {
+    let host =
+        |endpoint: &str| Subscription { endpoint: endpoint.to_owned(), ..to_streamer().subscription }.host();
+    for same in [
+        "https://push.example.com/a",
+        "https://PUSH.example.com./b?c",
+        "https://user:secret@push.example.com#d",
+        "https:\\\\push.example.com\\e",
+        "https:///push.example.com:443/f",
+    ] {
+        assert_eq!(host(same), "push.example.com", "{same}");
+    }
+    assert_eq!(host(""), "");
+    assert_ne!(host("https://a.example.com/push.example.com"), host("https://push.example.com/"));
 }
 
 #[test]
