@@ -355,7 +355,11 @@ async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
         let patience = left.clamp(LAST_STATEMENT, STATEMENT_TIMEOUT);
         let done = timeout(patience, statement()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
         match done {
-            Err(error) if on_another && Class::from(&error) == Class::Connection => {
+            Err(error)
+                if on_another
+                    && Class::from(&error) == Class::Connection
+                    && clock.monotonic() < give_up_at =>
+            {
                 tracing::warn!(
                     error = said(&error),
                     "a statement failed with its connection, trying another"
