@@ -104,7 +104,7 @@ impl VapidKey {
     #[must_use]
     pub fn expose_private(&self) -> Zeroizing<String> {
         let bytes = Zeroizing::new(self.pair.to_bytes());
-        Zeroizing::new(BASE64_URL_SAFE_NO_PAD.encode(&*bytes))
+        Zeroizing::new(BASE64_URL_SAFE_NO_PAD.encode(bytes.as_slice()))
     }
 
     /// ES256 as in a JWT: r and s, 32 bytes each.

@@ -26,33 +26,17 @@ impl PgStore {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
         let kept = Kept::default();
         let leased = self.take_each(&kept, ids, now, until, give_up_at).await?;
-        let read = async |leased: Vec<(Uuid, i64)>| {
-            let (ids, fences): (Vec<Uuid>, Vec<i64>) = leased.into_iter().unzip();
-            sqlx::query!(
-                r#"
-                SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
-                       s.token_expires_at, s.last_token_refresh_at, ours.validated_at, s.token_refresh_failed_at,
-                       ours.failed_at, ours.failure_kind, ours.refusals, ours.fence,
-                       s.access_token_encrypted, s.refresh_token_encrypted, s.twitch_user_id,
-                       sha256(convert_to(s.access_token_encrypted, 'UTF8')) AS stored_pair,
-                       ours.pair, ours.pair_expiry, ours.pair_expires_at, ours.pair_rejected_at,
-                       ours.pair_client_id, ours.pair_user_id, ours.refused_since, ours.noticed_at
-                FROM unnest($1::uuid[], $2::bigint[]) AS leased (id, fence)
-                JOIN token_refresh.streamers ours ON ours.streamer_id = leased.id AND ours.fence = leased.fence
-                JOIN public.streamers s ON s.id = leased.id
-                "#,
-                &ids,
-                &fences
-            )
-            .fetch_all(kept.of(&self.database))
-            .await
-        };
         let last = TimeDelta::from_std(LAST_STATEMENT).unwrap_or_default();
         let give_up_at = give_up_at.max(self.clock.monotonic() + last);
         // A row that can't be read costs itself alone.
         let (mut rows, mut parts) = (Vec::new(), vec![leased]);
         while let Some(part) = parts.pop() {
-            match self.persistently(give_up_at, async || unless_of_a_row(read(part.clone()).await)).await? {
+            match self
+                .persistently(give_up_at, async || {
+                    unless_of_a_row(read(kept.of(&self.database), &part).await)
+                })
+                .await?
+            {
                 Ok(part) => rows.extend(part),
                 Err(error) => {
                     if let [(id, fence)] = part[..] {
@@ -65,16 +49,7 @@ impl PgStore {
             }
         }
         drop(kept);
-        let open = |cipher: &TokenCipher| {
-            let pairs = rows.iter().map(|row| {
-                [
-                    (Column::AccessToken, &row.access_token_encrypted),
-                    (Column::RefreshToken, &row.refresh_token_encrypted),
-                ]
-                .map(|(column, stored)| open(cipher, row.id, column, stored.as_deref(), now))
-            });
-            pairs.collect::<Vec<_>>()
-        };
+        let open = |cipher: &TokenCipher| rows.iter().map(|row| row.open(cipher, now)).collect::<Vec<_>>();
         let cipher = self.cipher.current();
         let mut pairs = open(&cipher);
         // Another process may write with a new key already: ours are read again, once.
@@ -83,55 +58,8 @@ impl PgStore {
         {
             pairs = open(&renewed);
         }
-        Ok(rows
-            .into_iter()
-            .zip(pairs)
-            .map(|(row, pair)| {
-                let [access, refresh] = pair.map(as_read);
-                let is_stored = row.pair.is_some() && row.pair == row.stored_pair;
-                let memory = PairMemory {
-                    expiry: expiry(row.pair_expiry.as_deref(), row.pair_expires_at.and_then(Moment::known)),
-                    rejected_at: row.pair_rejected_at.and_then(Moment::known),
-                    client_id: row.pair_client_id,
-                    user_id: row.pair_user_id,
-                };
-                let (streamer, token) = StreamerRow {
-                    id: row.id,
-                    login: row.login,
-                    display_name: row.display_name,
-                    is_active: row.is_active,
-                    until: None,
-                    expires_at: row.token_expires_at,
-                    refreshed_at: row.last_token_refresh_at,
-                    validated_at: row.validated_at,
-                    failed_at: row.token_refresh_failed_at,
-                    known_failure_at: row.failed_at,
-                    failure_kind: row.failure_kind,
-                    refusals: Some(row.refusals),
-                    pair_expiry: row.pair_expiry.filter(|_| is_stored),
-                    refused_since: row.refused_since.filter(|_| is_stored),
-                    noticed_at: row.noticed_at.filter(|_| is_stored),
-                }
-                .into_parts(now);
-                Claim {
-                    is_active: row.is_active,
-                    lease: Lease {
-                        id: streamer.id,
-                        fence: row.fence,
-                        until,
-                        held_until,
-                        started_from: row.refresh_token_encrypted,
-                        pair: row.stored_pair,
-                    },
-                    streamer,
-                    twitch_user_id: row.twitch_user_id,
-                    token,
-                    memory: if is_stored { memory } else { PairMemory::default() },
-                    access: access.map(AccessToken::new),
-                    refresh: refresh.map(RefreshToken::new),
-                }
-            })
-            .collect())
+        let claims = rows.into_iter().zip(pairs);
+        Ok(claims.map(|(row, pair)| row.into_claim(pair, now, until, held_until)).collect())
     }
 
     /// Leases on all of these that there can be one on, with their fencing ids. What another transaction has locked for longer
@@ -179,6 +107,123 @@ impl PgStore {
         until: DateTime<Utc>,
     ) -> Result<(Vec<Uuid>, Vec<i64>), Error> {
         take_leases(kept.of(&self.database), ids, now, until).await
+    }
+}
+
+/// A streamer under our lease, as it is stored.
+struct LeasedRow {
+    id: Uuid,
+    login: String,
+    display_name: String,
+    is_active: bool,
+    token_expires_at: Option<Moment>,
+    last_token_refresh_at: Option<Moment>,
+    validated_at: Option<Moment>,
+    token_refresh_failed_at: Option<Moment>,
+    failed_at: Option<Moment>,
+    failure_kind: Option<String>,
+    refusals: i32,
+    fence: i64,
+    access_token_encrypted: Option<String>,
+    refresh_token_encrypted: Option<String>,
+    twitch_user_id: String,
+    /// The hash of the pair that is stored now.
+    stored_pair: Option<Vec<u8>>,
+    /// The hash of the pair that the columns `pair_…` are about.
+    pair: Option<Vec<u8>>,
+    pair_expiry: Option<String>,
+    pair_expires_at: Option<Moment>,
+    pair_rejected_at: Option<Moment>,
+    pair_client_id: Option<String>,
+    pair_user_id: Option<String>,
+    refused_since: Option<Moment>,
+    noticed_at: Option<Moment>,
+}
+
+/// These, as of after their leases were taken.
+async fn read(database: impl PgExecutor<'_>, leased: &[(Uuid, i64)]) -> Result<Vec<LeasedRow>, Error> {
+    let (ids, fences): (Vec<Uuid>, Vec<i64>) = leased.iter().copied().unzip();
+    sqlx::query_as!(
+        LeasedRow,
+        r#"
+        SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
+               s.token_expires_at, s.last_token_refresh_at, ours.validated_at, s.token_refresh_failed_at,
+               ours.failed_at, ours.failure_kind, ours.refusals, ours.fence,
+               s.access_token_encrypted, s.refresh_token_encrypted, s.twitch_user_id,
+               sha256(convert_to(s.access_token_encrypted, 'UTF8')) AS stored_pair,
+               ours.pair, ours.pair_expiry, ours.pair_expires_at, ours.pair_rejected_at,
+               ours.pair_client_id, ours.pair_user_id, ours.refused_since, ours.noticed_at
+        FROM unnest($1::uuid[], $2::bigint[]) AS leased (id, fence)
+        JOIN token_refresh.streamers ours ON ours.streamer_id = leased.id AND ours.fence = leased.fence
+        JOIN public.streamers s ON s.id = leased.id
+        "#,
+        &ids,
+        &fences
+    )
+    .fetch_all(database)
+    .await
+}
+
+impl LeasedRow {
+    /// The access token and the refresh token.
+    fn open(&self, cipher: &TokenCipher, now: DateTime<Utc>) -> [Opened; 2] {
+        [
+            (Column::AccessToken, &self.access_token_encrypted),
+            (Column::RefreshToken, &self.refresh_token_encrypted),
+        ]
+        .map(|(column, stored)| open(cipher, self.id, column, stored.as_deref(), now))
+    }
+
+    fn into_claim(
+        self,
+        pair: [Opened; 2],
+        now: DateTime<Utc>,
+        until: DateTime<Utc>,
+        held_until: Monotonic,
+    ) -> Claim {
+        let [access, refresh] = pair.map(as_read);
+        let is_stored = self.pair.is_some() && self.pair == self.stored_pair;
+        let memory = PairMemory {
+            expiry: expiry(self.pair_expiry.as_deref(), self.pair_expires_at.and_then(Moment::known)),
+            rejected_at: self.pair_rejected_at.and_then(Moment::known),
+            client_id: self.pair_client_id,
+            user_id: self.pair_user_id,
+        };
+        let (streamer, token) = StreamerRow {
+            id: self.id,
+            login: self.login,
+            display_name: self.display_name,
+            is_active: self.is_active,
+            until: None,
+            expires_at: self.token_expires_at,
+            refreshed_at: self.last_token_refresh_at,
+            validated_at: self.validated_at,
+            failed_at: self.token_refresh_failed_at,
+            known_failure_at: self.failed_at,
+            failure_kind: self.failure_kind,
+            refusals: Some(self.refusals),
+            pair_expiry: self.pair_expiry.filter(|_| is_stored),
+            refused_since: self.refused_since.filter(|_| is_stored),
+            noticed_at: self.noticed_at.filter(|_| is_stored),
+        }
+        .into_parts(now);
+        Claim {
+            is_active: self.is_active,
+            lease: Lease {
+                id: streamer.id,
+                fence: self.fence,
+                until,
+                held_until,
+                started_from: self.refresh_token_encrypted,
+                pair: self.stored_pair,
+            },
+            streamer,
+            twitch_user_id: self.twitch_user_id,
+            token,
+            memory: if is_stored { memory } else { PairMemory::default() },
+            access: access.map(AccessToken::new),
+            refresh: refresh.map(RefreshToken::new),
+        }
     }
 }
 
