@@ -6,7 +6,6 @@ use domain::Clock as _;
 use domain::refresh::{Cycle, Limits};
 use domain::report::{Alarm, Outcome, Skip, Standing, Stop};
 use end_to_end::cycles::{forced, planned, sweep};
-use end_to_end::doomed::until;
 use end_to_end::{Ran, Still, run, wait_for_locks, with_change_at};
 use local::twitch::{Endpoint, Fault, Gate, RefreshTokens, Settings};
 use local::world::NewStreamer;
@@ -216,13 +215,26 @@ async fn a_streamer_deleted_meanwhile_does_no_harm() -> Result<()> {
     Ok(())
 }
 
-const HANG_UP: &str = "SELECT count(pg_terminate_backend(pid)) > 0 FROM pg_stat_activity
-                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
-
 /// A cycle with five minutes left.
 fn last_minutes(still: &Still) -> Cycle {
     let limits = Limits::of_function(Some(still.clock.monotonic() + TimeDelta::minutes(5)));
     Cycle { limits, ..planned() }
+}
+
+/// Hangs up on a statement that waits for a lock, on a connection other than this one. Answers which.
+async fn hang_up_on_another(still: &Still, than: i32) -> Result<i32> {
+    let waiting = "WITH one AS MATERIALIZED (
+                       SELECT pid FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> $1 LIMIT 1)
+                   SELECT pid FROM one WHERE pg_terminate_backend(pid)";
+    loop {
+        let hung_up: Option<i32> =
+            sqlx::query_scalar(waiting).bind(than).fetch_optional(&still.world.pool).await?;
+        if let Some(pid) = hung_up {
+            return Ok(pid);
+        }
+        tokio::task::yield_now().await;
+    }
 }
 
 /// The database is away from before Twitch answers for this one until there is no time left.
@@ -232,7 +244,9 @@ async fn away_until_the_end(still: &Still, gate: Gate) -> Result<()> {
     sqlx::query("LOCK TABLE streamers IN SHARE MODE").execute(&mut *away).await?;
     still.turn(5);
     gate.release();
-    until(&still.world, HANG_UP).await?;
+    // The statement is tried once on another connection.
+    let first = hang_up_on_another(still, 0).await?;
+    hang_up_on_another(still, first).await?;
     Ok(away.rollback().await?)
 }
 
