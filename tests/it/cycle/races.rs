@@ -74,6 +74,10 @@ async fn no_new_pair_waits_behind_a_deactivation() -> Result<()> {
     world.twitch.disconnect("dead")?;
     refused_before(world, dead).await?;
     let service = world.service(&[("TWITCH_MAX_IN_FLIGHT", "1")]).await?;
+    // Each row remembers the transaction that wrote it; `xmin` would name a savepoint.
+    let remember =
+        "ALTER TABLE token_refresh.deactivations ADD COLUMN written_by xid8 DEFAULT pg_current_xact_id()";
+    sqlx::query(remember).execute(&world.pool).await?;
     let mut other = world.pool.begin().await?;
     let turn = "LOCK TABLE token_refresh.deactivations IN SHARE ROW EXCLUSIVE MODE";
     sqlx::query(turn).execute(&mut *other).await?;
@@ -108,6 +112,10 @@ async fn what_waits_for_its_turn_is_deactivated_in_one_transaction() -> Result<(
         refused_before(world, id).await?;
     }
     let service = world.service(&[]).await?;
+    // Each row remembers the transaction that wrote it; `xmin` would name a savepoint.
+    let remember =
+        "ALTER TABLE token_refresh.deactivations ADD COLUMN written_by xid8 DEFAULT pg_current_xact_id()";
+    sqlx::query(remember).execute(&world.pool).await?;
     let mut other = world.pool.begin().await?;
     let turn = "LOCK TABLE token_refresh.deactivations IN SHARE ROW EXCLUSIVE MODE";
     sqlx::query(turn).execute(&mut *other).await?;
@@ -122,7 +130,7 @@ async fn what_waits_for_its_turn_is_deactivated_in_one_transaction() -> Result<(
     released?;
     assert_eq!((ran.report.deactivated, ran.report.stopped), (40, None));
     let transactions: i64 =
-        sqlx::query_scalar("SELECT count(DISTINCT xmin::text) FROM token_refresh.deactivations")
+        sqlx::query_scalar("SELECT count(DISTINCT written_by::text) FROM token_refresh.deactivations")
             .fetch_one(&world.pool)
             .await?;
     assert!(

@@ -275,7 +275,7 @@ impl Scene {
             "check TWITCH_CLIENT_ID",
             "fails authentication",
             "AccessDenied",
-            "push services refuse our VAPID",
+            "the device has subscribed under another VAPID key",
             "password authentication failed",
             "VAPID_PRIVATE_KEY",
             "TOKEN_KEYS",

@@ -104,9 +104,9 @@ async fn disconnected(lefts: &[i64]) -> Result<(Option<DateTime<Utc>>, usize)> {
     let (mut session, push) = session(fleet).await?;
     session.stage.world.twitch.disconnect("s000")?;
     let cycles = session.play(at(18, 0)).await?;
-    let others: usize = cycles.iter().map(|cycle| usize::try_from(cycle.report.deactivated).unwrap()).sum();
+    let deactivations: u64 = cycles.iter().map(|cycle| cycle.report.deactivated).sum();
     let inactive = session.inactive();
-    assert_eq!(others, inactive.len());
+    assert_eq!(deactivations, inactive.len() as u64);
     assert!(inactive.iter().all(|login| login == "s000"), "{inactive:?}");
     let deactivated = cycles.iter().find(|cycle| cycle.report.deactivated > 0).map(|cycle| cycle.at);
     let told: BTreeSet<_> = push.sent().into_iter().map(|(to, _)| to).collect();

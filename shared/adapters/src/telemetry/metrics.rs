@@ -102,7 +102,7 @@ metrics! {
     Delivered: Count,
     /// Notifications that are never tried again.
     GivenUp: Count,
-    /// Pushes refused because of our VAPID key or subject.
+    /// Pushes refused because of our VAPID key or subject, in runs in which none was accepted.
     VapidRefused: Count,
 }
 
