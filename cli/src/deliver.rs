@@ -9,7 +9,7 @@ use adapters::store::{Database, PgOutbox};
 use anyhow::Result;
 use domain::notification::{Next, Notification, PushAnswer, Recipient};
 use domain::notify::{NotifyReport, NotifyService};
-use domain::{Clock, Monotonic, StopSignal};
+use domain::{CancellationToken, Clock, Monotonic};
 use push::{Loopback, Vapid, WebPush};
 use serde::Serialize;
 
@@ -45,7 +45,7 @@ impl Courier {
         self,
         database: Database,
         deadline: Monotonic,
-        stop: StopSignal,
+        stop: CancellationToken,
     ) -> Result<Delivery> {
         let clock: Arc<dyn Clock> = Arc::new(database.clock());
         let outbox = PgOutbox::new(database, clock.clone());

@@ -26,7 +26,7 @@ use adapters::store::{Database, MissingTables, migrate};
 use adapters::telemetry;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use domain::{StopSignal, StreamerId};
+use domain::{CancellationToken, StreamerId};
 
 /// Keeps the Twitch tokens of authorized streamers fresh.
 ///
@@ -127,18 +127,18 @@ async fn main() -> ExitCode {
 
 /// Runs the command until it is done or asked to stop. Those that hold leases end by themselves; the others have nothing that a
 /// transaction does not give back.
-async fn run_until(command: Command, stop: StopSignal) -> Result<ExitCode> {
+async fn run_until(command: Command, stop: CancellationToken) -> Result<ExitCode> {
     if matches!(command, Command::Refresh(_) | Command::Rekey(_)) {
         return run(command, stop).await;
     }
     tokio::select! {
         done = run(command, stop.clone()) => done,
-        () = stop.given() => bail!("interrupted; nothing is left half done"),
+        () = stop.cancelled() => bail!("interrupted; nothing is left half done"),
     }
 }
 
 /// Succeeds if nothing failed; wrong usage has ended the program before.
-async fn run(command: Command, stop: StopSignal) -> Result<ExitCode> {
+async fn run(command: Command, stop: CancellationToken) -> Result<ExitCode> {
     let source = Source::environment_and_file(Path::new("."))?;
     // The doctor tells by itself of all that others would stop at, or log.
     if !matches!(command, Command::Doctor { .. })

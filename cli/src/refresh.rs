@@ -16,7 +16,7 @@ use domain::policy::{Demand, EXPIRY_MARGIN};
 use domain::refresh::{Cycle, Limits, RefreshService, Whom};
 use domain::report::{Human, Outcome, Report};
 use domain::schedule::Trigger;
-use domain::{Authorized, Clock, Monotonic, NoExpiry, StopSignal, Streamer, StreamerId};
+use domain::{Authorized, CancellationToken, Clock, Monotonic, NoExpiry, Streamer, StreamerId};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tokio::time::timeout;
@@ -84,7 +84,7 @@ struct Document<'a> {
 const DRY_RUN: &str = "\nDry run: nobody is called, nothing is written.\n";
 const STARTING: &str = "\nStarting refresh cycle...\n";
 
-pub async fn run(source: &Source, arguments: Arguments, stop: StopSignal) -> Result<ExitCode> {
+pub async fn run(source: &Source, arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> {
     let began = SystemClock.monotonic();
     let (config, notify) = RefreshConfig::read_for_command(source)?;
     let courier = notify.filter(|_| !arguments.dry_run).map(Courier::new).transpose()?;
@@ -189,7 +189,7 @@ pub async fn run(source: &Source, arguments: Arguments, stop: StopSignal) -> Res
 /// What is read before the cycle holds nothing, so it ends at once.
 struct Reading {
     until: Monotonic,
-    stop: StopSignal,
+    stop: CancellationToken,
 }
 
 impl Reading {
@@ -197,7 +197,7 @@ impl Reading {
         let left = (self.until - SystemClock.monotonic()).to_std().unwrap_or_default();
         tokio::select! {
             done = timeout(left, work) => done.context("the database did not answer within the --timeout"),
-            () = self.stop.given() => bail!("interrupted before anything was refreshed"),
+            () = self.stop.cancelled() => bail!("interrupted before anything was refreshed"),
         }
     }
 }

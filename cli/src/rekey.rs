@@ -7,7 +7,7 @@ use std::sync::Arc;
 use adapters::config::{self, Source};
 use adapters::store::{Database, Left, PgStore};
 use anyhow::Result;
-use domain::{Clock, StopSignal, Streamer};
+use domain::{CancellationToken, Clock, Streamer};
 use serde::Serialize;
 
 use crate::output::{self, name};
@@ -54,7 +54,7 @@ impl From<Left> for Unreadable {
 }
 
 /// Fails if something is left that this could not do: keep the old key until it succeeds.
-pub async fn run(source: &Source, arguments: Arguments, stop: StopSignal) -> Result<ExitCode> {
+pub async fn run(source: &Source, arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> {
     let (database, cipher) = config::database_and_cipher(source)?;
     let database = Database::open(database).await?;
     let clock: Arc<dyn Clock> = Arc::new(database.clock());
@@ -68,7 +68,7 @@ pub async fn run(source: &Source, arguments: Arguments, stop: StopSignal) -> Res
         done.busy += page.busy;
         done.unreadable.extend(page.left.into_iter().map(Unreadable::from));
         after = page.next;
-        if after.is_none() || stop.is_set() {
+        if after.is_none() || stop.is_cancelled() {
             break;
         }
     }

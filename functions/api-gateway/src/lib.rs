@@ -15,7 +15,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Uri, uri::PathAndQuery};
 use axum::response::Response;
-use domain::{Caller, StopSignal};
+use domain::{Caller, CancellationToken};
 use lambda_http::aws_lambda_events::apigw::{
     ApiGatewayRequestAuthorizerIamDescription, ApiGatewayV2httpRequestContext,
 };
@@ -39,7 +39,7 @@ const NOBODYS: &str = "000000000000";
 /// # Errors
 ///
 /// If the Runtime API can't be reached.
-pub async fn serve<F>(open: impl Fn(StopSignal) -> F + Sync) -> Result<(), Error>
+pub async fn serve<F>(open: impl Fn(CancellationToken) -> F + Sync) -> Result<(), Error>
 where
     F: Future<Output = Result<Router, Problem>> + Send,
 {

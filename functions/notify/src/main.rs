@@ -17,7 +17,7 @@ use adapters::shutdown::Shutdown;
 use adapters::store::{Database, PgOutbox};
 use adapters::telemetry::{self, metrics::written_after};
 use domain::notify::NotifyService;
-use domain::{Clock, StopSignal};
+use domain::{CancellationToken, Clock};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use push::{Loopback, Vapid, WebPush};
 use serde_json::Value;
@@ -40,7 +40,7 @@ async fn main() -> Result<(), Error> {
 }
 
 /// For the first event, so that a function is ready at once and begins with nothing that it may not need.
-async fn open(source: &Source, stop: StopSignal) -> Result<Handler<PgOutbox, WebPush>, Error> {
+async fn open(source: &Source, stop: CancellationToken) -> Result<Handler<PgOutbox, WebPush>, Error> {
     let source = source.with_secrets(&NotifyConfig::SECRETS).await;
     let NotifyConfig { database, vapid, locale, secrets } = NotifyConfig::read(&source)?;
     let loopback = if vapid.loopback { Loopback::Allowed } else { Loopback::Refused };

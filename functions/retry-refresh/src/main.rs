@@ -9,7 +9,7 @@ use adapters::config::{RefreshConfig, Source};
 use adapters::runner::Runner;
 use adapters::shutdown::Shutdown;
 use adapters::telemetry::{self, metrics::written_after};
-use domain::StopSignal;
+use domain::CancellationToken;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -29,7 +29,7 @@ async fn main() -> Result<(), Error> {
 }
 
 /// For the first event, so that a function is ready at once and begins with nothing that it may not need.
-async fn open(source: &Source, stop: StopSignal) -> Result<Runner, Error> {
+async fn open(source: &Source, stop: CancellationToken) -> Result<Runner, Error> {
     let source = source.with_secrets(&RefreshConfig::SECRETS).await;
     Ok(Runner::open(RefreshConfig::read(&source)?).await?.stopped_by(stop))
 }

@@ -42,7 +42,7 @@ impl Runner {
             deadline.map_or(LONGEST, |at| (at - LAST_WORDS - self.monotonic()).to_std().unwrap_or_default());
         let done = tokio::select! {
             biased;
-            () = self.stop().given() => return,
+            () = self.stop().cancelled() => return,
             done = timeout(left.min(LONGEST), work) => done,
         };
         let failure = match done {

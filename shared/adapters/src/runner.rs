@@ -11,7 +11,7 @@ use domain::ports::{StoreError, Twitch};
 use domain::refresh::{Cycle, RefreshService};
 use domain::report::{Report, Stop};
 use domain::schedule::Trigger;
-use domain::{Clock, Monotonic, StopSignal};
+use domain::{CancellationToken, Clock, Monotonic};
 
 use crate::SystemClock;
 use crate::config::{RefreshConfig, TwitchConfig};
@@ -50,7 +50,7 @@ pub struct Runner {
     clock: Arc<dyn Clock>,
     /// The time that is agreed with others than the database.
     machine: Arc<dyn Clock>,
-    stop: StopSignal,
+    stop: CancellationToken,
 }
 
 impl Runner {
@@ -93,17 +93,17 @@ impl Runner {
             secrets,
             clock,
             machine,
-            stop: StopSignal::default(),
+            stop: CancellationToken::default(),
         }
     }
 
     /// Ends cycles in order when `stop` is given.
     #[must_use]
-    pub fn stopped_by(self, stop: StopSignal) -> Self {
+    pub fn stopped_by(self, stop: CancellationToken) -> Self {
         Self { stop, ..self }
     }
 
-    pub(crate) fn stop(&self) -> &StopSignal {
+    pub(crate) fn stop(&self) -> &CancellationToken {
         &self.stop
     }
 

@@ -4,7 +4,7 @@ use std::process::exit;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::StopSignal;
+use domain::CancellationToken;
 use tokio::select;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::RwLock;
@@ -16,11 +16,12 @@ const HANDING_OVER: Duration = Duration::from_millis(500);
 
 /// Gives the stop signal when this process is asked to end for the first time, and calls `tell`. At the second time the process
 /// ends at once, with the exit code that shells have for that. Needs tokio's runtime.
-pub fn on_signals(tell: impl FnOnce() + Send + 'static) -> StopSignal {
+pub fn on_signals(tell: impl FnOnce() + Send + 'static) -> CancellationToken {
     let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     // Without a handler the process ends at the first, as any does.
-    let (Ok(mut interrupt), Ok(mut terminate)) = signals else { return StopSignal::default() };
-    let (stopper, stop) = StopSignal::new();
+    let (Ok(mut interrupt), Ok(mut terminate)) = signals else { return CancellationToken::default() };
+    let stop = CancellationToken::new();
+    let stopper = stop.clone();
     tokio::spawn(async move {
         let mut next = async || {
             select! {
@@ -30,7 +31,7 @@ pub fn on_signals(tell: impl FnOnce() + Send + 'static) -> StopSignal {
         };
         next().await;
         tell();
-        stopper.stop();
+        stopper.cancel();
         exit(next().await);
     });
     stop
@@ -39,7 +40,7 @@ pub fn on_signals(tell: impl FnOnce() + Send + 'static) -> StopSignal {
 /// Ends a function between two events.
 #[derive(Clone)]
 pub struct Shutdown {
-    stop: StopSignal,
+    stop: CancellationToken,
     events: Arc<RwLock<()>>,
 }
 
@@ -53,7 +54,7 @@ impl Shutdown {
 
     /// For cycles.
     #[must_use]
-    pub fn signal(&self) -> StopSignal {
+    pub fn signal(&self) -> CancellationToken {
         self.stop.clone()
     }
 
@@ -70,7 +71,7 @@ impl Shutdown {
     /// As `serving`.
     pub async fn serve<E>(&self, serving: impl Future<Output = Result<(), E>>) -> Result<(), E> {
         let over = async {
-            self.stop.given().await;
+            self.stop.cancelled().await;
             let _idle = self.events.write().await;
             sleep(HANDING_OVER).await;
         };

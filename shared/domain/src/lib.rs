@@ -17,13 +17,12 @@ pub mod refresh;
 pub mod report;
 mod retry_after;
 pub mod schedule;
-mod stop;
 mod streamer;
 mod token;
 
 pub use authorization::{CampaignId, MembershipKey};
 pub use clock::{Clock, Monotonic};
 pub use retry_after::retry_after;
-pub use stop::{StopSignal, Stopper};
 pub use streamer::{Authorized, Caller, NoExpiry, Streamer, StreamerId, TokenState};
 pub use token::{AccessToken, RefreshToken, TokenPair};
+pub use tokio_util::sync::CancellationToken;

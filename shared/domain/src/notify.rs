@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::clock::{Clock, Monotonic};
 use crate::notification::{Locale, Next, Notification, PushAnswer};
 use crate::ports::{Outbox, Push, PushMessage, StoreError};
-use crate::stop::StopSignal;
+use tokio_util::sync::CancellationToken;
 
 /// The longest that one push may take.
 pub const LONGEST_PUSH: TimeDelta = TimeDelta::seconds(10);
@@ -82,7 +82,7 @@ pub struct NotifyService<O, P> {
     push: P,
     clock: Arc<dyn Clock>,
     locale: Locale,
-    stop: StopSignal,
+    stop: CancellationToken,
 }
 
 /// What a run knows of itself.
@@ -100,12 +100,12 @@ struct Run {
 impl<O: Outbox, P: Push> NotifyService<O, P> {
     /// `locale` is the language of what people read.
     pub fn new(outbox: O, push: P, clock: Arc<dyn Clock>, locale: Locale) -> Self {
-        Self { outbox, push, clock, locale, stop: StopSignal::default() }
+        Self { outbox, push, clock, locale, stop: CancellationToken::default() }
     }
 
     /// Ends runs in order when `stop` is given: they claim nothing more, and finish what is in flight.
     #[must_use]
-    pub fn stopped_by(self, stop: StopSignal) -> Self {
+    pub fn stopped_by(self, stop: CancellationToken) -> Self {
         Self { stop, ..self }
     }
 
@@ -140,7 +140,7 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
     ) -> Option<Vec<(Notification, DateTime<Utc>)>> {
         let now = self.clock.now();
         if lock(run).failed.is_some()
-            || self.stop.is_set()
+            || self.stop.is_cancelled()
             || deadline.is_some_and(|at| at - self.clock.monotonic() < CLAIM)
         {
             return None;

@@ -15,9 +15,9 @@ use crate::evidence::History;
 use crate::notification::{Next, Notification, PushAnswer, Subscription, Told};
 use crate::policy::Failure;
 use crate::schedule::Trigger;
-use crate::stop::StopSignal;
 use crate::streamer::{Authorized, Caller, NoExpiry, Streamer, StreamerId, TokenState};
 use crate::token::{AccessToken, RefreshToken, TokenPair};
+use tokio_util::sync::CancellationToken;
 
 /// The database failed; the text says at what, and what the reader can do. Holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -256,7 +256,7 @@ impl Lease {
 #[derive(Clone, Copy)]
 pub struct Permit<'a> {
     lease: Option<(&'a Lease, &'a dyn Clock)>,
-    stop: Option<&'a StopSignal>,
+    stop: Option<&'a CancellationToken>,
 }
 
 /// Why a token was not sent.
@@ -282,7 +282,7 @@ impl<'a> Permit<'a> {
 
     /// The same, until the work is asked to stop.
     #[must_use]
-    pub fn until(self, stop: &'a StopSignal) -> Self {
+    pub fn until(self, stop: &'a CancellationToken) -> Self {
         Self { stop: Some(stop), ..self }
     }
 
@@ -292,7 +292,7 @@ impl<'a> Permit<'a> {
     ///
     /// If it may not.
     pub fn check(&self) -> Result<(), Withheld> {
-        if self.stop.is_some_and(StopSignal::is_set) {
+        if self.stop.is_some_and(CancellationToken::is_cancelled) {
             return Err(Withheld::Stopping);
         }
         match self.lease {
@@ -304,7 +304,7 @@ impl<'a> Permit<'a> {
     /// Waits until the work is asked to stop: no pause needs to last longer.
     pub async fn withdrawn(&self) {
         match self.stop {
-            Some(stop) => stop.given().await,
+            Some(stop) => stop.cancelled().await,
             None => std::future::pending().await,
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use domain::report::Stop;
-use domain::{StopSignal, StreamerId};
+use domain::{CancellationToken, StreamerId};
 use end_to_end::cycles::planned;
 use end_to_end::doomed::{function, has_newest_pair, settled, world};
 use end_to_end::{Still, binary, run};
@@ -145,15 +145,15 @@ async fn calls_that_wait_for_their_turn_are_given_up() -> Result<()> {
         Still::with(Settings { refresh_tokens: RefreshTokens::OneTime, ..Settings::default() }).await?;
     let world = &still.world;
     let streamers = many(world).await?;
-    let (stopper, stop) = StopSignal::new();
+    let stop = CancellationToken::new();
     // The second call would be a second after the first, the third two.
-    let service = world.service(&[("TWITCH_MAX_PER_SECOND", "1")]).await?.stopped_by(stop);
+    let service = world.service(&[("TWITCH_MAX_PER_SECOND", "1")]).await?.stopped_by(stop.clone());
     let cycle = planned();
-    let stop = async {
+    let asked = async {
         refreshed(world, 1).await;
-        stopper.stop();
+        stop.cancel();
     };
-    let (ran, ()) = tokio::join!(run(&service, &cycle), stop);
+    let (ran, ()) = tokio::join!(run(&service, &cycle), asked);
     assert_eq!(ran.report.stopped, Some(Stop::Interrupted), "{:?}", ran.report);
     assert!(ran.report.success <= 2 && ran.report.failed == 0, "{:?}", ran.report);
     nothing_is_left(world, &streamers).await
@@ -172,14 +172,14 @@ async fn a_refusal_that_arrives_after_the_signal_is_still_doubted() -> Result<()
     let world = &still.world;
     let gate = waits(world).await?;
     world.twitch.disconnect("aria")?;
-    let (stopper, stop) = StopSignal::new();
-    let service = world.service(&[]).await?.stopped_by(stop);
-    let stop = async {
-        stopper.stop();
+    let stop = CancellationToken::new();
+    let service = world.service(&[]).await?.stopped_by(stop.clone());
+    let asked = async {
+        stop.cancel();
         Ok(())
     };
     let cycle = planned();
-    let ran = end_to_end::with_change_at(gate, run(&service, &cycle), stop).await?;
+    let ran = end_to_end::with_change_at(gate, run(&service, &cycle), asked).await?;
     assert_eq!((ran.report.refused, ran.report.outages), (1, 0), "{:?}", ran.report);
     Ok(())
 }

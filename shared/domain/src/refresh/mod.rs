@@ -14,7 +14,6 @@ mod signal;
 mod write;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -31,8 +30,8 @@ use crate::policy::{Decision, Demand, Failure, FailureKind, OUTAGE_LIMIT, Policy
 use crate::ports::{Attempt, Change, Claim, Outage, Priority, SetAside, Signals, Store, StoreError, Twitch};
 use crate::report::{Alarm, Heard, Observer, Outcome, Report, Skip, Standing, Stop};
 use crate::schedule::Trigger;
-use crate::stop::StopSignal;
 use crate::streamer::{Authorized, Caller, Streamer, StreamerId, TokenState};
+use tokio_util::sync::CancellationToken;
 
 /// The longest that one call to Twitch may take, its quick retries included.
 pub const LONGEST_CALL: TimeDelta = TimeDelta::seconds(20);
@@ -213,7 +212,7 @@ pub struct RefreshService<S, T, G> {
     clock: Arc<dyn Clock>,
     policy: Policy,
     in_flight: usize,
-    stop: StopSignal,
+    stop: CancellationToken,
 }
 
 /// Keeps what it hears of.
@@ -399,13 +398,13 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             clock,
             policy,
             in_flight: in_flight.max(1),
-            stop: StopSignal::default(),
+            stop: CancellationToken::default(),
         }
     }
 
     /// Ends cycles in order when `stop` is given: they begin nothing, finish what is in flight, and give leases back.
     #[must_use]
-    pub fn stopped_by(self, stop: StopSignal) -> Self {
+    pub fn stopped_by(self, stop: CancellationToken) -> Self {
         Self { stop, ..self }
     }
 
@@ -553,15 +552,9 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 Whom::These(these) => these.clone(),
                 Whom::Authorized => {
                     let give_up_at = cycle.last_read(self.clock.monotonic());
-                    let read = {
-                        let page = pin!(self.store.authorized(last, self.clock.now(), give_up_at));
-                        // Nothing is held yet, so a stop need not wait for it.
-                        match future::select(page, pin!(self.stop.given())).await {
-                            Either::Left((page, _)) => Some(page?),
-                            Either::Right(_) => None,
-                        }
-                    };
-                    let Some(page) = read else { continue };
+                    let page = self.store.authorized(last, self.clock.now(), give_up_at);
+                    // Nothing is held yet, so a stop need not wait for it.
+                    let Some(page) = self.stop.run_until_cancelled(page).await.transpose()? else { continue };
                     last = page.last;
                     for (id, error) in page.unreadable {
                         progress.done(&Streamer::unnamed(id), &unreadable(error.0));
@@ -679,7 +672,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         if cycle.limits.start.is_some_and(|at| self.clock.monotonic() > at) {
             progress.stop(Stop::Deadline);
         }
-        if self.stop.is_set() {
+        if self.stop.is_cancelled() {
             progress.stop(Stop::Interrupted);
         }
         progress.stopped()

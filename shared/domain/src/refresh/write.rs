@@ -1,10 +1,6 @@
 //! Results, on their way to the database in batches; what is stored is told. Runs that deactivate take turns under the budget, so
 //! deactivations have a lane of their own, in which no new pair waits behind them.
 
-use std::pin::pin;
-
-use futures::future::{self, Either};
-
 use super::attempt::Failed;
 use super::{Arrived, Cycle, LEASE, Progress, RefreshService, Signaller};
 use crate::clock::Monotonic;
@@ -201,16 +197,15 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let progress = signaller.progress;
         if let Change::Refreshed { .. } = attempt.change {
             let give_up_at = cycle.last_write(self.clock.monotonic());
-            let again = pin!(self.store.insist(&attempt, give_up_at));
-            match future::select(again, pin!(self.stop.given())).await {
-                Either::Left((Ok(recorded), _)) => {
+            match self.stop.run_until_cancelled(self.store.insist(&attempt, give_up_at)).await {
+                Some(Ok(recorded)) => {
                     let outcome = stored_as(outcome, recorded, &attempt);
                     signaller.recorded(&outcome, self.clock.now());
                     progress.done(&attempt.streamer, &outcome);
                     return;
                 }
-                Either::Left((Err(last), _)) => error = last,
-                Either::Right(_) => {}
+                Some(Err(last)) => error = last,
+                None => {}
             }
         }
         let reason = format!("its row can't be written: {error}");
