@@ -103,6 +103,13 @@ pub async fn until(world: &World, condition: &str) -> Result<()> {
     }
 }
 
+/// For [`until`]: a statement waits for a lock that the test holds.
+pub const A_LOCK_IS_WAITED_FOR: &str = "SELECT count(*) > 0 FROM pg_stat_activity
+     WHERE datname = current_database() AND wait_event_type = 'Lock'";
+
+/// For [`lock`]: what a transaction that deactivates has to itself.
+pub const TURN: &str = "LOCK TABLE token_refresh.deactivations IN SHARE ROW EXCLUSIVE MODE";
+
 /// Waits until a statement of the function's waits for a lock, which the test holds.
 pub async fn blocked(world: &World) -> Result<()> {
     let condition = format!("SELECT count(*) > 0 FROM ({CONNECTIONS}) c WHERE wait_event_type = 'Lock'");

@@ -4,17 +4,21 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use domain::report::Stop;
 use domain::{CancellationToken, StreamerId};
 use end_to_end::cycles::planned;
-use end_to_end::doomed::{function, has_newest_pair, settled, world};
-use end_to_end::{Still, binary, run};
-use local::twitch::{Gate, RefreshTokens, Settings};
+use end_to_end::doomed::{A_LOCK_IS_WAITED_FOR, function, has_newest_pair, lock, settled, until, world};
+use end_to_end::{Still, binary, changed, run, wait_for_locks, with_change_at};
+use local::twitch::{RefreshTokens, Settings};
 use local::world::{NewStreamer, World};
-use serde_json::json;
-use tokio::process::{Child, Command};
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
+use tokio::process::{Child, ChildStderr, Command};
 
 const STREAMERS: usize = 200;
+const IN_FLIGHT: [(&str, &str); 1] = [("TWITCH_MAX_IN_FLIGHT", "32")];
 
 async fn many(world: &World) -> Result<Vec<(StreamerId, String)>> {
     let logins: Vec<_> = (0..STREAMERS).map(|n| format!("s{n}")).collect();
@@ -50,12 +54,11 @@ async fn signal(pid: u32, name: &str) -> Result<()> {
     Ok(())
 }
 
-async fn command(world: &World, arguments: &[&str]) -> Result<Child> {
+async fn command(world: &World, changes: &[(&str, &str)], arguments: &[&str]) -> Result<Child> {
     let child = Command::new(binary("tokens").await?)
         .args(arguments)
         .env_clear()
-        .envs(world.environment())
-        .env("TWITCH_MAX_IN_FLIGHT", "32")
+        .envs(changed(world.environment(), changes))
         .current_dir(std::env::temp_dir())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -65,12 +68,23 @@ async fn command(world: &World, arguments: &[&str]) -> Result<Child> {
     Ok(child)
 }
 
+/// Interrupts the command, and returns once it has heard of it: with its standard error from then on.
+async fn interrupt(command: &mut Child) -> Result<ChildStderr> {
+    let mut stderr = command.stderr.take().context("its standard error")?;
+    signal(command.id().context("it has ended")?, "INT").await?;
+    let mut heard = Vec::new();
+    while !String::from_utf8_lossy(&heard).contains("Interrupted") {
+        anyhow::ensure!(stderr.read_buf(&mut heard).await? > 0, "it ended");
+    }
+    Ok(stderr)
+}
+
 #[tokio::test]
 async fn a_command_that_is_interrupted_leaves_no_lease_and_loses_no_answer() -> Result<()> {
     for name in ["TERM", "INT"] {
         let world = world(RefreshTokens::OneTime, Duration::from_millis(150)).await?;
         let streamers = many(&world).await?;
-        let command = command(&world, &["refresh"]).await?;
+        let command = command(&world, &IN_FLIGHT, &["refresh"]).await?;
         let pid = command.id().context("it has ended")?;
         refreshed(&world, 40).await;
         signal(pid, name).await?;
@@ -90,18 +104,44 @@ async fn a_second_signal_ends_a_command_at_once() -> Result<()> {
     let world = world(RefreshTokens::Kept, Duration::ZERO).await?;
     world.add(NewStreamer::due("aria")).await?;
     let gate = world.twitch.pause("aria")?;
-    let mut command = command(&world, &["refresh"]).await?;
+    let mut command = command(&world, &[], &["refresh"]).await?;
     let pid = command.id().context("it has ended")?;
     gate.arrived().await;
-    let mut stderr = command.stderr.take().context("its standard error")?;
-    signal(pid, "INT").await?;
-    // It has heard of the first before it gets the second.
-    let mut heard = Vec::new();
-    while !String::from_utf8_lossy(&heard).contains("Interrupted") {
-        anyhow::ensure!(tokio::io::AsyncReadExt::read_buf(&mut stderr, &mut heard).await? > 0, "it ended");
-    }
+    interrupt(&mut command).await?;
     signal(pid, "INT").await?;
     assert_eq!(command.wait().await?.code(), Some(130));
+    Ok(())
+}
+
+/// The page that is being written is finished, and the rest is left.
+#[tokio::test]
+async fn a_rekeying_that_is_interrupted_ends_after_its_page() -> Result<()> {
+    const PAGE: i64 = 200;
+    let world = world(RefreshTokens::Kept, Duration::ZERO).await?;
+    world.add_all((0..250).map(|n| NewStreamer::fresh(format!("s{n}"))).collect()).await?;
+    wait_for_locks(&world).await?;
+    let mut held = world.pool.begin().await?;
+    // A row of the first page; the lock lets leases pass, and no write.
+    lock(&mut held, "SELECT FROM streamers ORDER BY id LIMIT 1 FOR NO KEY UPDATE").await?;
+    let key = format!("2026:{}", BASE64_STANDARD.encode([26; 32]));
+    let keys = [("TOKEN_KEYS", key.as_str()), ("TOKEN_CIPHER", "aes-gcm")];
+    let mut command = command(&world, &keys, &["rekey", "--json"]).await?;
+    until(&world, A_LOCK_IS_WAITED_FOR).await?;
+    let mut stderr = interrupt(&mut command).await?;
+    held.rollback().await?;
+    let mut left = String::new();
+    stderr.read_to_string(&mut left).await?;
+    let ended = command.wait_with_output().await?;
+    let said: Value = serde_json::from_slice(&ended.stdout)?;
+    assert_eq!((ended.status.code(), &said["rekeyed"]), (Some(1), &json!(PAGE)), "{said} {left}");
+    assert!(left.contains("run it again for the rest"), "{left}");
+    let (ours, leases): (i64, i64) = sqlx::query_as(
+        "SELECT count(*) FILTER (WHERE refresh_token_encrypted LIKE 'v1.2026.%'), count(leased_until)
+         FROM streamers LEFT JOIN token_refresh.streamers ON id = streamer_id",
+    )
+    .fetch_one(&world.pool)
+    .await?;
+    assert_eq!((ours, leases), (PAGE, 0));
     Ok(())
 }
 
@@ -109,7 +149,7 @@ async fn a_second_signal_ends_a_command_at_once() -> Result<()> {
 async fn a_function_that_is_asked_to_end_answers_its_event_first() -> Result<()> {
     let world = world(RefreshTokens::OneTime, Duration::from_millis(150)).await?;
     let streamers = many(&world).await?;
-    let function = function(&world, "scheduled-refresh", &[("TWITCH_MAX_IN_FLIGHT", "32")]).await?;
+    let function = function(&world, "scheduled-refresh", &IN_FLIGHT).await?;
     let end = async {
         refreshed(&world, 40).await;
         signal(function.pid(), "TERM").await
@@ -130,7 +170,7 @@ async fn a_command_ends_within_its_timeout() -> Result<()> {
     // So slow that 200 take longer.
     let world = world(RefreshTokens::OneTime, Duration::from_secs(2)).await?;
     let streamers = many(&world).await?;
-    let command = command(&world, &["refresh", "--timeout", "10s"]).await?;
+    let command = command(&world, &IN_FLIGHT, &["refresh", "--timeout", "10s"]).await?;
     let ended = command.wait_with_output().await?;
     let (stdout, stderr) = (String::from_utf8(ended.stdout)?, String::from_utf8(ended.stderr)?);
     assert_eq!(ended.status.code(), Some(1), "{stdout}{stderr}");
@@ -159,18 +199,13 @@ async fn calls_that_wait_for_their_turn_are_given_up() -> Result<()> {
     nothing_is_left(world, &streamers).await
 }
 
-/// A cycle that waits for Twitch, with one call at the gate.
-async fn waits(world: &World) -> Result<Gate> {
-    world.add(NewStreamer::due("aria")).await?;
-    Ok(world.twitch.pause("aria")?)
-}
-
 /// The refusal would otherwise be taken for an outage.
 #[tokio::test]
 async fn a_refusal_that_arrives_after_the_signal_is_still_doubted() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
-    let gate = waits(world).await?;
+    world.add(NewStreamer::due("aria")).await?;
+    let gate = world.twitch.pause("aria")?;
     world.twitch.disconnect("aria")?;
     let stop = CancellationToken::new();
     let service = world.service(&[]).await?.stopped_by(stop.clone());
@@ -179,7 +214,7 @@ async fn a_refusal_that_arrives_after_the_signal_is_still_doubted() -> Result<()
         Ok(())
     };
     let cycle = planned();
-    let ran = end_to_end::with_change_at(gate, run(&service, &cycle), asked).await?;
+    let ran = with_change_at(gate, run(&service, &cycle), asked).await?;
     assert_eq!((ran.report.refused, ran.report.outages), (1, 0), "{:?}", ran.report);
     Ok(())
 }

@@ -263,6 +263,11 @@ mod tests {
         assert_eq!((&line["Refused"], &line["OutboxAge"]), (&3.into(), &vec![0.0].into()), "{line}");
         assert_eq!((line[DIMENSION].as_str(), line.get("Validated")), (Some("here"), None), "{line}");
 
+        let refused = NotifyReport { unauthorized: 2, other_key: 1, ..NotifyReport::default() };
+        count_deliveries(&refused);
+        let line = said(&recorded.line().unwrap());
+        assert_eq!((&line["VapidRefused"], line.get("Delivered")), (&2.into(), None), "{line}");
+
         let panics = AssertUnwindSafe(written_after(async {
             record();
             panic!("as it may happen");
