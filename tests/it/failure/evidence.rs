@@ -1,4 +1,4 @@
-//! Which refusals deactivate: Twitch that refuses everybody against streamers that have disconnected, trigger by trigger on
+//! Which refusals deactivate: a Twitch that refuses all against streamers that have disconnected, trigger by trigger on
 //! the turned clock.
 
 use std::collections::BTreeSet;
@@ -9,9 +9,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::grant::GrantError;
 use domain::health::{Finding, Issue, TwitchHealth};
 use domain::notification::PushAnswer;
-use domain::policy::{BUDGET_PERIOD, ONLY_REFUSALS, deactivation_budget};
+use domain::policy::{BUDGET_PERIOD, FailureKind, ONLY_REFUSALS, deactivation_budget};
 use domain::report::{Outcome, Standing};
-use end_to_end::cycles::{forced, planned, sweep};
+use end_to_end::cycles::{failed_as, forced, planned, sweep};
 use end_to_end::people::{RecordingPush, refused_before};
 use end_to_end::requests::{membership, request, runner};
 use end_to_end::session::{Session, at, everybody_has_a_device, world_at_noon};
@@ -32,7 +32,7 @@ fn streamer(n: usize, left: i64) -> NewStreamer {
     }
 }
 
-/// Everybody has a device.
+/// Every user has a device.
 async fn session(streamers: Vec<NewStreamer>) -> Result<(Session<RecordingPush>, RecordingPush)> {
     let (world, clock) = world_at_noon(streamers).await?;
     everybody_has_a_device(&world).await?;
@@ -46,7 +46,7 @@ async fn only_refused_for(world: &World, now: DateTime<Utc>) -> Result<TimeDelta
     Ok(Database::open(config.database).await?.only_refused_for(&client_id, now).await?)
 }
 
-/// Nobody is deactivated, notices stay in the budget, and the operator is alarmed after two hours.
+/// No streamer is deactivated, notices stay in the budget, and the operator is alarmed after two hours.
 async fn all_are_refused(lefts: &[i64], validate: Option<Fault>) -> Result<()> {
     let fleet: Vec<_> = lefts.iter().enumerate().map(|(n, left)| streamer(n, *left)).collect();
     let why = format!("{lefts:?}, {validate:?}");
@@ -64,7 +64,7 @@ async fn all_are_refused(lefts: &[i64], validate: Option<Fault>) -> Result<()> {
         let refused_for = only_refused_for(&session.stage.world, at(hour, 0)).await?;
         assert_eq!(Some(at(hour, 0) - refused_for), first.or(Some(at(hour, 0))), "{why}");
     }
-    assert!(at(20, 0) - first.expect("somebody is refused") >= ONLY_REFUSALS, "{why}");
+    assert!(at(20, 0) - first.expect("a refusal") >= ONLY_REFUSALS, "{why}");
     assert!(session.inactive().is_empty(), "{why}");
     let noticed: Vec<DateTime<Utc>> = sqlx::query_scalar(
         "SELECT deactivated_at FROM token_refresh.deactivations WHERE is_notice ORDER BY 1",
@@ -82,20 +82,16 @@ async fn all_are_refused(lefts: &[i64], validate: Option<Fault>) -> Result<()> {
     Ok(())
 }
 
+/// Other fleets, and thirty hours: `domain::refresh::fleet`, without a database.
 #[tokio::test]
-async fn while_twitch_refuses_everybody_nobody_is_deactivated() -> Result<()> {
+async fn while_twitch_refuses_all_no_streamer_is_deactivated() -> Result<()> {
     for validate in [Some(Fault::ServerError), None, Some(Fault::Unauthorized)] {
-        for lefts in [&[EXPIRED][..], &[EXPIRED, EXPIRED], &[LIVING, LIVING], &[EXPIRED; 6], &[LIVING; 6]] {
+        for lefts in [&[EXPIRED][..], &[LIVING, LIVING], &[EXPIRED; 6]] {
             all_are_refused(lefts, validate).await?;
         }
         all_are_refused(&[LIVING, EXPIRED, 30, 70, 100, 140], validate).await?;
     }
     Ok(())
-}
-
-#[tokio::test]
-async fn fifty_expired_tokens_that_twitch_refuses_deactivate_nobody() -> Result<()> {
-    all_are_refused(&[EXPIRED; 50], None).await
 }
 
 /// When s000 is deactivated, who disconnects at noon; `None`: not before six.
@@ -184,10 +180,11 @@ async fn a_refusal_is_one_for_callers_whether_it_is_confirmed_or_not() -> Result
     Ok(())
 }
 
-/// A refusal is an answer, and one that can't be validated is an outage of the validation.
+/// A refusal is an answer of the token endpoint, whether or not the other endpoint can be asked what it means.
 #[tokio::test]
-async fn who_is_well_is_refreshed_behind_more_refusals_than_outages_end_a_cycle() -> Result<()> {
-    for validate in [None, Some(Fault::ServerError)] {
+async fn others_are_refreshed_behind_more_refusals_than_outages_end_a_cycle() -> Result<()> {
+    let limited = Fault::TooManyRequests { retry_after: Some(30), ratelimit_reset: None };
+    for validate in [None, Some(Fault::ServerError), Some(limited)] {
         let still = Still::new().await?;
         let world = &still.world;
         world.add_all((0..50).map(|n| streamer(n, EXPIRED)).collect()).await?;
@@ -199,11 +196,13 @@ async fn who_is_well_is_refreshed_behind_more_refusals_than_outages_end_a_cycle(
         world
             .add_all((50..55).map(|n| NewStreamer { authorized_for: late, ..streamer(n, 30) }).collect())
             .await?;
+        let kind = if validate.is_none() { FailureKind::Refusal } else { FailureKind::Outage };
         if let Some(fault) = validate {
             world.twitch.fault_for_everybody(fault.on(Endpoint::Validate));
         }
         let ran = run(&world.service(&[("TWITCH_MAX_IN_FLIGHT", "4")]).await?, &planned()).await;
-        assert_eq!((ran.report.success, ran.report.failed, ran.report.stopped), (5, 50, None));
+        assert_eq!((ran.report.success, ran.report.failed, &ran.report.stopped), (5, 50, &None), "{kind:?}");
+        assert_eq!(failed_as(ran.outcome("s049")), Some(kind));
     }
     Ok(())
 }

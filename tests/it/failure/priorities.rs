@@ -2,9 +2,8 @@
 
 use anyhow::Result;
 use chrono::TimeDelta;
-use domain::policy::FailureKind;
 use domain::report::{Outcome, Skip};
-use end_to_end::cycles::{failed_as, planned, sweep};
+use end_to_end::cycles::sweep;
 use end_to_end::{Still, run, with_change_at};
 use local::twitch::{Endpoint, Fault};
 use local::world::{NewStreamer, World};
@@ -78,22 +77,5 @@ async fn no_validation_begins_before_the_last_refresh() -> Result<()> {
         .fetch_one(&world.pool)
         .await?;
     assert!(leased < 40, "{leased} were leased");
-    Ok(())
-}
-
-/// A refusal is an answer of the token endpoint, whether or not the other can be asked what it means.
-#[tokio::test]
-async fn refusals_that_validation_leaves_open_end_no_cycle() -> Result<()> {
-    let still = Still::new().await?;
-    let world = &still.world;
-    add(world, 50, |n| NewStreamer::due(format!("gone{n}"))).await?;
-    for n in 0..50 {
-        world.twitch.disconnect(&format!("gone{n}"))?;
-    }
-    add(world, 10, |n| last(NewStreamer::due(format!("due{n}")))).await?;
-    world.twitch.fault_for_everybody(LIMITED.on(Endpoint::Validate));
-    let ran = run(&world.service(&[("TWITCH_MAX_IN_FLIGHT", "8")]).await?, &planned()).await;
-    assert_eq!((ran.report.success, ran.report.failed, &ran.report.stopped), (10, 50, &None));
-    assert_eq!(failed_as(ran.outcome("gone49")), Some(FailureKind::Outage));
     Ok(())
 }
