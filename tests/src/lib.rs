@@ -181,6 +181,17 @@ pub async fn set_for_database(world: &World, setting: &str) -> Result<()> {
     Ok(())
 }
 
+/// Creates a trigger of the application that does this on each write of a row for which the condition holds.
+pub async fn on_write(world: &World, table: &str, condition: &str, happens: &str) -> Result<()> {
+    let trigger = format!(
+        "CREATE FUNCTION public.theirs() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN IF {condition} THEN {happens}; END IF; RETURN NEW; END $$;
+         CREATE TRIGGER theirs BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION public.theirs()"
+    );
+    sqlx::raw_sql(AssertSqlSafe(trigger)).execute(&world.pool).await?;
+    Ok(())
+}
+
 /// Who connects from now on waits for a lock until the test gives it back. (A limit that is there is not set anew.)
 pub async fn wait_for_locks(world: &World) -> Result<()> {
     set_for_database(world, "lock_timeout = '1h'").await?;

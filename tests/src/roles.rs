@@ -1,4 +1,4 @@
-//! A database role that is let in by its password only.
+//! Database roles: let in by a password only, under row-level security, with a search path that misleads.
 
 use std::fmt::Write as _;
 use std::fs::{self, read_to_string};
@@ -38,6 +38,15 @@ pub async fn app_with_password(server: &Server, password: &str) -> Result<()> {
 pub async fn change_password(server: &Server, password: &str) -> Result<()> {
     let statement = format!("ALTER ROLE app PASSWORD '{password}'");
     sqlx::query(AssertSqlSafe(statement)).execute(&superuser(server).await?).await?;
+    Ok(())
+}
+
+/// Makes the role `app`, which has every right on the world's tables, and no say over row-level security.
+pub async fn app_under_row_level_security(pool: &PgPool) -> Result<()> {
+    let app = "DO $$ BEGIN CREATE ROLE app LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+               GRANT USAGE ON SCHEMA token_refresh TO app;
+               GRANT ALL ON ALL TABLES IN SCHEMA public, token_refresh TO app";
+    sqlx::raw_sql(app).execute(pool).await?;
     Ok(())
 }
 

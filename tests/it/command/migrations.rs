@@ -188,7 +188,7 @@ async fn migrations_and_functions_name_their_schemas() -> Result<()> {
     Ok(())
 }
 
-/// The tables that the search path finds first are somebody else's.
+/// The tables that the search path finds first belong to another program.
 #[tokio::test]
 async fn application_tables_are_found_whatever_the_search_path_is() -> Result<()> {
     let postgres = Postgres::own(Settings::default()).await?;

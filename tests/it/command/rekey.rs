@@ -9,7 +9,8 @@ use base64::prelude::BASE64_STANDARD;
 use domain::StreamerId;
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
-use end_to_end::{Still, binary, changed, run, tokens, wait_for_locks, with_change_at, world};
+use end_to_end::doomed::{A_LOCK_IS_WAITED_FOR, until};
+use end_to_end::{Still, binary, changed, on_write, run, tokens, wait_for_locks, with_change_at, world};
 use local::world::{NewStreamer, World};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
@@ -191,10 +192,8 @@ async fn what_somebody_else_writes_meanwhile_stands() -> Result<()> {
         .execute(&mut *transaction)
         .await?;
     let commit = async {
-        let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity
-                                    WHERE datname = current_database() AND wait_event_type = 'Lock')";
-        while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&world.pool).await? {}
-        transaction.commit().await
+        until(&world, A_LOCK_IS_WAITED_FOR).await?;
+        anyhow::Ok(transaction.commit().await?)
     };
     let (done, committed) = tokio::join!(store.rekey(None, false, world.clock.now()), commit);
     committed?;
@@ -229,13 +228,7 @@ async fn a_row_that_can_t_be_written_costs_itself_alone() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     world.add_all((0..9).map(|n| NewStreamer::fresh(format!("s{n}"))).collect()).await?;
-    sqlx::raw_sql(
-        "CREATE FUNCTION public.theirs() RETURNS trigger LANGUAGE plpgsql AS $$
-         BEGIN IF NEW.twitch_login = 's4' THEN RAISE EXCEPTION 'not this one'; END IF; RETURN NEW; END $$;
-         CREATE TRIGGER theirs BEFORE UPDATE ON streamers FOR EACH ROW EXECUTE FUNCTION public.theirs()",
-    )
-    .execute(&world.pool)
-    .await?;
+    on_write(world, "public.streamers", "NEW.twitch_login = 's4'", "RAISE EXCEPTION 'not this one'").await?;
     let keys = keys();
     let config = world.config(&keys.each_ref().map(|(name, value)| (*name, value.as_str())))?;
     let store = PgStore::new(Database::open(config.database).await?, config.cipher, world.clock.clone());

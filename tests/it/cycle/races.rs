@@ -9,18 +9,10 @@ use domain::StreamerId;
 use domain::refresh::Cycle;
 use domain::report::{Outcome, Skip, Standing};
 use domain::schedule::Trigger;
+use end_to_end::doomed::{A_LOCK_IS_WAITED_FOR, TURN, lock, until};
 use end_to_end::people::refused_before;
 use end_to_end::{Still, run};
 use local::world::{NewStreamer, World};
-use sqlx::PgPool;
-
-/// Returns once somebody waits for a lock in this database.
-async fn somebody_waits(pool: &PgPool) -> Result<()> {
-    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity
-                                WHERE datname = current_database() AND wait_event_type = 'Lock')";
-    while !sqlx::query_scalar::<_, bool>(waits).fetch_one(pool).await? {}
-    Ok(())
-}
 
 /// The deactivation holds what we remember of the streamer; the claim has seen the streamer active, and waits.
 #[tokio::test]
@@ -42,7 +34,7 @@ async fn who_is_deactivated_while_a_claim_waits_is_left_alone() -> Result<()> {
     tokio::select! {
         biased;
         ran = &mut cycle => panic!("the claim did not wait: {:?}", ran.report),
-        waits = somebody_waits(&world.pool) => waits?,
+        waits = until(world, A_LOCK_IS_WAITED_FOR) => waits?,
     }
     deactivation.commit().await?;
     let ran = cycle.await;
@@ -74,13 +66,8 @@ async fn no_new_pair_waits_behind_a_deactivation() -> Result<()> {
     world.twitch.disconnect("dead")?;
     refused_before(world, dead).await?;
     let service = world.service(&[("TWITCH_MAX_IN_FLIGHT", "1")]).await?;
-    // Each row remembers the transaction that wrote it; `xmin` would name a savepoint.
-    let remember =
-        "ALTER TABLE token_refresh.deactivations ADD COLUMN written_by xid8 DEFAULT pg_current_xact_id()";
-    sqlx::query(remember).execute(&world.pool).await?;
     let mut other = world.pool.begin().await?;
-    let turn = "LOCK TABLE token_refresh.deactivations IN SHARE ROW EXCLUSIVE MODE";
-    sqlx::query(turn).execute(&mut *other).await?;
+    lock(&mut other, TURN).await?;
 
     let cycle = Cycle::new(Trigger::Sweep);
     let mut cycle = pin!(run(&service, &cycle));
@@ -117,8 +104,7 @@ async fn what_waits_for_its_turn_is_deactivated_in_one_transaction() -> Result<(
         "ALTER TABLE token_refresh.deactivations ADD COLUMN written_by xid8 DEFAULT pg_current_xact_id()";
     sqlx::query(remember).execute(&world.pool).await?;
     let mut other = world.pool.begin().await?;
-    let turn = "LOCK TABLE token_refresh.deactivations IN SHARE ROW EXCLUSIVE MODE";
-    sqlx::query(turn).execute(&mut *other).await?;
+    lock(&mut other, TURN).await?;
     let until_all_are_refused = async {
         // A refusal is doubted, so the last answers are those of validations.
         world.twitch.wait_until(|totals| totals.validate_requests == 40 && totals.in_flight == 0).await;

@@ -241,7 +241,7 @@ async fn inexact(kind: &str, nanoseconds: u32) -> Result<Still> {
     Ok(still)
 }
 
-/// An outage is no refusal, so the first refusal after it deactivates nobody.
+/// An outage is not a refusal, so the first refusal after it does not deactivate.
 #[tokio::test]
 async fn kind_of_a_failure_survives_columns_that_round() -> Result<()> {
     for kind in INEXACT {
@@ -298,7 +298,7 @@ async fn one_grant_is_one_session_in_columns_that_round() -> Result<()> {
     Ok(())
 }
 
-/// Nobody should write there, and it must not end a cycle.
+/// No other program should write there, and if one does, it must not end a cycle.
 #[tokio::test]
 async fn in_our_own_columns_what_is_no_time_says_nothing() -> Result<()> {
     let still = Still::new().await?;

@@ -10,26 +10,14 @@ use end_to_end::cycles::planned;
 use end_to_end::doomed::{has_newest_pair, until};
 use end_to_end::people::{device, refused_before, refused_streamer};
 use end_to_end::requests::{authorization, membership, request, runner};
-use end_to_end::{Ran, Still, run};
+use end_to_end::{Ran, Still, on_write, run};
 use local::twitch::{RefreshTokens, Settings};
 use local::world::{NewStreamer, World};
-use sqlx::AssertSqlSafe;
 
 const OTHERS: usize = 40;
 
 async fn still() -> Result<Still> {
     Still::with(Settings { refresh_tokens: RefreshTokens::OneTime, ..Settings::default() }).await
-}
-
-/// Has this happen on each write of a row of the table for which the condition holds.
-async fn on_write(world: &World, table: &str, condition: &str, happens: &str) -> Result<()> {
-    let trigger = format!(
-        "CREATE FUNCTION public.theirs() RETURNS trigger LANGUAGE plpgsql AS $$
-         BEGIN IF {condition} THEN {happens}; END IF; RETURN NEW; END $$;
-         CREATE TRIGGER theirs BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION public.theirs()"
-    );
-    sqlx::raw_sql(AssertSqlSafe(trigger)).execute(&world.pool).await?;
-    Ok(())
 }
 
 async fn now_it_can(world: &World) -> Result<()> {
@@ -77,7 +65,7 @@ async fn a_row_that_can_t_be_written_costs_itself_alone() -> Result<()> {
         ("a trigger that raises", "RAISE EXCEPTION 'not this one'"),
         ("a number that is too large", "NEW.updated_at := NEW.updated_at + make_interval(secs => 1e15)"),
         ("a division by zero", "PERFORM 1 / 0"),
-        ("a text that is no UUID", "PERFORM 'x'::uuid"),
+        ("a text that is not a UUID", "PERFORM 'x'::uuid"),
         ("a constraint", "RAISE check_violation USING MESSAGE = 'streamers_check'"),
         ("a right that a trigger lacks", "RAISE insufficient_privilege USING MESSAGE = 'permission denied'"),
     ] {
@@ -226,17 +214,16 @@ async fn a_row_that_can_t_be_read_any_more_under_its_lease_is_set_aside() -> Res
         .execute(&world.pool)
         .await?;
     let service = world.service(&[]).await?;
-    let found = world.service(&[]).await?;
     // As it was found, before its name was gone.
     let database = adapters::store::Database::open(world.config(&[])?.database).await?;
     let page = database.authorized(None, still.now()).await?;
-    let whom = page.into_iter().map(|one| (one.streamer, one.token)).collect();
+    let found = page.into_iter().map(|one| (one.streamer, one.token)).collect();
     sqlx::query("UPDATE streamers SET twitch_display_name = NULL WHERE id = $1")
         .bind(aria.0)
         .execute(&world.pool)
         .await?;
-    let cycle = Cycle { whom: domain::refresh::Whom::These(whom), ..planned() };
-    costs_itself_alone(&run(&found, &cycle).await, Alarm::Unreadable);
+    let cycle = Cycle { whom: domain::refresh::Whom::These(found), ..planned() };
+    costs_itself_alone(&run(&service, &cycle).await, Alarm::Unreadable);
     still.turn(1);
     let again = run(&service, &cycle).await;
     assert!(matches!(again.outcome("aria"), Outcome::Skipped(Skip::SetAside { .. })), "{:?}", again.report);
@@ -294,7 +281,7 @@ async fn a_membership_that_can_t_be_written_costs_the_authorization_and_not_the_
     Ok(())
 }
 
-/// A trigger that refuses every row is nobody's fault, and each try costs a pair.
+/// A trigger that refuses every row is not the fault of one streamer, and each try costs a pair.
 #[tokio::test]
 async fn rows_that_all_can_t_be_written_stop_the_cycle() -> Result<()> {
     let still = still().await?;

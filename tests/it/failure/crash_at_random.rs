@@ -192,7 +192,7 @@ async fn notify() -> Result<()> {
     let (aria, _) = refused_streamer(&world, "aria").await?;
     refused_before(&world, aria).await?;
     let devices: Vec<_> = (0..DEVICES).map(|n| format!("device {n}")).collect();
-    // As many as one person is told on.
+    // As many as one person is notified on.
     for devices in devices.chunks(DEVICES_OF_A_PERSON) {
         let master = user(&world, &devices[0]).await?;
         campaign(&world, aria, "Brumes", master, "ACTIVE").await?;

@@ -7,6 +7,7 @@ use domain::report::{Report, Stop};
 use end_to_end::cycles::planned;
 use end_to_end::people::{RecordingPush, deliver, device, notify_as, refused_before, refused_streamer};
 use end_to_end::requests::{membership, request};
+use end_to_end::roles::app_under_row_level_security;
 use end_to_end::{Still, run};
 use local::postgres::{Postgres, Settings as ServerSettings};
 use local::twitch::Settings;
@@ -14,16 +15,9 @@ use local::world::{NewStreamer, World};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnectOptions;
 
-/// A world in which a login `app` has every right, and no say over row-level security.
 async fn world(postgres: &Postgres) -> Result<World> {
     let world = World::start(postgres, Settings::default()).await?;
-    sql(
-        &world,
-        "DO $$ BEGIN CREATE ROLE app LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
-         GRANT USAGE ON SCHEMA token_refresh TO app;
-         GRANT ALL ON ALL TABLES IN SCHEMA public, token_refresh TO app",
-    )
-    .await?;
+    app_under_row_level_security(&world.pool).await?;
     Ok(world)
 }
 
@@ -91,7 +85,7 @@ async fn a_cycle_that_finds_nothing_looks_why() -> Result<()> {
     Ok(())
 }
 
-/// One whose row may not be changed holds up nobody else.
+/// A streamer whose row may not be changed holds up no others.
 #[tokio::test]
 async fn others_are_refreshed_beside_a_row_that_is_not_to_be_changed() -> Result<()> {
     let postgres = Postgres::own(ServerSettings::default()).await?;
@@ -118,7 +112,7 @@ async fn others_are_refreshed_beside_a_row_that_is_not_to_be_changed() -> Result
     Ok(())
 }
 
-/// With nobody there, and with a row that somebody else has locked.
+/// With no streamers, and with a row that another transaction has locked.
 #[tokio::test]
 async fn what_row_level_security_does_not_hide_is_no_fault() -> Result<()> {
     let postgres = Postgres::own(ServerSettings::default()).await?;

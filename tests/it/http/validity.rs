@@ -29,7 +29,7 @@ async fn check(world: &World, id: StreamerId, changes: &[(&str, &str)]) -> Resul
     Ok(runner.check(membership(world, id).await?.campaign, &request(), TimeDelta::seconds(10)).await?)
 }
 
-/// Nobody is deactivated for it, then or when the token has expired; and a health check calls the token unusable.
+/// It does not deactivate, then or when the token has expired; and a health check calls the token unusable.
 #[tokio::test]
 async fn a_token_of_another_application_or_user_is_an_alarm_and_deactivates_nobody() -> Result<()> {
     for fault in [Fault::OtherClient, Fault::OtherUser] {
@@ -107,7 +107,7 @@ async fn a_day(fault: Fault, endpoint: Option<Endpoint>) -> Result<(u64, u64)> {
         let cycle = if quarter % 14 == 0 { planned() } else { sweep() };
         assert_eq!(run(&service, &cycle).await.report.failed, 0);
         let lives = world.has_live_token(id).await?;
-        // What is told never to expire, and does, is found dead by a validation.
+        // A token that never expires, as Twitch says, and does, is found dead by a validation.
         assert!(lives || fault == Fault::ZeroExpiresIn, "{fault:?} at {quarter}");
         still.turn(15);
     }

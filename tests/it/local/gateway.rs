@@ -214,7 +214,7 @@ async fn what_goes_wrong_in_a_function_is_an_internal_server_error() -> Result<(
 
 #[tokio::test]
 async fn what_takes_too_long_is_not_waited_for() -> Result<()> {
-    // Nobody accepts, so that the function is held for good.
+    // Nothing accepts, so that the function is held for good.
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let held = format!("/held?{}", listener.local_addr()?.port());
     let impatient = gateway(Settings { timeout: SOON, ..Settings::default() }, function()).await?;

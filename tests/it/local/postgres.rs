@@ -184,7 +184,7 @@ async fn on_a_server_that_is_not_ours_only_our_databases_come_and_go() -> Result
         "theirs, the empty one, the template and its copy"
     );
 
-    // Somebody is still connected, as a test's pool may be.
+    // A client is still connected, as a test's pool may be.
     let _connected = PgConnection::connect(copy.url()).await?;
     drop((empty, copy));
     assert_eq!(databases(&server).await?.split(' ').count(), 2, "theirs and the template");
