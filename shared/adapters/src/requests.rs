@@ -120,6 +120,6 @@ impl Runner {
     ) -> Result<RefreshService<PgStore, Bounded, AwsSignals>, SetUpError> {
         self.renew_secrets().await;
         let left = (answer_by - WRITING - self.monotonic()).to_std().unwrap_or_default();
-        Ok(self.service(Bounded::new(self.twitch()?, Instant::now() + left)))
+        self.service(Some(Instant::now() + left))
     }
 }

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use domain::policy::Policy;
-use domain::ports::{StoreError, Twitch};
+use domain::ports::StoreError;
 use domain::refresh::{Cycle, RefreshService};
 use domain::report::{Report, Stop};
 use domain::schedule::Trigger;
 use domain::{CancellationToken, Clock, Monotonic};
+use tokio::time::Instant;
 
 use crate::SystemClock;
 use crate::config::{RefreshConfig, TwitchConfig};
@@ -20,7 +21,7 @@ use crate::signals::AwsSignals;
 use crate::store::{Database, PgStore};
 use crate::telemetry::RefreshLog;
 use crate::telemetry::metrics::Metric;
-use crate::twitch::{SetUpError, TwitchClient};
+use crate::twitch::{Bounded, SetUpError, TwitchClient};
 
 /// Connections to Twitch over which something was answered within this long are taken to be alive; older ones may have
 /// slept in a frozen sandbox. Shorter than any server or NAT gateway keeps an idle connection.
@@ -140,7 +141,7 @@ impl Runner {
     /// If it stopped for what a human has to mend.
     pub async fn run(&self, cycle: &Cycle) -> Result<Report, RunError> {
         self.renew_secrets().await;
-        let service = self.service(self.twitch()?);
+        let service = self.service(None)?;
         let report = Box::pin(service.run(cycle, &RefreshLog)).await;
         Metric::CycleDuration.record(report.duration.as_seconds_f64() * 1_000.0);
         match &report.stopped {
@@ -156,20 +157,24 @@ impl Runner {
         self.secrets.renew(&RefreshConfig::SECRETS).await;
     }
 
-    pub(crate) fn service<T: Twitch>(&self, twitch: T) -> RefreshService<PgStore, T, AwsSignals> {
-        RefreshService::new(
+    /// A service whose calls to Twitch end by `until`.
+    pub(crate) fn service(
+        &self,
+        until: Option<Instant>,
+    ) -> Result<RefreshService<PgStore, Bounded, AwsSignals>, SetUpError> {
+        let service = RefreshService::new(
             self.store.clone(),
-            twitch,
+            Bounded::new(self.twitch()?, until),
             self.signals.clone(),
             self.clock.clone(),
             self.policy,
             self.twitch_config.in_flight(),
-        )
-        .stopped_by(self.stop.clone())
+        );
+        Ok(service.stopped_by(self.stop.clone()))
     }
 
     /// The client of the last event, if its connections are still warm. An event that asks Twitch nothing warms none.
-    pub(crate) fn twitch(&self) -> Result<Arc<TwitchClient>, SetUpError> {
+    fn twitch(&self) -> Result<Arc<TwitchClient>, SetUpError> {
         let now = self.machine.now();
         let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
         let client = match warm.take() {

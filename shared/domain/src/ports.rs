@@ -464,33 +464,6 @@ pub enum Priority {
     Optional,
 }
 
-impl<T: Twitch> Twitch for Arc<T> {
-    async fn connect(&self) {
-        self.as_ref().connect().await;
-    }
-
-    async fn refresh(
-        &self,
-        token: &RefreshToken,
-        permit: &Permit<'_>,
-    ) -> Result<TokenResponse, RefreshError> {
-        self.as_ref().refresh(token, permit).await
-    }
-
-    fn client_id(&self) -> String {
-        self.as_ref().client_id()
-    }
-
-    async fn validate(
-        &self,
-        token: &AccessToken,
-        priority: Priority,
-        permit: &Permit<'_>,
-    ) -> Result<Validity, Outage> {
-        self.as_ref().validate(token, priority, permit).await
-    }
-}
-
 /// What the token endpoint answers to a refresh that succeeds (RFC 6749, section 5.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenResponse {

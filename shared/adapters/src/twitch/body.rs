@@ -22,7 +22,7 @@ const END_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A body, as far as it came.
 pub(super) struct Body {
-    bytes: Vec<u8>,
+    pub(super) object: Object,
     /// Why the rest did not come.
     pub(super) cut_short: Option<String>,
 }
@@ -37,62 +37,51 @@ pub(super) struct Object {
 
 impl Body {
     pub(super) async fn read(response: &mut Response) -> Self {
-        let mut body = Self { bytes: Vec::new(), cut_short: None };
-        let mut patient_until = None;
-        loop {
+        let (mut bytes, mut object, mut patient_until) = (Vec::new(), Object::default(), None);
+        let cut_short = loop {
             let chunk = match patient_until {
                 None => response.chunk().await,
                 Some(until) => match timeout_at(until, response.chunk()).await {
                     Ok(chunk) => chunk,
-                    Err(_) => return body,
+                    Err(_) => break None,
                 },
             };
             match chunk {
-                Ok(Some(chunk)) => body.bytes.extend_from_slice(&chunk),
-                Ok(None) => return body,
-                Err(error) => {
-                    body.cut_short = Some(no_end(&error));
-                    return body;
-                }
+                Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+                Ok(None) => break None,
+                Err(error) => break Some(no_end(&error)),
             }
-            if body.bytes.len() > MAX_BODY {
+            if !object.is_whole {
+                object = Object::read(&bytes);
+                patient_until = object.is_whole.then(|| Instant::now() + END_TIMEOUT);
+            }
+            if bytes.len() > MAX_BODY {
                 let status = response.status().as_u16();
-                body.cut_short =
-                    Some(format!("Twitch answered {status} with more than {} KB", MAX_BODY / 1024));
-                return body;
+                break Some(format!("Twitch answered {status} with more than {} KB", MAX_BODY / 1024));
             }
-            if patient_until.is_none() && body.object().is_whole {
-                patient_until = Some(Instant::now() + END_TIMEOUT);
-            }
-        }
+        };
+        Self { object, cut_short }
     }
+}
 
-    pub(super) fn object(&self) -> Object {
+impl Object {
+    pub(super) fn read(bytes: &[u8]) -> Self {
         let mut inflated = Vec::new();
-        let bytes = if self.bytes.starts_with(&[0x1f, 0x8b]) {
+        let bytes = if bytes.starts_with(&[0x1f, 0x8b]) {
             // What came before an error stays in `inflated`.
-            let _ = GzDecoder::new(self.bytes.as_slice()).take(MAX_BODY as u64).read_to_end(&mut inflated);
+            let _ = GzDecoder::new(bytes).take(MAX_BODY as u64).read_to_end(&mut inflated);
             &inflated
         } else {
-            &self.bytes
+            bytes
         };
         let text = String::from_utf8_lossy(bytes);
         let text = text.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '\u{feff}' | '\0'));
         let mut fields = Map::new();
         // It does not look for the end of the text: what comes after the object is padding.
         let read = serde_json::Deserializer::from_str(text).deserialize_map(Fields(&mut fields));
-        Object { is_whole: read.is_ok(), fields }
+        Self { is_whole: read.is_ok(), fields }
     }
-}
 
-#[cfg(test)]
-impl From<&[u8]> for Body {
-    fn from(bytes: &[u8]) -> Self {
-        Self { bytes: bytes.to_vec(), cut_short: None }
-    }
-}
-
-impl Object {
     /// The field's text, if it has one that arrived as it was sent.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.fields

@@ -39,7 +39,7 @@ const CALLS_PER_CONNECTION: usize = 64;
 /// itself.
 ///
 /// Which of the two is asked once, with a handshake of its own: a client that is left to negotiate opens a
-/// connection for every call that is waiting while it does. It is made by the connector that is reqwest's as well.
+/// connection for every call that is waiting while it does. The connector that makes it is the one that reqwest uses.
 pub(super) struct Connections {
     id_url: Url,
     in_flight: usize,
@@ -152,7 +152,7 @@ impl Connections {
             .http2_keep_alive_timeout(PING_TIMEOUT)
             .http2_keep_alive_while_idle(true)
             .http1_ignore_invalid_headers_in_responses(true)
-            // An answer that nobody compressed can be read even if its end is missing.
+            // An uncompressed answer can be read even if its end is missing.
             .default_headers(HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))]))
             .user_agent(concat!("twitch-token-refresh/", env!("CARGO_PKG_VERSION")));
         let builder = if http2 { builder.http2_prior_knowledge() } else { builder.http1_only() };

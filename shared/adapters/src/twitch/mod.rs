@@ -58,17 +58,21 @@ pub struct TwitchClient {
 #[error("{0}")]
 pub struct SetUpError(String);
 
-/// A call that failed.
+/// A call without an answer that counts.
 enum CallError {
-    Outage(Outage),
+    /// It was not allowed any more.
     Withheld(Withheld),
+    /// Twitch can't have processed it.
+    NotProcessed(String),
+    /// Twitch may have processed it.
+    Lost(String),
 }
 
 impl From<CallError> for RefreshError {
     fn from(error: CallError) -> Self {
         match error {
-            CallError::Outage(outage) => outage.into(),
             CallError::Withheld(withheld) => withheld.into(),
+            CallError::NotProcessed(reason) | CallError::Lost(reason) => Outage(reason).into(),
         }
     }
 }
@@ -76,20 +80,10 @@ impl From<CallError> for RefreshError {
 impl From<CallError> for Outage {
     fn from(error: CallError) -> Self {
         match error {
-            CallError::Outage(outage) => outage,
             CallError::Withheld(withheld) => Self(withheld.to_string()),
+            CallError::NotProcessed(reason) | CallError::Lost(reason) => Self(reason),
         }
     }
-}
-
-/// A call without an answer.
-enum NoAnswer {
-    /// It was not allowed any more.
-    Withheld(Withheld),
-    /// Twitch can't have seen it.
-    NotSent(String),
-    /// Twitch may have processed it.
-    Lost(String),
 }
 
 impl TwitchClient {
@@ -184,25 +178,23 @@ impl TwitchClient {
             };
             turn.map_err(|moment| {
                 let seconds = moment.saturating_duration_since(Instant::now()).as_secs();
-                CallError::Outage(Outage(format!("Twitch is not to be called for another {seconds} s")))
+                CallError::NotProcessed(format!("Twitch is not to be called for another {seconds} s"))
             })?;
-            let (failed, wait) = match self.send(permit, &request).await {
+            let (reason, wait) = match self.send(permit, &request).await {
                 Ok(answer) if is_busy(answer.status) => {
                     if let Some(wait) = answer.wait {
                         self.pace.hold(endpoint, wait);
                     }
-                    (answer.outage(), answer.wait)
+                    (answer.outage().0, answer.wait)
                 }
                 Ok(answer) => return Ok(answer),
-                Err(NoAnswer::NotSent(reason)) => (Outage(reason), None),
-                Err(NoAnswer::Lost(reason)) => return Err(CallError::Outage(Outage(reason))),
-                Err(NoAnswer::Withheld(withheld)) => return Err(CallError::Withheld(withheld)),
+                Err(CallError::NotProcessed(reason)) => (reason, None),
+                Err(error) => return Err(error),
             };
-            let Some(pause) = pauses.next() else { return Err(CallError::Outage(failed)) };
-            let again = Instant::now() + wait_before_retry(wait, pause);
-            if again > latest {
-                return Err(CallError::Outage(failed));
-            }
+            let again = pauses.next().map(|pause| Instant::now() + wait_before_retry(wait, pause));
+            let Some(again) = again.filter(|again| *again <= latest) else {
+                return Err(CallError::NotProcessed(reason));
+            };
             pause_until(again, permit).await;
         }
     }
@@ -211,10 +203,10 @@ impl TwitchClient {
         &self,
         permit: &Permit<'_>,
         request: impl Fn(&Client) -> RequestBuilder,
-    ) -> Result<Answer, NoAnswer> {
-        let connection = self.connections.next().await.map_err(NoAnswer::NotSent)?;
-        // Here, after every pause that there is.
-        permit.check().map_err(NoAnswer::Withheld)?;
+    ) -> Result<Answer, CallError> {
+        let connection = self.connections.next().await.map_err(CallError::NotProcessed)?;
+        // Here, after the last pause.
+        permit.check().map_err(CallError::Withheld)?;
         let sent = Instant::now();
         let mut response = request(&connection.client).send().await.map_err(|error| no_answer(&error))?;
         let status = response.status();
@@ -272,23 +264,24 @@ impl Twitch for TwitchClient {
     }
 }
 
-/// The client for a request that has to be answered: no call outlasts that.
+/// A client that events share while it is warm, as one of them calls it: within its time, if it has one.
 pub struct Bounded {
     client: Arc<TwitchClient>,
-    until: Instant,
+    until: Option<Instant>,
 }
 
 impl Bounded {
     /// Every call ends by `until`.
     #[must_use]
-    pub fn new(client: Arc<TwitchClient>, until: Instant) -> Self {
+    pub fn new(client: Arc<TwitchClient>, until: Option<Instant>) -> Self {
         Self { client, until }
     }
 
     async fn in_time<A, E: From<Outage>>(&self, call: impl Future<Output = Result<A, E>>) -> Result<A, E> {
+        let Some(until) = self.until else { return call.await };
         let late =
             |_| Err(Outage("Twitch did not answer in the time that the request had".to_owned()).into());
-        timeout_at(self.until, call).await.unwrap_or_else(late)
+        timeout_at(until, call).await.unwrap_or_else(late)
     }
 }
 
@@ -347,11 +340,11 @@ fn asked_to_wait(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     Some(wait.to_std().unwrap_or(Duration::ZERO).min(LONGEST_SILENCE))
 }
 
-fn no_answer(error: &reqwest::Error) -> NoAnswer {
+fn no_answer(error: &reqwest::Error) -> CallError {
     if error.is_connect() {
-        return NoAnswer::NotSent(format!("no connection to Twitch: {}", cause(error)));
+        return CallError::NotProcessed(format!("no connection to Twitch: {}", cause(error)));
     }
-    NoAnswer::Lost(no_end(error))
+    CallError::Lost(no_end(error))
 }
 
 /// Why an answer did not come, or not to its end.
