@@ -3,17 +3,18 @@
 //! It is the one place of this crate that reads the machine's time.
 
 use std::{
-    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
+use adapters::SystemClock;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use domain::{Clock, Monotonic};
 
 /// A [`Clock`] that stands still or runs, and can be turned either way. Every part of a simulated system must share
 /// one, or its parts disagree about which tokens have expired.
 ///
-/// It stands for the database's clock, which all share, so nothing corrects it.
+/// It stands for the database's clock, which all hosts share, so nothing corrects it.
 #[derive(Debug)]
 pub struct TurnableClock {
     hands: Mutex<Hands>,
@@ -32,19 +33,19 @@ impl TurnableClock {
     /// A clock that stands still at `time`, until it is turned.
     #[must_use]
     pub fn frozen_at(time: DateTime<Utc>) -> Self {
-        Self { hands: Mutex::new(Hands::Frozen(time, machine_monotonic())) }
+        Self { hands: Mutex::new(Hands::Frozen(time, SystemClock.monotonic())) }
     }
 
     /// A clock that stands still at the machine's time of this moment.
     #[must_use]
     pub fn frozen() -> Self {
-        Self::frozen_at(machine_time())
+        Self::frozen_at(SystemClock.now())
     }
 
     /// A clock that runs on from `time`.
     #[must_use]
     pub fn running_from(time: DateTime<Utc>) -> Self {
-        Self { hands: Mutex::new(Hands::running_from(time, machine_monotonic())) }
+        Self { hands: Mutex::new(Hands::running_from(time, SystemClock.monotonic())) }
     }
 
     /// A clock that shows the machine's time, until it is turned.
@@ -67,18 +68,6 @@ impl TurnableClock {
         *hands = hands.moved_to(time, hands.monotonic());
     }
 
-    /// Stops the clock at what it shows now.
-    pub fn freeze(&self) {
-        let mut hands = self.hands();
-        *hands = Hands::Frozen(hands.time(), hands.monotonic());
-    }
-
-    /// Lets the clock run on from what it shows now.
-    pub fn run(&self) {
-        let mut hands = self.hands();
-        *hands = Hands::running_from(hands.time(), hands.monotonic());
-    }
-
     fn hands(&self) -> MutexGuard<'_, Hands> {
         // Each change is one assignment, so that a panic elsewhere can't have left the hands half turned.
         self.hands.lock().unwrap_or_else(PoisonError::into_inner)
@@ -97,14 +86,17 @@ impl Clock for TurnableClock {
 
 impl Hands {
     fn running_from(time: DateTime<Utc>, monotonic: Monotonic) -> Self {
-        Self::Running { ahead: time - machine_time(), monotonic_ahead: monotonic - machine_monotonic() }
+        Self::Running {
+            ahead: time - SystemClock.now(),
+            monotonic_ahead: monotonic - SystemClock.monotonic(),
+        }
     }
 
     fn time(self) -> DateTime<Utc> {
         match self {
             Self::Frozen(time, _) => time,
             Self::Running { ahead, .. } => {
-                machine_time().checked_add_signed(ahead).unwrap_or(DateTime::<Utc>::MAX_UTC)
+                SystemClock.now().checked_add_signed(ahead).unwrap_or(DateTime::<Utc>::MAX_UTC)
             }
         }
     }
@@ -112,7 +104,7 @@ impl Hands {
     fn monotonic(self) -> Monotonic {
         match self {
             Self::Frozen(_, monotonic) => monotonic,
-            Self::Running { monotonic_ahead, .. } => machine_monotonic() + monotonic_ahead,
+            Self::Running { monotonic_ahead, .. } => SystemClock.monotonic() + monotonic_ahead,
         }
     }
 
@@ -130,16 +122,6 @@ pub(crate) fn later(time: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
         .ok()
         .and_then(|by| time.checked_add_signed(by))
         .unwrap_or(DateTime::<Utc>::MAX_UTC)
-}
-
-#[expect(clippy::disallowed_methods, reason = "this is the local adapter of the clock port")]
-fn machine_time() -> DateTime<Utc> {
-    Utc::now()
-}
-
-fn machine_monotonic() -> Monotonic {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    Monotonic::after_start(TimeDelta::from_std(START.elapsed()).unwrap_or(TimeDelta::MAX))
 }
 
 #[cfg(test)]
@@ -197,23 +179,11 @@ mod tests {
     }
 
     #[test]
-    fn it_can_be_stopped_and_started() {
-        let clock = TurnableClock::running();
-        clock.freeze();
-        assert_eq!(clock.now(), clock.now());
-        let stopped = clock.now();
-        clock.run();
-        while clock.now() == stopped {
-            std::thread::yield_now();
-        }
-    }
-
-    #[test]
     fn turned_too_far_it_stays_at_the_end_of_time() {
-        let clock = TurnableClock::frozen();
-        clock.advance(Duration::MAX);
-        assert_eq!(clock.now(), DateTime::<Utc>::MAX_UTC.trunc_subsecs(6));
-        clock.run();
-        clock.now();
+        let end = DateTime::<Utc>::MAX_UTC.trunc_subsecs(6);
+        for clock in [TurnableClock::frozen(), TurnableClock::running()] {
+            clock.advance(Duration::MAX);
+            assert_eq!(clock.now(), end);
+        }
     }
 }

@@ -67,8 +67,8 @@ pub(super) async fn notifying(document: &mut String, pool: &PgPool, now: DateTim
     section(
         document,
         "Telling of a deactivation",
-        "In the transaction of the deactivation: the people whom it concerns, each with all of their campaigns, the devices of each through an index, \
-         and an entry for each device. What still waits about the same streamer is replaced.",
+        "In the transaction of the deactivation: the people to notify, each with all of their campaigns, the devices of \
+         each through an index, and an entry for each device. What still waits about the same streamer is replaced.",
         &explained(
             pool,
             explain("WITH person AS")?.bind(streamer).bind(now).bind(true).bind(3).bind(true).bind(20_i64),

@@ -9,6 +9,7 @@
 mod accounts;
 mod answer;
 mod control;
+mod fault;
 mod faults;
 mod form;
 mod gate;
@@ -33,7 +34,8 @@ use tokio::{sync::watch, time::Instant};
 
 pub use self::{
     accounts::Activity,
-    faults::{Endpoint, Fault, FaultRule, ParseFaultError},
+    fault::{Endpoint, Fault, ParseFaultError},
+    faults::FaultRule,
     gate::Gate,
 };
 use self::{

@@ -1,0 +1,434 @@
+//! What can be made to go wrong: each fault, its name as text, and what it makes of a request.
+
+use std::{fmt, future, str::FromStr, time::Duration};
+
+use axum::{
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+
+use super::{
+    answer::{Answer, html, huge, json_text},
+    faults::FaultRule,
+};
+use crate::server::HangUp;
+
+/// Longer than any sensible client waits for a token.
+const DEFAULT_SLOWNESS: Duration = Duration::from_secs(30);
+
+/// One way in which Twitch can fail. As text it is its kebab-case name, followed by its parameters if it has any:
+/// `hang`, `slow latency_ms=2000`, `too-many-requests retry_after=30 ratelimit_reset=1795408200`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// 400 `Invalid refresh token`: the streamer disconnected the application, or Twitch errs.
+    InvalidRefreshToken,
+    /// 400 `Invalid grant`.
+    InvalidGrant,
+    /// 401 that names the token.
+    Unauthorized,
+    /// 400 `invalid client`: the application's id is wrong.
+    InvalidClient,
+    /// 401 `invalid client`.
+    UnauthorizedClient,
+    /// 404 `client does not exist`.
+    UnknownClient,
+    /// 400 `missing client secret`.
+    MissingClientSecret,
+    /// 403 `invalid client secret`.
+    InvalidClientSecret,
+    /// 400 whose message repeats the tokens and the secret of the request.
+    Reflect,
+    /// 500 with Twitch's JSON.
+    ServerError,
+    /// 503 with Twitch's JSON.
+    ServiceUnavailable {
+        /// Seconds, for the header `Retry-After`.
+        retry_after: Option<u64>,
+    },
+    /// 429 with Twitch's JSON.
+    TooManyRequests {
+        /// Seconds, for the header `Retry-After`.
+        retry_after: Option<u64>,
+        /// Unix seconds, for the header `Ratelimit-Reset`.
+        ratelimit_reset: Option<u64>,
+    },
+    /// 502 with a load balancer's page.
+    HtmlError,
+    /// 200 with a page.
+    HtmlSuccess,
+    /// 200 with an empty body.
+    Empty,
+    /// 200 whose body calls itself JSON and isn't.
+    NotJson,
+    /// 200 with a body of 32 MiB.
+    HugeBody,
+    /// The connection is closed before Twitch processed the request.
+    Disconnect,
+    /// No answer comes, and the connection stays open.
+    Hang,
+    /// The request is processed this much later.
+    Slow {
+        /// What is added to the latency of the simulation.
+        latency: Duration,
+    },
+    /// The request is processed, and the connection closed in the middle of the answer.
+    Truncated,
+    /// The request is processed (a refresh token rotates), and the connection closed without an answer.
+    ProcessedButLost,
+    /// Processed; in a success, strings stand where numbers belong and the other way round.
+    OddTypes,
+    /// Processed; a success doesn't say when the token expires.
+    NoExpiresIn,
+    /// Processed; a success gives the scopes as one string.
+    ScopeString,
+    /// Processed; a success gives null as scopes.
+    ScopeNull,
+    /// Processed; a success says that the token never expires.
+    ZeroExpiresIn,
+    /// Processed; a validation says that the token was issued to another application.
+    OtherClient,
+    /// Processed; a validation says that the token belongs to another user.
+    OtherUser,
+}
+
+impl Fault {
+    /// Every fault, with its parameters at their defaults.
+    pub const ALL: [Self; 29] = [
+        Self::InvalidRefreshToken,
+        Self::InvalidGrant,
+        Self::Unauthorized,
+        Self::InvalidClient,
+        Self::UnauthorizedClient,
+        Self::UnknownClient,
+        Self::MissingClientSecret,
+        Self::InvalidClientSecret,
+        Self::Reflect,
+        Self::ServerError,
+        Self::ServiceUnavailable { retry_after: None },
+        Self::TooManyRequests { retry_after: None, ratelimit_reset: None },
+        Self::HtmlError,
+        Self::HtmlSuccess,
+        Self::Empty,
+        Self::NotJson,
+        Self::HugeBody,
+        Self::Disconnect,
+        Self::Hang,
+        Self::Slow { latency: DEFAULT_SLOWNESS },
+        Self::Truncated,
+        Self::ProcessedButLost,
+        Self::OddTypes,
+        Self::NoExpiresIn,
+        Self::ScopeString,
+        Self::ScopeNull,
+        Self::ZeroExpiresIn,
+        Self::OtherClient,
+        Self::OtherUser,
+    ];
+
+    /// The name, without parameters.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidRefreshToken => "invalid-refresh-token",
+            Self::InvalidGrant => "invalid-grant",
+            Self::Unauthorized => "unauthorized",
+            Self::InvalidClient => "invalid-client",
+            Self::UnauthorizedClient => "unauthorized-client",
+            Self::UnknownClient => "unknown-client",
+            Self::MissingClientSecret => "missing-client-secret",
+            Self::InvalidClientSecret => "invalid-client-secret",
+            Self::Reflect => "reflect",
+            Self::ServerError => "server-error",
+            Self::ServiceUnavailable { .. } => "service-unavailable",
+            Self::TooManyRequests { .. } => "too-many-requests",
+            Self::HtmlError => "html-error",
+            Self::HtmlSuccess => "html-success",
+            Self::Empty => "empty",
+            Self::NotJson => "not-json",
+            Self::HugeBody => "huge-body",
+            Self::Disconnect => "disconnect",
+            Self::Hang => "hang",
+            Self::Slow { .. } => "slow",
+            Self::Truncated => "truncated",
+            Self::ProcessedButLost => "processed-but-lost",
+            Self::OddTypes => "odd-types",
+            Self::NoExpiresIn => "no-expires-in",
+            Self::ScopeString => "scope-string",
+            Self::ScopeNull => "scope-null",
+            Self::ZeroExpiresIn => "zero-expires-in",
+            Self::OtherClient => "other-client",
+            Self::OtherUser => "other-user",
+        }
+    }
+
+    /// This fault on `endpoint` only.
+    #[must_use]
+    pub fn on(self, endpoint: Endpoint) -> FaultRule {
+        FaultRule::from(self).on(endpoint)
+    }
+
+    /// This fault for the next `times` requests to each of its endpoints.
+    #[must_use]
+    pub fn times(self, times: u32) -> FaultRule {
+        FaultRule::from(self).times(times)
+    }
+
+    /// Where this fault can happen at the real Twitch: validation takes no refresh token and no client secret.
+    pub(super) fn endpoints(self) -> &'static [Endpoint] {
+        match self {
+            Self::InvalidRefreshToken
+            | Self::InvalidGrant
+            | Self::InvalidClient
+            | Self::UnauthorizedClient
+            | Self::UnknownClient
+            | Self::MissingClientSecret
+            | Self::InvalidClientSecret => &[Endpoint::Token],
+            Self::OtherClient | Self::OtherUser => &[Endpoint::Validate],
+            _ => &[Endpoint::Token, Endpoint::Validate],
+        }
+    }
+
+    /// What happens before the request is processed: an answer ends it here, nothing lets it go on. `secrets` are those
+    /// of the request.
+    pub(super) async fn before_processing(self, endpoint: Endpoint, secrets: &[&str]) -> Option<Response> {
+        let answer = match self {
+            Self::InvalidRefreshToken => Answer::invalid_refresh_token(StatusCode::BAD_REQUEST),
+            Self::InvalidGrant => Answer::bad_request("Invalid grant"),
+            Self::Unauthorized => match endpoint {
+                Endpoint::Token => Answer::invalid_refresh_token(StatusCode::UNAUTHORIZED),
+                Endpoint::Validate => Answer::invalid_access_token(),
+            },
+            Self::InvalidClient => Answer::invalid_client(),
+            Self::UnauthorizedClient => {
+                Answer::error(StatusCode::UNAUTHORIZED, "invalid client").with_reason()
+            }
+            Self::UnknownClient => Answer::unknown_client(),
+            Self::MissingClientSecret => Answer::missing_client_secret(),
+            Self::InvalidClientSecret => Answer::invalid_client_secret(),
+            Self::Reflect => {
+                Answer::bad_request(format!("invalid token {}", secrets.join(" "))).with_reason()
+            }
+            Self::ServerError => Answer::error(StatusCode::INTERNAL_SERVER_ERROR, "internal server error"),
+            Self::ServiceUnavailable { retry_after } => {
+                let answer = Answer::error(StatusCode::SERVICE_UNAVAILABLE, "service unavailable");
+                return Some(with_headers(answer, [(header::RETRY_AFTER, retry_after)]));
+            }
+            Self::TooManyRequests { retry_after, ratelimit_reset } => {
+                let answer = Answer::error(StatusCode::TOO_MANY_REQUESTS, "too many requests");
+                return Some(with_headers(
+                    answer,
+                    [
+                        (header::RETRY_AFTER, retry_after),
+                        (HeaderName::from_static("ratelimit-reset"), ratelimit_reset),
+                    ],
+                ));
+            }
+            Self::HtmlError => return Some(html(StatusCode::BAD_GATEWAY)),
+            Self::HtmlSuccess => return Some(html(StatusCode::OK)),
+            Self::Empty => return Some(json_text(StatusCode::OK, "")),
+            Self::NotJson => return Some(json_text(StatusCode::OK, "upstream connect error")),
+            Self::HugeBody => return Some(huge()),
+            Self::Disconnect => return Some(HangUp.into_response()),
+            Self::Hang => future::pending().await,
+            Self::Slow { latency } => {
+                tokio::time::sleep(latency).await;
+                return None;
+            }
+            Self::Truncated
+            | Self::ProcessedButLost
+            | Self::OddTypes
+            | Self::NoExpiresIn
+            | Self::ScopeString
+            | Self::ScopeNull
+            | Self::ZeroExpiresIn
+            | Self::OtherClient
+            | Self::OtherUser => return None,
+        };
+        Some(answer.into_response())
+    }
+
+    /// What becomes of the answer to a request that was processed. An error has no field that could be spoiled.
+    pub(super) fn after_processing(self, mut answer: Answer) -> Response {
+        match self {
+            Self::ProcessedButLost => return HangUp.into_response(),
+            Self::Truncated => return answer.truncated(),
+            Self::OddTypes => {
+                for field in ["access_token", "user_id"] {
+                    answer.replace(field, |_| json!(12_345));
+                }
+                answer.replace("expires_in", |seconds| json!(seconds.to_string()));
+            }
+            Self::NoExpiresIn => {
+                if let Some(fields) = answer.body.as_object_mut() {
+                    fields.remove("expires_in");
+                }
+            }
+            Self::ScopeString => answer.replace_scopes(|scopes| {
+                let scopes: Vec<&str> =
+                    scopes.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+                json!(scopes.join(" "))
+            }),
+            Self::ScopeNull => answer.replace_scopes(|_| Value::Null),
+            Self::ZeroExpiresIn => answer.replace("expires_in", |_| json!(0)),
+            Self::OtherClient => answer.replace("client_id", |_| json!("another-application")),
+            Self::OtherUser => answer.replace("user_id", |_| json!("1234567")),
+            _ => {}
+        }
+        answer.into_response()
+    }
+}
+
+impl Answer {
+    fn replace(&mut self, field: &str, with: impl FnOnce(&Value) -> Value) {
+        if let Some(value) = self.body.get_mut(field) {
+            *value = with(value);
+        }
+    }
+
+    /// The token endpoint says `scope`, validation says `scopes`.
+    fn replace_scopes(&mut self, with: impl Fn(&Value) -> Value) {
+        self.replace("scope", &with);
+        self.replace("scopes", &with);
+    }
+}
+
+fn with_headers<const N: usize>(answer: Answer, headers: [(HeaderName, Option<u64>); N]) -> Response {
+    let mut response = answer.into_response();
+    for (name, value) in headers {
+        if let Some(value) = value {
+            response.headers_mut().insert(name, HeaderValue::from(value));
+        }
+    }
+    response
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        match self {
+            Self::Slow { latency } => write!(f, " latency_ms={}", latency.as_millis()),
+            Self::ServiceUnavailable { retry_after } => write_parameter(f, "retry_after", *retry_after),
+            Self::TooManyRequests { retry_after, ratelimit_reset } => {
+                write_parameter(f, "retry_after", *retry_after)?;
+                write_parameter(f, "ratelimit_reset", *ratelimit_reset)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn write_parameter(f: &mut fmt::Formatter<'_>, name: &str, value: Option<u64>) -> fmt::Result {
+    value.map_or(Ok(()), |value| write!(f, " {name}={value}"))
+}
+
+impl FromStr for Fault {
+    type Err = ParseFaultError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut words = text.split_whitespace();
+        let name = words.next().unwrap_or_default();
+        let mut fault = Self::ALL
+            .into_iter()
+            .find(|fault| fault.name() == name)
+            .ok_or_else(|| ParseFaultError::UnknownName { name: name.to_owned() })?;
+        for word in words {
+            let unknown =
+                || ParseFaultError::UnknownParameter { fault: name.to_owned(), parameter: word.to_owned() };
+            let (parameter, value) = word.split_once('=').ok_or_else(unknown)?;
+            let value: u64 = value.parse().map_err(|_| unknown())?;
+            match (&mut fault, parameter) {
+                (Self::Slow { latency }, "latency_ms") => *latency = Duration::from_millis(value),
+                (
+                    Self::ServiceUnavailable { retry_after } | Self::TooManyRequests { retry_after, .. },
+                    "retry_after",
+                ) => *retry_after = Some(value),
+                (Self::TooManyRequests { ratelimit_reset, .. }, "ratelimit_reset") => {
+                    *ratelimit_reset = Some(value);
+                }
+                _ => return Err(unknown()),
+            }
+        }
+        Ok(fault)
+    }
+}
+
+/// Why a text is no [`Fault`].
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseFaultError {
+    /// The first word names no fault.
+    #[error("no fault is called ‘{name}’; there are: {}", Fault::ALL.map(Fault::name).join(", "))]
+    UnknownName {
+        /// What stood there.
+        name: String,
+    },
+    /// A later word is no parameter of that fault, or its value is no whole number.
+    #[error(
+        "‘{parameter}’ is no parameter of the fault {fault}; there are: latency_ms=<milliseconds> (slow), \
+         retry_after=<seconds> (service-unavailable, too-many-requests), \
+         ratelimit_reset=<unix seconds> (too-many-requests)"
+    )]
+    UnknownParameter {
+        /// The fault's name.
+        fault: String,
+        /// What stood there.
+        parameter: String,
+    },
+}
+
+/// An endpoint that faults can hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// `POST /oauth2/token`.
+    Token,
+    /// `GET /oauth2/validate`.
+    Validate,
+}
+
+impl Endpoint {
+    /// The name, as the control routes know it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Validate => "validate",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_survives_the_way_through_text() {
+        let with_parameters = [
+            Fault::Slow { latency: Duration::from_secs(2) },
+            Fault::ServiceUnavailable { retry_after: Some(7) },
+            Fault::TooManyRequests { retry_after: Some(30), ratelimit_reset: Some(1_795_408_200) },
+        ];
+        for fault in Fault::ALL.into_iter().chain(with_parameters) {
+            assert_eq!(fault.to_string().parse(), Ok(fault));
+            assert!(fault.name().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{fault}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_the_known_ones() {
+        let error = "sever-error".parse::<Fault>().unwrap_err().to_string();
+        assert!(
+            error.starts_with("no fault is called ‘sever-error’; there are: invalid-refresh-token, "),
+            "{error}"
+        );
+        assert!(error.ends_with(&format!(", {}", Fault::ALL[Fault::ALL.len() - 1].name())), "{error}");
+        assert!("".parse::<Fault>().is_err());
+    }
+
+    #[test]
+    fn a_parameter_must_be_known_and_a_number() {
+        for text in ["hang retry_after=3", "slow latency_ms=soon", "slow 300", "slow retry_after=3"] {
+            let error = text.parse::<Fault>().unwrap_err().to_string();
+            assert!(error.contains("is no parameter of the fault"), "{error}");
+        }
+    }
+}
