@@ -16,7 +16,7 @@ const LONGEST_WAIT: TimeDelta = TimeDelta::hours(24);
 const WINDOWS_STATUS: [&str; 2] = ["x-wns-status", "x-wns-notificationstatus"];
 
 /// The class of an answer. Deleting a subscription and giving a message up can't be taken back, so what asks to be
-/// tried again later is temporary whatever its status, and so is a status that nobody has told us about.
+/// tried again later is temporary whatever its status, and so is an unknown status.
 pub(crate) fn of_response(
     host: &str,
     status: StatusCode,
@@ -40,7 +40,7 @@ pub(crate) fn of_response(
         401 | 403 => PushAnswer::Unauthorized(reason),
         400 if is_about_the_key(body) => PushAnswer::Unauthorized(reason),
         300..=399 => PushAnswer::Rejected(format!("{reason}: redirects are not followed")),
-        // These say of the request itself that it will never be taken.
+        // The request itself will never be taken.
         400 | 405 | 411 | 413..=417 | 422 | 426 | 428 | 431 | 451 => PushAnswer::Rejected(reason),
         _ => busy(reason),
     }
@@ -87,7 +87,7 @@ pub(crate) fn of_error(host: &str, error: &reqwest::Error) -> PushAnswer {
 
 /// The class of an endpoint that is not called.
 pub(crate) fn of_refused(refused: Refused) -> PushAnswer {
-    if refused.is_for_ever() {
+    if refused.is_permanent() {
         PushAnswer::Unreachable(refused.to_string())
     } else {
         PushAnswer::Rejected(refused.to_string())

@@ -1,5 +1,5 @@
-//! Where a message may be sent. A subscription's endpoint is user input: whoever may subscribe could otherwise have us
-//! call whatever we can reach.
+//! Where a message may be sent. A subscription's endpoint is user input: any user could otherwise have us call whatever we
+//! can reach.
 //!
 //! The address checked is the address connected to: names are resolved here, by [`PublicResolver`], and the connection
 //! gets nothing but what passed. An address that stands in the URL itself never comes to a resolver, so that
@@ -14,17 +14,17 @@ use url::{Host, Url};
 /// The one name that may stand for this machine.
 const LOCALHOST: &str = "localhost";
 
-/// Top-level domains and others that are kept free of names on the public internet: RFC 2606 and 6761, 6762 (`local`), 7686,
-/// 8375, 9476, and ICANN's `internal`. `example.com` and its like are there.
+/// Domains without names on the public internet: RFC 2606 and 6761, 6762 (`local`), 7686, 8375, 9476, and ICANN's `internal`.
+/// `example.com` and the like do exist there.
 const RESERVED: [&str; 9] =
     ["test", "example", "invalid", "localhost", "local", "onion", "home.arpa", "alt", "internal"];
 
-/// What the C libraries say where a name does not exist; Rust hands on the text alone. Of a resolver that is out of reach or
-/// failing they say something else, and of a name without an address, too.
+/// What the C libraries say if a name does not exist; Rust passes on the text alone. If the resolver fails, or the name has no
+/// address, they say something else.
 const NO_SUCH_NAME: [&str; 3] =
     ["Name or service not known", "Name does not resolve", "nodename nor servname provided, or not known"];
 
-/// Exists, where names are found at all: a resolver that knows no name proves nothing of another one.
+/// A name that exists: a resolver that does not find it can't tell whether another one exists.
 const WITNESS: &str = "fcm.googleapis.com";
 
 /// Whether push services on this machine are called, as simulated ones are.
@@ -53,13 +53,13 @@ pub(crate) enum Refused {
     Address(&'static str),
     #[error("the endpoint's host is a {0} address")]
     Literal(&'static str),
-    #[error("the endpoint's host has a name that nobody can have")]
+    #[error("the endpoint's host has a name that can't exist on the public internet")]
     Reserved,
 }
 
 impl Refused {
-    /// Whether nobody can ever be there. Where a name leads to may change, and so may what we allow.
-    pub(crate) fn is_for_ever(self) -> bool {
+    /// Whether no push service can ever be there. What a name resolves to may change, and so may what we allow.
+    pub(crate) fn is_permanent(self) -> bool {
         match self {
             Self::NoUrl | Self::Literal(_) | Self::Reserved => true,
             Self::NotHttps | Self::Port | Self::Credentials | Self::Fragment | Self::Address(_) => false,
@@ -67,7 +67,7 @@ impl Refused {
     }
 }
 
-/// There is no such name, and there are others.
+/// There is no such name, and the resolver finds others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no such name")]
 pub(crate) struct NoSuchName;
@@ -149,7 +149,7 @@ impl Resolve for PublicResolver {
     }
 }
 
-/// Whether nobody can have this name on the public internet: it is reserved, or has one label.
+/// Whether this name can't exist on the public internet: it is reserved, or has one label.
 fn is_reserved(name: &str) -> bool {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     let within =
@@ -227,7 +227,7 @@ fn not_public_v6(ip: Ipv6Addr) -> Option<&'static str> {
         // The protocols' own, among them Teredo, which carries a version 4 address too.
         [0x2001, 0..=0x1ff, ..] => "reserved",
         [0x2000..=0x3fff, ..] => return None,
-        // Everything that nobody has been given yet, and IPv4-compatible addresses, which nobody has any more.
+        // What is not assigned yet, and IPv4-compatible addresses, which are not used any more.
         _ => "reserved",
     })
 }

@@ -1,8 +1,8 @@
 //! Web Push (RFC 8030, 8188, 8291, 8292): encrypts a message for one browser and hands it to its push service.
 //!
 //! A subscription is user input. So nothing is sent to an address that `endpoint` does not allow, no redirect is
-//! followed, no proxy is asked, and of an answer's body nothing is shown: it only tells whether a 400 is about our key. No text that this crate makes holds a key or more
-//! of an endpoint than its host.
+//! followed, no proxy is asked, and nothing of an answer's body is shown: it only decides whether a 400 is about our key.
+//! No text that this crate makes holds a key or more of an endpoint than its host.
 #![warn(missing_docs)]
 
 mod answer;
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_endpoint_that_nobody_can_have_is_out_of_reach_for_ever() {
+    async fn an_endpoint_that_can_not_exist_is_unreachable() {
         for endpoint in [
             "https://localhost/push/secret-of-the-endpoint",
             "https://push.invalid/secret-of-the-endpoint",
@@ -244,13 +244,21 @@ mod tests {
             let PushAnswer::Unreachable(reason) = answer else { panic!("{endpoint}: {answer:?}") };
             assert!(!reason.contains("secret-of"), "{reason}");
         }
-        // We don't call these, and somebody may.
+        // These may exist; we don't call them.
         for endpoint in
             ["http://push.example.com/x", "https://push.example.com:8443/x", "https://u@push.example.com/"]
         {
             let answer = push(Loopback::Refused).send(&subscription(endpoint), &message(10, "topic")).await;
             assert!(matches!(answer, PushAnswer::Rejected(_)), "{endpoint}: {answer:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_name_is_not_called_at_an_address_that_is_not_public() {
+        // It stands for a name that `Endpoint` allows.
+        let error = push(Loopback::Refused).client.get("https://localhost/").send().await.unwrap_err();
+        let refused = PushAnswer::Rejected("the endpoint's host is at a loopback address".to_owned());
+        assert_eq!(answer::of_error("push.example.com", &error), refused);
     }
 
     #[tokio::test]

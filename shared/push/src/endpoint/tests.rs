@@ -65,7 +65,7 @@ const ADDRESSES: &[(&str, Option<&str>)] = &[
     ("64:ff9b::8.8.8.8", None),               // NAT64
     ("64:ff9b::10.0.0.1", Some("private")),
     ("64:ff9b::169.254.169.254", Some("link-local")),
-    ("64:ff9b:1::8.8.8.8", Some("reserved")), // NAT64 of somebody's own
+    ("64:ff9b:1::8.8.8.8", Some("reserved")), // NAT64, a network's own
     ("100::1", Some("reserved")),             // discarded
     ("1fff::", Some("reserved")),
     ("2000::", None),
@@ -194,7 +194,7 @@ fn every_other_shape_is_refused_with_its_reason() {
 }
 
 #[test]
-fn a_name_that_nobody_can_have_is_refused_at_once() {
+fn a_name_that_can_not_exist_is_refused_at_once() {
     for name in RESERVED {
         for host in [name.to_owned(), format!("push.{name}"), format!("A.B.{}.", name.to_uppercase())] {
             let refused = Endpoint::parse(&format!("https://{host}/x"), Loopback::Refused).err();
@@ -215,7 +215,7 @@ fn a_name_that_nobody_can_have_is_refused_at_once() {
 }
 
 #[test]
-fn a_name_that_does_not_exist_is_told_from_a_resolver_that_fails() {
+fn a_name_that_does_not_exist_differs_from_a_resolver_that_fails() {
     let is = |text: &str| {
         is_no_such_name(&io::Error::other(format!("failed to lookup address information: {text}")))
     };
