@@ -10,13 +10,13 @@ use domain::{Clock, StreamerId};
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::duration;
 use crate::output::{self, plain, table, time, times_are_utc};
-use crate::since;
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// How far back: `90m`, `2h`, `7d`; 30 days at most. Of a session that began before, the rest counts.
-    #[arg(long, default_value = "7d", value_parser = since::parse)]
+    #[arg(long, default_value = "7d", value_parser = duration::parse_remembered)]
     since: TimeDelta,
     /// How many sessions at most.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]

@@ -6,6 +6,7 @@
 mod coverage;
 mod deliver;
 mod doctor;
+mod duration;
 mod history;
 mod id;
 mod notifications;
@@ -13,7 +14,6 @@ mod output;
 mod reactivate;
 mod refresh;
 mod rekey;
-mod since;
 mod status;
 mod vapid;
 
@@ -125,8 +125,8 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Runs the command until it is done or asked to stop. Those that hold leases end by themselves; the others have nothing that a
-/// transaction does not give back.
+/// Runs the command until it is done or asked to stop. Commands that hold leases end by themselves; what another has not
+/// finished, its transaction undoes.
 async fn run_until(command: Command, stop: CancellationToken) -> Result<ExitCode> {
     if matches!(command, Command::Refresh(_) | Command::Rekey(_)) {
         return run(command, stop).await;

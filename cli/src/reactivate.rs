@@ -10,7 +10,7 @@ use domain::{Clock, Streamer, StreamerId};
 use serde::Serialize;
 
 use crate::output::{self, name, time, times_are_utc};
-use crate::{id, since};
+use crate::{duration, id};
 
 #[derive(clap::Args)]
 #[command(group(ArgGroup::new("whom").required(true).args(["streamer_id", "since"])))]
@@ -19,7 +19,7 @@ pub struct Arguments {
     #[arg(value_parser = id::parse)]
     streamer_id: Option<StreamerId>,
     /// Everybody who was deactivated within this time and is inactive still: 90m, 2h, 1d.
-    #[arg(long, value_name = "TIME", value_parser = since::parse)]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse_remembered)]
     since: Option<TimeDelta>,
     /// Show who would be reactivated; write nothing.
     #[arg(long)]

@@ -22,9 +22,8 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::deliver::{self, Courier, Delivery};
-use crate::id;
 use crate::output::{self, name, times_are_utc};
-use crate::since;
+use crate::{duration, id};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -38,7 +37,7 @@ pub struct Arguments {
     #[arg(long)]
     dry_run: bool,
     /// End within this long: `90s`, `10m`, `1h`. What is in flight then is finished, the rest is left to the next run.
-    #[arg(long, default_value = "10m", value_parser = since::parse_time)]
+    #[arg(long, default_value = "10m", value_parser = duration::parse)]
     timeout: TimeDelta,
     /// For machines: one JSON document.
     #[arg(long)]
@@ -113,7 +112,7 @@ pub async fn run(source: &Source, arguments: Arguments, stop: CancellationToken)
         output::line("Finding streamers with active authorization...\n")?;
         let authorized = match only {
             Some(only) => vec![only],
-            None => reading.of(everybody(&database, now)).await??,
+            None => reading.of(all_authorized(&database, now)).await??,
         };
         output::line(&listing(&authorized, now))?;
         output::line(if cycle.dry_run { DRY_RUN } else { STARTING })?;
@@ -218,7 +217,7 @@ async fn find(database: &Database, id: StreamerId, now: DateTime<Utc>) -> Result
 }
 
 /// All pages.
-pub async fn everybody(database: &Database, now: DateTime<Utc>) -> Result<Vec<Authorized>> {
+pub async fn all_authorized(database: &Database, now: DateTime<Utc>) -> Result<Vec<Authorized>> {
     let mut all: Vec<Authorized> = Vec::new();
     loop {
         let page = database.authorized(all.last(), now).await?;
@@ -297,13 +296,13 @@ mod tests {
     #[test]
     fn the_listing_marks_what_expires_soon() {
         let now = Utc.with_ymd_and_hms(2026, 11, 23, 20, 0, 0).unwrap();
-        let everybody = [
+        let authorized = [
             authorized("fresh", Some(now + TimeDelta::hours(3))),
             authorized("soon", Some(now + TimeDelta::minutes(35))),
             authorized("late", Some(now - TimeDelta::minutes(1))),
             authorized("unknown\u{1b}[2J", None),
         ];
-        insta::assert_snapshot!(listing(&everybody, now), @r"
+        insta::assert_snapshot!(listing(&authorized, now), @r"
         Found 4 streamer(s) with active authorization:
 
           - FRESH (fresh) ✓

@@ -10,7 +10,7 @@ use domain::{Authorized, Clock, NoExpiry, Streamer};
 use serde::Serialize;
 
 use crate::output::{self, name, table, time};
-use crate::refresh::everybody;
+use crate::refresh::all_authorized;
 
 /// One authorized streamer.
 #[derive(Serialize)]
@@ -85,8 +85,8 @@ pub async fn run(
     json: bool,
 ) -> Result<()> {
     let now = clock.now();
-    let everybody = everybody(database, now).await?.into_iter();
-    let statuses: Vec<_> = everybody.map(|one| Status::new(one, policy, one_shots, now)).collect();
+    let all_authorized = all_authorized(database, now).await?.into_iter();
+    let statuses: Vec<_> = all_authorized.map(|one| Status::new(one, policy, one_shots, now)).collect();
     if json {
         output::json(&statuses)?;
     } else if statuses.is_empty() {

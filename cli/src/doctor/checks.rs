@@ -1,4 +1,4 @@
-//! What is well and what is not: facts in, a line out. Asks nobody.
+//! What is well and what is not: facts in, a line out. No I/O.
 
 use std::fmt::Write as _;
 
@@ -16,124 +16,15 @@ use domain::policy::{ONLY_REFUSALS, Policy, VALIDATION_AGE};
 use domain::ports::{RefreshError, StoreError};
 use domain::report::Human;
 use domain::{Authorized, Streamer};
-use serde::{Serialize, Serializer};
 
+use super::check::{Check, Topic};
 use crate::output::{name, time};
-
-/// What is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Topic {
-    Configuration,
-    Database,
-    Clock,
-    Schema,
-    Rights,
-    Rows,
-    NotifyRole,
-    Tokens,
-    Cycles,
-    Outbox,
-    Twitch,
-    Vapid,
-    Schedules,
-}
-
-impl Topic {
-    /// In the order of the lines.
-    const ALL: [Self; 13] = [
-        Self::Configuration,
-        Self::Database,
-        Self::Clock,
-        Self::Schema,
-        Self::Rights,
-        Self::Rows,
-        Self::NotifyRole,
-        Self::Tokens,
-        Self::Cycles,
-        Self::Outbox,
-        Self::Twitch,
-        Self::Vapid,
-        Self::Schedules,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Configuration => "configuration",
-            Self::Database => "database",
-            Self::Clock => "clock",
-            Self::Schema => "schema",
-            Self::Rights => "rights",
-            Self::Rows => "rows",
-            Self::NotifyRole => "notify role",
-            Self::Tokens => "tokens",
-            Self::Cycles => "cycles",
-            Self::Outbox => "outbox",
-            Self::Twitch => "twitch",
-            Self::Vapid => "vapid",
-            Self::Schedules => "schedules",
-        }
-    }
-
-    fn ok(self, text: impl Into<String>) -> Check {
-        Check { topic: self, state: State::Ok, text: text.into() }
-    }
-
-    fn warning(self, text: impl Into<String>) -> Check {
-        Check { topic: self, state: State::Warning, text: text.into() }
-    }
-
-    fn fault(self, text: impl Into<String>) -> Check {
-        Check { topic: self, state: State::Fault, text: text.into() }
-    }
-}
-
-impl Serialize for Topic {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
-}
 
 /// A sweep and a delivery begin every 15 minutes and take a few at most: what has been due for longer was left.
 const LATE: TimeDelta = TimeDelta::minutes(20);
 
 /// Names that a line has room for.
 const NAMED: usize = 3;
-
-/// How a check turned out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// As it should be.
-    Ok,
-    /// Somebody should know, but everything works.
-    Warning,
-    /// Something does not work.
-    Fault,
-}
-
-impl State {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warning => "warning",
-            Self::Fault => "fault",
-        }
-    }
-}
-
-/// One line: what was looked at, how it is, what that means and what to do.
-#[derive(Clone, Debug, Serialize)]
-pub struct Check {
-    #[serde(rename = "name")]
-    pub topic: Topic,
-    pub state: State,
-    pub text: String,
-}
-
-/// What has no line.
-pub fn not_among(checks: &[Check]) -> Vec<Topic> {
-    Topic::ALL.into_iter().filter(|topic| checks.iter().all(|check| check.topic != *topic)).collect()
-}
 
 /// A line for each fault.
 pub fn configuration(faults: &[String]) -> Vec<Check> {
@@ -149,12 +40,12 @@ pub fn out_of_reach(error: &StoreError) -> Check {
 
 pub fn database(server: &Server) -> Check {
     let Server { version, place, role, trust, .. } = server;
-    let told = format!("{place} lets us in as {role}: PostgreSQL {version}");
+    let connected = format!("connected to {place} as {role}: PostgreSQL {version}");
     match trust {
-        Trust::Verified => Topic::Database.ok(format!("{told}, its certificate is verified")),
-        Trust::Near => Topic::Database.ok(format!("{told}, on this machine")),
+        Trust::Verified => Topic::Database.ok(format!("{connected}, its certificate is verified")),
+        Trust::Near => Topic::Database.ok(format!("{connected}, on this machine")),
         Trust::PrivateNetwork => Topic::Database.warning(format!(
-            "{told}, without TLS (DATABASE_PLAINTEXT=on): the password and all tokens as they are stored can be read and \
+            "{connected}, without TLS (DATABASE_PLAINTEXT=on): the password and all tokens as they are stored can be read and \
              changed on the way. Enable TLS on the server and set sslmode=verify-full"
         )),
     }
@@ -238,7 +129,7 @@ pub fn rows(
             "public.streamers has no active streamer: if the application has some, DATABASE_URL names another database",
         ),
         Some(Rehearsal::Busy) => {
-            Topic::Rows.ok("nothing is hidden; what was tried is held by other runs just now")
+            Topic::Rows.ok("nothing is hidden; the rows that were tried are held by other runs")
         }
         Some(_) => Topic::Rows.ok("nothing is hidden; a streamer's row was leased, locked, written, and put back"),
         None => Topic::Rows.ok("nothing is hidden"),
@@ -320,21 +211,20 @@ pub fn misplaced(found: Result<Vec<Misplaced>, StoreError>) -> Option<Check> {
         ));
     }
     (!texts.is_empty())
-        .then(|| Topic::Tokens.fault(format!("{}. Nobody is deactivated for it", texts.join("; "))))
+        .then(|| Topic::Tokens.fault(format!("{}. No streamer is deactivated for it", texts.join("; "))))
 }
 
 fn streamers(found: &[&Misplaced]) -> String {
     named(&found.iter().map(|one| &one.streamer).collect::<Vec<_>>())
 }
 
-/// Nothing where somebody was refreshed, or nobody was refused.
+/// Nothing where a refresh succeeded, or none was refused.
 pub fn only_refused(refused_for: Result<TimeDelta, StoreError>) -> Option<Check> {
     match refused_for {
         Err(error) => Some(Topic::Twitch.fault(error.to_string())),
         Ok(refused_for) if refused_for >= ONLY_REFUSALS => Some(Topic::Twitch.fault(format!(
-            "for {} it has refused to refresh whoever was tried, and nobody was refreshed: either Twitch is at fault \
-             (https://status.twitch.com), or all who were tried have disconnected. Nobody is deactivated while nothing \
-             tells the two apart",
+            "for {} it has refused every refresh: either Twitch is at fault (https://status.twitch.com), or all streamers \
+             that were tried have disconnected. No streamer is deactivated as long as it can be either",
             Human(refused_for)
         ))),
         Ok(_) => None,

@@ -1,6 +1,7 @@
 //! `tokens doctor`: looks at everything that has to be right, and says of each what to do if it is not. It refreshes
 //! nothing and leaves nothing written; what it finds out is judged in `checks`.
 
+mod check;
 mod checks;
 
 use std::fmt::Write as _;
@@ -19,9 +20,9 @@ use domain::ports::StoreError;
 use push::Vapid;
 use serde::Serialize;
 
-use self::checks::{Check, State, Topic};
+use self::check::{Check, State, Topic, not_among};
 use crate::output::{self, plain, table};
-use crate::refresh::everybody;
+use crate::refresh::all_authorized;
 
 /// For how long back the rules' runs are looked for at first: to read the whole history takes seconds.
 const LATELY: TimeDelta = TimeDelta::days(1);
@@ -39,7 +40,7 @@ struct Document<'a> {
 /// Fails if something is at fault.
 pub async fn run(source: &Source, json: bool) -> Result<ExitCode> {
     let checks = look(Whole::read(source)).await;
-    let not_checked = checks::not_among(&checks);
+    let not_checked = not_among(&checks);
     let well = checks.iter().all(|check| check.state != State::Fault);
     if json {
         output::json(&Document { well, checks: &checks, not_checked: &not_checked })?;
@@ -123,7 +124,7 @@ async fn database(config: &Whole, client_id: Option<&str>) -> Vec<Check> {
         found.extend(checks::only_refused(database.only_refused_for(client_id, now).await));
     }
     let runs = last_runs(&database, now).await;
-    let authorized = everybody(&database, now).await;
+    let authorized = all_authorized(&database, now).await;
     found.push(checks::cycles(authorized, runs, config.policy, now));
     found.push(checks::outbox(database.waiting(now).await, now));
     found

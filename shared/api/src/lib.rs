@@ -31,7 +31,7 @@ pub struct Context {
     pub caller: Caller,
     /// By which the log and the answer know the request.
     pub request_id: String,
-    /// When the function is ended by force, if it is.
+    /// When the function is killed at its timeout, if it has one.
     pub deadline: Option<Monotonic>,
 }
 

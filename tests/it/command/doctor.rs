@@ -143,7 +143,7 @@ async fn where_all_is_well_every_line_says_so() -> Result<()> {
     let names: Vec<_> = said.checks.iter().map(|(name, ..)| name.as_str()).collect();
     assert_eq!(names, ALL);
     for (name, text) in [
-        ("database", "lets us in as postgres: PostgreSQL "),
+        ("database", " as postgres: PostgreSQL "),
         ("notify role", "poll_notify can deliver notifications"),
         ("tokens", "stored texts: 2 under APP_KEY; a sample of each could be opened"),
         ("cycles", "of a planned run: none lately, of a sweep: none lately; nobody is overdue"),

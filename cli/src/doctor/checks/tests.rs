@@ -7,6 +7,7 @@ use domain::{Streamer, StreamerId, TokenState};
 use uuid::Uuid;
 
 use super::*;
+use crate::doctor::check::{State, not_among};
 
 fn now() -> DateTime<Utc> {
     Utc.with_ymd_and_hms(2026, 11, 23, 20, 0, 0).unwrap()
