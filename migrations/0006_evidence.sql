@@ -32,6 +32,3 @@ CREATE INDEX IF NOT EXISTS refreshes_refused_idx
 
 -- Notices count against the same budget.
 ALTER TABLE token_refresh.deactivations ADD COLUMN IF NOT EXISTS is_notice boolean NOT NULL DEFAULT false;
-
--- Whether it tells of a deactivation, or of refusals that nothing confirms.
-ALTER TABLE token_refresh.outbox ADD COLUMN IF NOT EXISTS deactivated boolean NOT NULL DEFAULT true;

@@ -1,5 +1,5 @@
--- Every name with its schema. The migrations before this one left the application's tables to `search_path`: what that may
--- have led to another schema is put right here. On a database where nothing went astray, this changes functions only.
+-- Every name with its schema. The first migrations left the application's tables to `search_path`: what that may have led to
+-- another schema is put right here. On a database where nothing went astray, this changes functions only.
 
 -- The body names its schema, and what it calls is PostgreSQL's own whatever the caller's search path is.
 CREATE OR REPLACE FUNCTION token_refresh.wants_notice(person uuid) RETURNS boolean
@@ -33,7 +33,7 @@ BEGIN
     GRANT USAGE ON SCHEMA token_refresh TO token_refresh_notify;
     -- Whether the schema is the program's.
     GRANT SELECT ON token_refresh._sqlx_migrations TO token_refresh_notify;
-    GRANT SELECT, UPDATE (state, attempt, next_attempt_at, settled_at, last_error)
+    GRANT SELECT, UPDATE (state, attempt, next_attempt_at, settled_at, last_error, no_name_since, other_key)
         ON token_refresh.outbox TO token_refresh_notify;
     GRANT EXECUTE ON FUNCTION token_refresh.wants_notice(uuid) TO token_refresh_notify;
     GRANT EXECUTE ON FUNCTION token_refresh.may_hide(regclass, "char") TO token_refresh_notify;
@@ -44,7 +44,7 @@ END
 $$;
 
 -- What the first migrations add to the application's tables, where they added it elsewhere. Asked first: even a statement
--- that finds nothing to do waits for everybody who is writing.
+-- that finds nothing to do waits for all writers.
 DO $$
 DECLARE
     astray name := (
