@@ -116,7 +116,7 @@ pub(super) async fn writing(
 }
 
 pub(super) fn page_after(until: DateTime<Utc>, id: Uuid) -> Result<Explain<'static>> {
-    Ok(explain("SELECT DISTINCT ON (m.poll_authorization_expires_at")?.bind(until).bind(id).bind(PAGE))
+    Ok(explain("m.poll_authorization_expires_at, m.streamer_id) s.id")?.bind(until).bind(id).bind(PAGE))
 }
 
 /// The write of a batch in which everybody was refreshed.

@@ -74,7 +74,8 @@ impl PgStore {
     ) -> Result<Vec<(Uuid, i64)>, Error> {
         let (mut leased, mut parts) = (Vec::new(), vec![ids]);
         while let Some(mut part) = parts.pop() {
-            let take = async || unless_of_a_row(self.take_leases(kept, &part, now, until).await);
+            let take =
+                async || unless_of_a_row(take_leases(kept.of(&self.database), &part, now, until).await);
             match self.persistently(give_up_at, take).await? {
                 Ok((ids, fences)) => leased.extend(ids.into_iter().zip(fences)),
                 Err(error) if is_locked(&error) => {
@@ -96,17 +97,6 @@ impl PgStore {
             }
         }
         Ok(leased)
-    }
-
-    /// Answers on whom, with which fencing ids.
-    async fn take_leases(
-        &self,
-        kept: &Kept,
-        ids: &[Uuid],
-        now: DateTime<Utc>,
-        until: DateTime<Utc>,
-    ) -> Result<(Vec<Uuid>, Vec<i64>), Error> {
-        take_leases(kept.of(&self.database), ids, now, until).await
     }
 }
 

@@ -340,8 +340,7 @@ impl PgStore {
     }
 }
 
-/// Runs a statement again while the database is away, until `give_up_at`; and once on another connection at any time, if an
-/// error belongs to the first. The statement must be one that can be
+/// Runs a statement, or a transaction, again while the database is away, until `give_up_at`. It must be one that can be
 /// repeated after its first answer was lost. That which takes leases is not quite: it meets its own, as if they were
 /// another run's, and they have to run out.
 async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
@@ -349,23 +348,12 @@ async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
     give_up_at: Monotonic,
     statement: impl Fn() -> F,
 ) -> Result<T, sqlx::Error> {
-    let (mut pause, mut on_another) = (FIRST_PAUSE, true);
+    let mut pause = FIRST_PAUSE;
     loop {
         let left = (give_up_at - clock.monotonic()).to_std().unwrap_or_default();
         let patience = left.clamp(LAST_STATEMENT, STATEMENT_TIMEOUT);
         let done = timeout(patience, statement()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
         match done {
-            Err(error)
-                if on_another
-                    && Class::from(&error) == Class::Connection
-                    && clock.monotonic() < give_up_at =>
-            {
-                tracing::warn!(
-                    error = said(&error),
-                    "a statement failed with its connection, trying another"
-                );
-                on_another = false;
-            }
             Err(error)
                 if Class::from(&error).can_pass()
                     && give_up_at - clock.monotonic() > TimeDelta::from_std(pause).unwrap_or_default() =>

@@ -24,6 +24,32 @@ pub enum Lookup {
     Unknown,
 }
 
+/// The query for these columns of up to `$size` authorized streamers behind a place.
+macro_rules! behind {
+    ($query:ident!($($row:ty,)? $columns:literal), $after:expr, $now:expr, $size:expr) => {{
+        // "Not over" is "later than now, whatever the id".
+        let (until, id) = $after.map_or(($now, Uuid::max()), |last| (last.until, last.id.0));
+        sqlx::$query!(
+            $($row,)?
+            "SELECT DISTINCT ON (m.poll_authorization_expires_at, m.streamer_id) " + $columns + r#"
+            FROM public.campaign_memberships m
+            JOIN public.streamers s ON s.id = m.streamer_id AND s.is_active
+            LEFT JOIN token_refresh.streamers ours ON ours.streamer_id = s.id
+            WHERE m.status = 'ACTIVE'
+              AND (m.poll_authorization_expires_at, m.streamer_id) > ($1, $2)
+              AND NOT EXISTS (
+                  SELECT FROM public.campaign_memberships later
+                  WHERE later.streamer_id = m.streamer_id AND later.status = 'ACTIVE'
+                    AND later.poll_authorization_expires_at > m.poll_authorization_expires_at)
+            ORDER BY m.poll_authorization_expires_at, m.streamer_id
+            LIMIT $3"#,
+            Moment::from(until) as Moment,
+            id,
+            $size
+        )
+    }};
+}
+
 impl Database {
     /// The page behind `after`, ordered by the end of the authorization, then by id: each streamer once, at the
     /// end of its last authorization. The order is that of the index `token_refresh_authorized_idx`, so a page
@@ -78,26 +104,8 @@ impl Database {
 
     /// Whose row comes behind `after`, without reading it.
     async fn next(&self, after: Option<Place>, now: DateTime<Utc>) -> Result<Option<Place>, Error> {
-        let (until, id) = after.map_or((now, Uuid::max()), |last| (last.until, last.id.0));
-        let row = sqlx::query!(
-            r#"
-            SELECT m.streamer_id, m.poll_authorization_expires_at AS until
-            FROM public.campaign_memberships m
-            JOIN public.streamers s ON s.id = m.streamer_id AND s.is_active
-            WHERE m.status = 'ACTIVE'
-              AND (m.poll_authorization_expires_at, m.streamer_id) > ($1, $2)
-              AND NOT EXISTS (
-                  SELECT FROM public.campaign_memberships later
-                  WHERE later.streamer_id = m.streamer_id AND later.status = 'ACTIVE'
-                    AND later.poll_authorization_expires_at > m.poll_authorization_expires_at)
-            ORDER BY m.poll_authorization_expires_at, m.streamer_id
-            LIMIT 1
-            "#,
-            Moment::from(until) as Moment,
-            id
-        )
-        .fetch_optional(self)
-        .await?;
+        let next = behind!(query!("m.streamer_id, m.poll_authorization_expires_at AS until"), after, now, 1);
+        let row = next.fetch_optional(self).await?;
         Ok(row.and_then(|row| Some(Place { until: row.until?.end(), id: StreamerId(row.streamer_id) })))
     }
 
@@ -108,13 +116,10 @@ impl Database {
         now: DateTime<Utc>,
         size: i64,
     ) -> Result<Vec<Authorized>, Error> {
-        // "Not over" is "later than now, whatever the id".
-        let (until, id) = after.map_or((now, Uuid::max()), |last| (last.until, last.id.0));
-        let rows = sqlx::query_as!(
-            StreamerRow,
-            r#"
-            SELECT DISTINCT ON (m.poll_authorization_expires_at, m.streamer_id)
-                   s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
+        let part = behind!(
+            query_as!(
+                StreamerRow,
+                r#"s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
                    m.poll_authorization_expires_at AS until,
                    s.token_expires_at AS expires_at, s.last_token_refresh_at AS refreshed_at,
                    ours.validated_at AS "validated_at?", s.token_refresh_failed_at AS failed_at,
@@ -122,31 +127,18 @@ impl Database {
                    ours.refusals AS "refusals?",
                    CASE WHEN ours.pair = sha256(convert_to(s.access_token_encrypted, 'UTF8'))
                        THEN ours.pair_expiry END AS pair_expiry,
-                   ours.refused_since AS "refused_since?", ours.noticed_at AS "noticed_at?"
-            FROM public.campaign_memberships m
-            JOIN public.streamers s ON s.id = m.streamer_id AND s.is_active
-            LEFT JOIN token_refresh.streamers ours ON ours.streamer_id = s.id
-            WHERE m.status = 'ACTIVE'
-              AND (m.poll_authorization_expires_at, m.streamer_id) > ($1, $2)
-              AND NOT EXISTS (
-                  SELECT FROM public.campaign_memberships later
-                  WHERE later.streamer_id = m.streamer_id AND later.status = 'ACTIVE'
-                    AND later.poll_authorization_expires_at > m.poll_authorization_expires_at)
-            ORDER BY m.poll_authorization_expires_at, m.streamer_id
-            LIMIT $3
-            "#,
-            Moment::from(until) as Moment,
-            id,
+                   ours.refused_since AS "refused_since?", ours.noticed_at AS "noticed_at?""#
+            ),
+            after,
+            now,
             size
-        )
-        .fetch_all(self)
-        .await?;
+        );
         let authorized = |row: StreamerRow| {
             let until = row.until?.end();
             let (streamer, token) = row.into_parts(now);
             Some(Authorized { streamer, until, token })
         };
-        Ok(rows.into_iter().filter_map(authorized).collect())
+        Ok(part.fetch_all(self).await?.into_iter().filter_map(authorized).collect())
     }
 
     /// One streamer, authorized or not.

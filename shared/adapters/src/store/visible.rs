@@ -14,12 +14,10 @@ use domain::{Streamer, StreamerId};
 use sqlx::{Error, PgExecutor};
 use uuid::Uuid;
 
+use super::aside::is_locked;
 use super::record::write;
 use super::statements::Transaction;
 use super::{Database, PgStore, failed};
-
-/// `lock_not_available`
-const LOCKED: &str = "55P03";
 
 /// Row-level security that is turned on is noticed within this long.
 const REMEMBERED: Duration = Duration::from_secs(10);
@@ -53,40 +51,33 @@ pub enum Rehearsal {
     NotWritten(Streamer),
 }
 
+/// The query for those of these tables that look empty and may hide rows. The texts of checked queries are literals, so a list of
+/// tables can't be a parameter.
+macro_rules! seen_empty {
+    ($($table:literal),+) => {
+        sqlx::query!(
+            r#"SELECT current_user::text AS "role!", array_remove(ARRAY["#
+                $(+ "CASE WHEN NOT EXISTS (SELECT FROM " + $table + ") AND token_refresh.may_hide('" + $table
+                  + "', 'r') THEN '" + $table + "' END, ")+
+                + r#"NULL], NULL) AS "hidden!""#
+        )
+    };
+}
+
 impl Database {
     /// Fails if this login sees no row of a table that may hide some from it. For those who found nothing.
     pub(super) async fn look_at_nothing(&self) -> Result<(), StoreError> {
-        let looked = sqlx::query!(
-            r#"
-            SELECT current_user::text AS "role!",
-                   ARRAY(SELECT relation FROM (VALUES
-                             ('public.streamers', EXISTS (SELECT FROM public.streamers)),
-                             ('public.campaign_memberships', EXISTS (SELECT FROM public.campaign_memberships)),
-                             ('public.campaigns', EXISTS (SELECT FROM public.campaigns))) AS looked (relation, sees_some)
-                         WHERE NOT sees_some AND token_refresh.may_hide(relation::regclass, 'r')) AS "hidden!"
-            "#
-        )
-        .fetch_one(self)
-        .await
-        .map_err(failed("looking why nothing was found"))?;
+        let tables = seen_empty!("public.streamers", "public.campaign_memberships", "public.campaigns")
+            .fetch_one(self);
+        let looked = tables.await.map_err(failed("looking why nothing was found"))?;
         nothing_hidden(&looked.role, &looked.hidden)
     }
 
     /// The same for those who deliver, whose login may see less.
     pub(super) async fn look_at_no_notification(&self) -> Result<(), StoreError> {
-        let looked = sqlx::query!(
-            r#"
-            SELECT current_user::text AS "role!",
-                   ARRAY(SELECT relation FROM (VALUES
-                             ('public.streamers', EXISTS (SELECT FROM public.streamers)),
-                             ('public.push_subscriptions', EXISTS (SELECT FROM public.push_subscriptions)),
-                             ('token_refresh.outbox', EXISTS (SELECT FROM token_refresh.outbox))) AS looked (relation, sees_some)
-                         WHERE NOT sees_some AND token_refresh.may_hide(relation::regclass, 'r')) AS "hidden!"
-            "#
-        )
-        .fetch_one(self)
-        .await
-        .map_err(failed("looking why no notification was found"))?;
+        let tables = seen_empty!("public.streamers", "public.push_subscriptions", "token_refresh.outbox")
+            .fetch_one(self);
+        let looked = tables.await.map_err(failed("looking why no notification was found"))?;
         nothing_hidden(&looked.role, &looked.hidden)
     }
 
@@ -175,7 +166,7 @@ async fn shuts_out(database: impl PgExecutor<'_>, id: StreamerId) -> Result<bool
         id.0
     );
     match shut_out.fetch_one(database).await {
-        Err(Error::Database(error)) if error.code().as_deref() == Some(LOCKED) => Ok(false),
+        Err(error) if is_locked(&error) => Ok(false),
         answer => answer,
     }
 }
