@@ -89,7 +89,8 @@ pub async fn run(source: &Source, arguments: Arguments, stop: CancellationToken)
     let courier = notify.filter(|_| !arguments.dry_run).map(Courier::new).transpose()?;
     let limits = Limits::of_command(began, arguments.timeout);
     let reading = Reading { until: began + arguments.timeout, stop: stop.clone() };
-    let database = reading.of(Database::open(config.database)).await??;
+    let opening = Database::open_until(config.database, limits.start, Arc::new(SystemClock));
+    let database = reading.of(opening).await??;
     let clock: Arc<dyn Clock> = Arc::new(database.clock());
     let now = clock.now();
 

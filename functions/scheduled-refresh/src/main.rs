@@ -6,10 +6,11 @@
 mod handler;
 
 use adapters::config::{RefreshConfig, Source};
-use adapters::runner::Runner;
+use adapters::runner::{Runner, deadline};
 use adapters::shutdown::Shutdown;
 use adapters::telemetry::{self, metrics::written_after};
 use domain::CancellationToken;
+use domain::refresh::Limits;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -21,15 +22,17 @@ async fn main() -> Result<(), Error> {
     telemetry::start_function(&source)?;
     let (runner, shutdown) = (OnceCell::new(), Shutdown::listen());
     let answer = async |event: LambdaEvent<Value>| {
-        let runner = runner.get_or_try_init(|| open(&source, shutdown.signal())).await?;
+        let limits = Limits::of_function(deadline(event.context.deadline));
+        let runner = runner.get_or_try_init(|| open(&source, &limits, shutdown.signal())).await?;
         written_after(handler::handle(runner, event)).await
     };
     let handle = async |event| Box::pin(shutdown.event(answer(event))).await;
     Box::pin(shutdown.serve(lambda_runtime::run(service_fn(handle)))).await
 }
 
-/// For the first event, so that a function is ready at once and begins with nothing that it may not need.
-async fn open(source: &Source, stop: CancellationToken) -> Result<Runner, Error> {
+/// For the first event, so that a function is ready at once and begins with nothing that it may not need. A database that is
+/// away is waited for while a cycle could still start.
+async fn open(source: &Source, limits: &Limits, stop: CancellationToken) -> Result<Runner, Error> {
     let source = source.with_secrets(&RefreshConfig::SECRETS).await;
-    Ok(Runner::open(RefreshConfig::read(&source)?).await?.stopped_by(stop))
+    Ok(Runner::open_until(RefreshConfig::read(&source)?, limits.start).await?.stopped_by(stop))
 }

@@ -61,9 +61,22 @@ impl Runner {
     ///
     /// If that can't be reached, or is not on this program's schema.
     pub async fn open(config: RefreshConfig) -> Result<Self, StoreError> {
-        let database = Database::open(config.database.clone()).await?;
+        Self::open_until(config, None).await
+    }
+
+    /// The same, for what may wait until `give_up_at` for a database that is away.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::open`].
+    pub async fn open_until(
+        config: RefreshConfig,
+        give_up_at: Option<Monotonic>,
+    ) -> Result<Self, StoreError> {
+        let machine = Arc::new(SystemClock);
+        let database = Database::open_until(config.database.clone(), give_up_at, machine.clone()).await?;
         let clock = Arc::new(database.clock());
-        Ok(Self::new(config, database, clock, Arc::new(SystemClock)))
+        Ok(Self::new(config, database, clock, machine))
     }
 
     /// The same, on another clock.

@@ -259,7 +259,7 @@ async fn a_database_that_is_not_there_or_lets_us_not_in() -> Result<()> {
         ("postgres://postgres@127.0.0.1:9/x", "127.0.0.1:9 can't be reached: Connection refused"),
     ] {
         let environment = changed(world.environment(), &[("DATABASE_URL", url)]);
-        refused(&environment, &["refresh"], 1, says).await?;
+        refused(&environment, &["refresh", "--timeout", "20s"], 1, says).await?;
         refused(&environment, &["migrate"], 1, "check DATABASE_URL").await?;
     }
     Ok(())

@@ -24,7 +24,7 @@ const STREAMERS: usize = 40;
 async fn host(world: &World, ahead: TimeDelta) -> Result<RefreshService<PgStore, TwitchClient, NoSignals>> {
     let config = world.config(&[("TWITCH_MAX_IN_FLIGHT", "8")])?;
     let machine = Arc::new(TurnableClock::running_from(SystemClock.now() + ahead));
-    let database = Database::open_on(config.database, machine).await?;
+    let database = Database::open_until(config.database, None, machine).await?;
     let clock: Arc<dyn Clock> = Arc::new(database.clock());
     assert!((clock.now() - SystemClock.now()).abs() < TimeDelta::minutes(1), "{ahead} is corrected");
     let in_flight = config.twitch.in_flight();

@@ -283,6 +283,26 @@ async fn a_server_that_is_away_at_the_beginning_is_waited_for() -> Result<()> {
     Ok(())
 }
 
+/// For as long as there is time, which is more than a request has.
+#[tokio::test]
+async fn a_server_that_is_away_for_longer_is_waited_for_until_the_deadline() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let relay = Relay::start(world)?;
+    let open = |seconds| {
+        let give_up_at = SystemClock.monotonic() + TimeDelta::seconds(seconds);
+        Database::open_until(relay.options(), Some(give_up_at), Arc::new(SystemClock))
+    };
+    relay.refuse(usize::MAX, Refusal::Closes);
+    let refused = timeout(Duration::from_secs(10), open(1)).await?.err().context("it is away")?.to_string();
+    assert!(refused.contains("can't be reached"), "{refused}");
+    // Tries are two seconds apart at most: these take 23 s.
+    relay.refuse(15, Refusal::Closes);
+    open(60).await?;
+    assert_eq!(relay.to_be_refused(), 0);
+    Ok(())
+}
+
 /// The pairs have arrived, and there is nothing to write them to.
 #[tokio::test]
 async fn a_server_that_goes_away_under_a_cycle_costs_no_pair() -> Result<()> {

@@ -97,38 +97,26 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// If the database can't be reached or lets us not in, and if its migrations are missing or newer than this
+    /// If the database can't be reached or does not accept the login, and if its migrations are missing or newer than this
     /// program; the text says what to do.
     pub async fn open(options: impl Into<Live<PgConnectOptions>>) -> Result<Self, StoreError> {
-        Self::open_on(options, Arc::new(SystemClock)).await
+        Self::open_until(options, None, Arc::new(SystemClock)).await
     }
 
-    /// The same, on a machine with another clock.
+    /// The same, for a caller that has time until `give_up_at`, by this clock of the machine.
     ///
     /// # Errors
     ///
     /// As [`Database::open`].
-    pub async fn open_on(
+    pub async fn open_until(
         options: impl Into<Live<PgConnectOptions>>,
+        give_up_at: Option<Monotonic>,
         machine: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
-        Self::open_within(options, OPEN_TIMEOUT, machine).await
-    }
-
-    /// The same, for a caller that has so much time.
-    ///
-    /// # Errors
-    ///
-    /// As [`Database::open`].
-    pub async fn open_within(
-        options: impl Into<Live<PgConnectOptions>>,
-        patience: Duration,
-        machine: Arc<dyn Clock>,
-    ) -> Result<Self, StoreError> {
-        let mut database = Self::prepare(options.into(), machine);
-        let patience_of_statements = std::mem::replace(&mut database.patience, patience);
-        schema::check(&database).await?;
-        database.patience = patience_of_statements;
+        let left = |at: Monotonic| (at - machine.monotonic()).to_std().unwrap_or_default();
+        let patience = give_up_at.map_or(OPEN_TIMEOUT, left);
+        let database = Self::prepare(options.into(), machine);
+        schema::check(&Self { patience, ..database.clone() }).await?;
         Ok(database)
     }
 

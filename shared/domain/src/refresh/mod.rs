@@ -114,7 +114,7 @@ impl Whom {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
     /// Past this nothing new is begun.
-    start: Option<Monotonic>,
+    pub start: Option<Monotonic>,
     /// Past this a result that can't be written is given up.
     write: Option<Monotonic>,
     /// Past this no signal is begun.
