@@ -121,14 +121,14 @@ impl Source {
             )])
         })?;
         let entries = env_file::parse(&text, |name| self.get(name).map(str::to_owned)).map_err(|faults| {
-            let told = faults.into_iter().map(|fault| match fault {
+            let texts = faults.into_iter().map(|fault| match fault {
                 Fault::Form(line) => format!("{}, line {line}: not of the form NAME=value", path.display()),
                 Fault::Unset(line) => format!(
                     "{}, line {line}: uses a variable with `$` that is not set; a `$` is taken as it is in single quotes",
                     path.display()
                 ),
             });
-            ConfigError(told.collect())
+            ConfigError(texts.collect())
         })?;
         for (name, value) in entries {
             if self.get(&name).is_none() {

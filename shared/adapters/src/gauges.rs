@@ -25,7 +25,7 @@ impl Runner {
         if refused_for >= ONLY_REFUSALS {
             tracing::error!(
                 hours = refused_for.num_hours(),
-                "Twitch refuses whoever is refreshed, and nothing succeeds: nobody is deactivated for it, and somebody has to look"
+                "Twitch refuses every refresh, and nothing succeeds: no streamer is deactivated for it, and it needs the operator"
             );
         }
         Ok(())

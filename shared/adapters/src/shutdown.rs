@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::RwLock;
 use tokio::time::sleep;
 
-/// What Lambda's runtime needs to hand over the answer to the last event. Nobody is kept waiting: Lambda ends no function that is
+/// What Lambda's runtime needs to hand over the answer to the last event. No event waits for it: Lambda ends no function that is
 /// at work.
 const HANDING_OVER: Duration = Duration::from_millis(500);
 

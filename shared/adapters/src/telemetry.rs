@@ -91,7 +91,7 @@ impl Observer for RefreshLog {
                 tracing::warn!(streamer = %id, login, reason, %standing, "refresh failed");
             }
             Outcome::Skipped(Skip::Unusable { why, .. }) if why.is_ours() => {
-                tracing::error!(streamer = %id, login, %why, "the token is not the streamer's, and somebody has to look");
+                tracing::error!(streamer = %id, login, %why, "the token is not the streamer's, and it needs the operator");
             }
             other => tracing::debug!(streamer = %id, login, outcome = %other, "streamer done"),
         }

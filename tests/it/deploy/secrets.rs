@@ -288,7 +288,7 @@ impl Scene {
             "as well: keep one of the two",
             "is no JSON of the form",
             "that is not a string",
-            "has a `host` that is none",
+            "has a `host` that is not valid",
             "Encrypted anew: ",
         ] {
             assert!(everything.contains(sign), "nobody said `{sign}`");

@@ -93,7 +93,7 @@ impl Reader<'_> {
         let known = |name: &str| PARAMETERS.contains(&name) || name.starts_with("options[");
         if of_postgres.query_pairs().any(|(name, _)| !known(&name)) {
             self.fault(format!(
-                "DATABASE_URL has a parameter that is none of {}; if it is the rest of a password, {ESCAPES}",
+                "DATABASE_URL has an unknown parameter; the known ones are {}. If it is the rest of a password, {ESCAPES}",
                 PARAMETERS.join(", ")
             ));
         }
@@ -177,7 +177,7 @@ impl Reader<'_> {
     fn ssl_mode(&mut self) -> Option<PgSslMode> {
         let mode = self.source.get("PGSSLMODE")?.trim().parse();
         if mode.is_err() {
-            self.fault("PGSSLMODE is none of disable, allow, prefer, require, verify-ca, verify-full");
+            self.fault("PGSSLMODE is not one of disable, allow, prefer, require, verify-ca, verify-full");
         }
         mode.ok()
     }
@@ -193,8 +193,8 @@ impl Reader<'_> {
         options.host(host)
     }
 
-    /// With the roots of RDS besides the public ones, if it is there; unless somebody says which, in `sslrootcert` or
-    /// `PGSSLROOTCERT`.
+    /// With the roots of RDS besides the public ones, if it is there; unless `sslrootcert` or
+    /// `PGSSLROOTCERT` names others.
     fn trusting_rds(&self, options: PgConnectOptions) -> PgConnectOptions {
         if let Some(file) = self.source.get("PGSSLROOTCERT")
             && !self.url_names_its_authority()
@@ -254,7 +254,7 @@ fn fault_of_way(options: &PgConnectOptions, plaintext: bool) -> Option<&'static 
         ),
         _ if plaintext => Some(
             "is remote and says neither `sslmode=verify-full` nor, as DATABASE_PLAINTEXT=on needs, `sslmode=disable`: other \
-             modes can be downgraded by whoever is in between, or don't look who answers",
+             modes can be downgraded on the way, or don't check the server's certificate",
         ),
         _ => Some(
             "is remote and needs `sslmode=verify-full`: add ?sslmode=verify-full (and sslrootcert=FILE if the \
@@ -292,7 +292,11 @@ mod tests {
     fn a_parameter_that_nobody_knows_is_a_fault_that_repeats_nothing() {
         for wrong in ["pasword=hunter2", "sslpassword=hunter2", "sslmode=disable&hunter2"] {
             let faults = faults(&[("DATABASE_URL", &format!("postgres://app@localhost/x?{wrong}"))]);
-            assert!(faults[0].starts_with("DATABASE_URL has a parameter that is none of application_name,"));
+            assert!(
+                faults[0].starts_with(
+                    "DATABASE_URL has an unknown parameter; the known ones are application_name,"
+                )
+            );
             assert!(!faults[0].contains("hunter2"), "{faults:?}");
         }
         for wrong in ["mysql://app@localhost/x", "localhost/x"] {

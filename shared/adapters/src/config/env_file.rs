@@ -2,6 +2,9 @@
 //! quotes (as they stand), in double quotes, or in none (where `$NAME`, `${NAME}` and backslashes mean something).
 //!
 //! A fault names the line and nothing of what stands in it.
+//!
+//! The crate dotenvy can't be used: it takes a variable that is not set for an empty text, ends its name at `_`, and does not
+//! say which line is at fault.
 
 /// A line that can't be read.
 #[derive(Debug, PartialEq, Eq)]

@@ -110,10 +110,10 @@ fn parts_of_rds(object: &Map<String, Value>) -> Result<Members, String> {
         };
         match text {
             Some(port) if name == "port" && port.parse::<u16>().is_err() => {
-                return Err("has a `port` that is none".to_owned());
+                return Err("has a `port` that is not valid".to_owned());
             }
             Some(host) if name == "host" && Host::parse(host.trim()).is_err() && address(&host).is_none() => {
-                return Err("has a `host` that is none".to_owned());
+                return Err("has a `host` that is not valid".to_owned());
             }
             Some(text) => {
                 members.insert(part, text);
@@ -356,8 +356,8 @@ mod tests {
             ("\"host\"", "\"h0st\"", "DATABASE_HOST is missing"),
             ("\"password\"", "\"passw0rd\"", "DATABASE_URL is missing"),
             ("\"username\": \"app:/@%41\"", "\"username\": \"\"", "has no `username`"),
-            ("5433", "70000", "has a `port` that is none"),
-            ("polls.cluster", "po lls/cluster", "has a `host` that is none"),
+            ("5433", "70000", "has a `port` that is not valid"),
+            ("polls.cluster", "po lls/cluster", "has a `host` that is not valid"),
             ("\"postgres\"", "\"mysql\"", "is of another `engine` than PostgreSQL"),
             (
                 "\"engine\"",

@@ -23,7 +23,7 @@ pub(super) fn is_locked(error: &Error) -> bool {
 }
 
 impl PgStore {
-    /// Which of these nobody can write now because another transaction has locked their row, or ours of them.
+    /// Those of these whose row, or ours of them, another transaction has locked.
     pub(super) async fn locked(&self, ids: &[Uuid]) -> Result<HashSet<Uuid>, Error> {
         let locked = sqlx::query_scalar!(
             r#"

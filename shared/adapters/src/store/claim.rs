@@ -217,7 +217,7 @@ impl LeasedRow {
     }
 }
 
-/// Answers on whom, with which fencing ids.
+/// Answers with the streamers that were leased, and their fencing ids.
 pub(super) async fn take_leases(
     database: impl PgExecutor<'_>,
     ids: &[Uuid],
@@ -225,8 +225,8 @@ pub(super) async fn take_leases(
     until: DateTime<Utc>,
 ) -> Result<(Vec<Uuid>, Vec<i64>), Error> {
     // In the order of the ids, and ours before the application's, so that two runs that want the same streamers never
-    // wait for each other in a ring. A row that somebody has locked could not be written either: a new pair would have
-    // no place.
+    // wait for each other in a ring. A row that another transaction has locked could not be written either: a new
+    // pair would have no place.
     let leases = sqlx::query!(
         r#"
             WITH known AS ( -- locked before the streamer, as whoever writes a result does

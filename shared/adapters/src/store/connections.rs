@@ -34,12 +34,12 @@ const CONDITION: &str = r#"SELECT
     pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.~) ',[ ]*"?pg_catalog',
     (extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)::bigint"#;
 
-/// What a transaction is told that the login is not. For it alone: behind a pooler the next one on this connection may be
+/// What is set for a transaction if it is not for the login. For it alone: behind a pooler the next one on this connection may be
 /// another client's; and as options of the connection, poolers and RDS Proxy would refuse it.
 ///
 /// Nothing of ours waits for a lock for longer: less than any time limit of our own, so that the server ends the statement,
 /// which would go on there if we only stopped waiting for it. And a transaction whose function was ended in the middle of it
-/// keeps no locks until the server notices that nobody is there, which takes hours.
+/// keeps no locks until the server notices that its client is gone, which takes hours.
 macro_rules! limits {
     () => {
         "SET LOCAL lock_timeout = '2s'; SET LOCAL idle_in_transaction_session_timeout = '5s'"
@@ -61,7 +61,7 @@ struct Condition {
     shadowed: bool,
 }
 
-/// How a transaction begins that has to be told nothing.
+/// How a transaction begins for which nothing has to be set.
 pub(super) const BEGIN: &str = "BEGIN";
 
 /// What is known of the pool's connections.
@@ -76,7 +76,7 @@ pub(super) struct Known {
     shadowed: AtomicBool,
     /// They are made with `statement-cache-capacity=0`: a pooler of transactions stands before the server.
     unnamed: AtomicBool,
-    /// When one was found to be no good: what made it so may be the same for all that were there then.
+    /// When one was last found to be unusable, which may be true of all that were there then.
     distrusted_at: Mutex<Option<Instant>>,
 }
 

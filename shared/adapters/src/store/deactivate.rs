@@ -15,8 +15,7 @@ use super::statements::Transaction;
 use super::{PgStore, failed};
 
 impl PgStore {
-    /// The table's lock makes runs that deactivate at once count one after the other: as many streamers as the budget
-    /// allows in one transaction, which counts once.
+    /// As many streamers as the budget allows in one transaction, which counts once.
     ///
     /// Repeated after its answer was lost, it knows its own deactivations by the history, changes nothing more and
     /// answers the same.
@@ -24,17 +23,10 @@ impl PgStore {
         &self,
         attempts: &[Attempt],
     ) -> Result<Vec<Deactivation>, Error> {
-        let mut transaction = self.database.transaction().await?;
-        sqlx::query!("LOCK TABLE token_refresh.deactivations IN SHARE ROW EXCLUSIVE MODE")
-            .execute(&mut transaction)
-            .await?;
+        let (mut transaction, mut left) = self.turn().await?;
         let repeated = repeated(&mut transaction, attempts).await?;
-        let mut left = budget_left(&mut transaction, self.clock.now()).await?;
         let mut done = vec![Deactivation::Superseded; attempts.len()];
-        // In the order of the ids, as a claim locks them: nobody waits for another in a ring.
-        let mut ordered: Vec<_> = attempts.iter().zip(&mut done).collect();
-        ordered.sort_unstable_by_key(|(attempt, _)| attempt.lease.id.0);
-        for (attempt, done) in ordered {
+        for (attempt, done) in in_order(attempts, &mut done) {
             let id = attempt.lease.id;
             *done = if repeated.contains(&id) {
                 Deactivation::Done(tell(&mut transaction, id, attempt.ended_at, Queue::Nothing).await?)
@@ -54,7 +46,7 @@ impl PgStore {
             };
         }
         transaction.commit().await?;
-        self.look_at_nobody_told(&done).await;
+        self.look_at_unnotified(&done).await;
         Ok(done)
     }
 
@@ -65,15 +57,9 @@ impl PgStore {
         &self,
         attempts: &[Attempt],
     ) -> Result<Vec<Option<Vec<Told>>>, Error> {
-        let mut transaction = self.database.transaction().await?;
-        sqlx::query!("LOCK TABLE token_refresh.deactivations IN SHARE ROW EXCLUSIVE MODE")
-            .execute(&mut transaction)
-            .await?;
-        let mut left = budget_left(&mut transaction, self.clock.now()).await?;
+        let (mut transaction, mut left) = self.turn().await?;
         let mut done = vec![None; attempts.len()];
-        let mut ordered: Vec<_> = attempts.iter().zip(&mut done).collect();
-        ordered.sort_unstable_by_key(|(attempt, _)| attempt.lease.id.0);
-        for (attempt, done) in ordered {
+        for (attempt, done) in in_order(attempts, &mut done) {
             let (id, at) = (attempt.lease.id, attempt.ended_at);
             let queue = match noticed(&mut transaction, attempt, left > 0).await? {
                 Noticed::Now => {
@@ -88,6 +74,45 @@ impl PgStore {
         transaction.commit().await?;
         Ok(done)
     }
+
+    /// The table's lock makes runs that deactivate at once count one after the other. Answers how many more may be
+    /// deactivated.
+    async fn turn(&self) -> Result<(Transaction<'_>, u64), Error> {
+        let mut transaction = self.database.transaction().await?;
+        sqlx::query!("LOCK TABLE token_refresh.deactivations IN SHARE ROW EXCLUSIVE MODE")
+            .execute(&mut transaction)
+            .await?;
+        let left = budget_left(&mut transaction, self.clock.now()).await?;
+        Ok((transaction, left))
+    }
+
+    /// A deactivation without a notification is right where there is no device. Where devices or users may be hidden from us,
+    /// it is an error for the operator; the deactivation stands.
+    async fn look_at_unnotified(&self, done: &[Deactivation]) {
+        let silent = |one: &Deactivation| matches!(one, Deactivation::Done(told) if told.iter().all(|told| told.devices == 0));
+        if !done.iter().any(silent) {
+            return;
+        }
+        let hidden = self.database.hidden().await.unwrap_or_default();
+        let unseen: Vec<_> = hidden
+            .into_iter()
+            .filter(|one| !one.sees_some && !one.only_writes)
+            .map(|one| one.relation)
+            .collect();
+        if !unseen.is_empty() {
+            tracing::error!(
+                tables = unseen.join(", "),
+                "a streamer was deactivated and there is no device to notify: row-level security may hide rows; see `tokens doctor`"
+            );
+        }
+    }
+}
+
+/// In the order of the ids, as a claim locks them: no run waits for another in a ring.
+fn in_order<'a, T>(attempts: &'a [Attempt], done: &'a mut [T]) -> Vec<(&'a Attempt, &'a mut T)> {
+    let mut ordered: Vec<_> = attempts.iter().zip(done).collect();
+    ordered.sort_unstable_by_key(|(attempt, _)| attempt.lease.id.0);
+    ordered
 }
 
 /// Whether people are notified of refusals that nothing confirms.
@@ -136,29 +161,6 @@ async fn noticed(
         (false, true) => Noticed::Repeated,
         (false, false) => Noticed::Not,
     })
-}
-
-impl PgStore {
-    /// A deactivation of which nobody is told is as it should be where nobody has a device. Where devices or people are
-    /// hidden from us, somebody has to know; the deactivation stands.
-    async fn look_at_nobody_told(&self, done: &[Deactivation]) {
-        let silent = |one: &Deactivation| matches!(one, Deactivation::Done(told) if told.iter().all(|told| told.devices == 0));
-        if !done.iter().any(silent) {
-            return;
-        }
-        let hidden = self.database.hidden().await.unwrap_or_default();
-        let unseen: Vec<_> = hidden
-            .into_iter()
-            .filter(|one| !one.sees_some && !one.only_writes)
-            .map(|one| one.relation)
-            .collect();
-        if !unseen.is_empty() {
-            tracing::error!(
-                tables = unseen.join(", "),
-                "a streamer was deactivated and nobody is told: row-level security may hide rows; see `tokens doctor`"
-            );
-        }
-    }
 }
 
 async fn deactivate_and_tell(

@@ -62,7 +62,7 @@ const PERMANENT_OF_PGBOUNCER: [&str; 7] = [
     "SSL required",
 ];
 
-/// What an internal error says of a connection whose caches hold what somebody has dropped.
+/// What an internal error says if the connection's caches hold an object that was dropped.
 const STALE_CACHES: [&str; 3] =
     ["cache lookup failed", "could not open relation with OID", "could not find tuple for"];
 

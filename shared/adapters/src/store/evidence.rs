@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Database, Moment, failed};
 
-/// Refusals of which the last is older than this have stopped: nobody is asked about any more.
+/// Refusals have stopped if the last is older than this: no streamer is due that is refused.
 const LASTING: TimeDelta = TimeDelta::hours(1);
 
 /// A streamer whose stored access token is another's, as Twitch says.
@@ -138,8 +138,7 @@ impl Database {
         Ok(ids.into_iter().map(StreamerId).collect())
     }
 
-    /// For how long Twitch has refused whoever was refreshed under this client id, and refreshed nobody; zero if it refuses
-    /// nobody now.
+    /// For how long Twitch has refused every refresh under this client id; zero if it does not now.
     ///
     /// # Errors
     ///
@@ -168,7 +167,7 @@ impl Database {
         )
         .fetch_one(self)
         .await
-        .map_err(failed("looking for how long Twitch has refused everybody"))?;
+        .map_err(failed("looking for how long Twitch has refused every refresh"))?;
         let lasts = refused.until.and_then(Moment::known).is_some_and(|until| now - until <= LASTING);
         Ok(refused
             .since

@@ -154,8 +154,8 @@ impl Database {
         }
     }
 
-    /// If the server refuses our password, its secret is read again, once; so a new password fails nobody, and connections
-    /// that are open stay open.
+    /// If the server refuses our password, its secret is read again, once; so a new password fails no statement, and
+    /// connections that are open stay open.
     async fn connect(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
         let options = self.connect_with_current().await?;
         match self.pool.acquire().await {

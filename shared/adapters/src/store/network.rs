@@ -16,7 +16,7 @@ use tokio::time::timeout;
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether this is an address of a private network: RFC 1918, and the unique local addresses of RFC 4193. Not what every
-/// machine gives itself (169.254.0.0/16, `fe80::/10`), where anybody in reach may answer; and not what is shared among the
+/// machine gives itself (169.254.0.0/16, `fe80::/10`), where any machine in reach may answer; and not what is shared among the
 /// customers of a provider (100.64.0.0/10).
 #[must_use]
 pub fn is_private(address: IpAddr) -> bool {

@@ -61,7 +61,7 @@ impl Outbox for PgOutbox {
 
 impl PgOutbox {
     /// One statement: what is taken is locked, so that two that claim at once take different ones, and what is read
-    /// of it is what the lock found. A device that is signed in as somebody else meanwhile is not theirs any more. Nothing is
+    /// of it is what the lock found. A device that another user has signed in on meanwhile is not theirs any more. Nothing is
     /// taken where devices or streamers are hidden: each would look signed out.
     async fn take(&self, now: DateTime<Utc>, until: DateTime<Utc>, limit: usize) -> Result<Claimed, Error> {
         let rows = sqlx::query!(

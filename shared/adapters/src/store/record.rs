@@ -208,7 +208,7 @@ impl PgStore {
         Ok(recorded)
     }
 
-    /// What people were to be notified of, and is over, needs nobody's attention any more.
+    /// Notices that wait about streamers that have recovered are obsolete.
     async fn settle_notices(&self, recovered: &[Uuid]) -> Result<(), Error> {
         sqlx::query!(
             "UPDATE token_refresh.outbox SET
@@ -302,7 +302,7 @@ fn locked_row() -> Error {
 /// What became of a batch.
 pub(super) struct Written {
     pub(super) recorded: Vec<Recorded>,
-    /// Those that people were notified of and that Twitch takes again.
+    /// Streamers that there was a notice about, and whose tokens Twitch takes again.
     recovered: Vec<Uuid>,
 }
 

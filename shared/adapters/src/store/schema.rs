@@ -121,7 +121,7 @@ pub(super) fn unreachable(error: &Error, options: &PgConnectOptions) -> StoreErr
     let (place, user) = (place(options), options.get_username());
     let what = match error {
         Error::Database(_) if Class::from(error) == Class::Permanent => {
-            format!("does not let us in as {user}")
+            format!("does not accept the login {user}")
         }
         _ => "can't be reached".to_owned(),
     };

@@ -23,8 +23,7 @@ use super::{Database, connections, said, unless_of_a_row};
 /// What a statement answers: rows, and how many were affected.
 type Step = Either<PgQueryResult, PgRow>;
 
-/// A connection on loan from the pool. Dropped, it is closed: whoever is through with it and knows that it is well says
-/// so, with [`Lent::well`].
+/// A connection on loan from the pool. Dropped, it is closed, unless [`Lent::well`] gives it back.
 struct Lent(Option<PoolConnection<Postgres>>);
 
 impl Lent {

@@ -81,8 +81,8 @@ impl Database {
         nothing_hidden(&looked.role, &looked.hidden)
     }
 
-    /// Fails if one of these can be read and not locked, though nobody has locked it. For those whom nobody could lease,
-    /// which looks as if another run were at work.
+    /// Fails if one of these can be read and not locked, though no transaction has locked it. For streamers that could not be
+    /// leased, which looks as if another run were at work.
     pub(super) async fn look_at_unleased(&self, ids: &[StreamerId]) -> Result<(), StoreError> {
         match self.shut_out(ids).await?.pop() {
             Some((_, error)) => Err(error),
@@ -96,7 +96,7 @@ impl Database {
         since.is_some_and(|since| since.elapsed() < REMEMBERED)
     }
 
-    /// Those of these that can be read and not locked, though nobody has locked them, with what is wrong.
+    /// Those of these that can be read and not locked, though no transaction has locked them, with what is wrong.
     pub(super) async fn shut_out(
         &self,
         ids: &[StreamerId],
@@ -155,7 +155,7 @@ impl Database {
     }
 }
 
-/// Whether this streamer can be read and not locked, though nobody has locked it.
+/// Whether this streamer can be read and not locked, though no transaction has locked it.
 async fn shuts_out(database: impl PgExecutor<'_>, id: StreamerId) -> Result<bool, Error> {
     let shut_out = sqlx::query_scalar!(
         r#"
@@ -214,7 +214,7 @@ impl PgStore {
         transaction: &mut Transaction<'_>,
         now: DateTime<Utc>,
     ) -> Result<Rehearsal, Error> {
-        // Those first whom a cycle would look at.
+        // First those that a cycle would look at.
         let candidates = sqlx::query!(
             r#"
             WITH authorized AS (

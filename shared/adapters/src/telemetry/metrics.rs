@@ -92,7 +92,7 @@ metrics! {
     TwitchLatency: Milliseconds,
     /// For how long the one who waits longest has been due, after a sweep.
     OldestDueAge: Seconds,
-    /// For how long Twitch has refused whoever was refreshed, and refreshed nobody, after a sweep.
+    /// For how long Twitch has refused every refresh, after a sweep.
     RefusedOnlyAge: Seconds,
     /// For how long the oldest undelivered notification has waited, after a sweep.
     OutboxAge: Seconds,
