@@ -39,7 +39,7 @@ GRANT UPDATE (poll_authorization_granted_at, poll_authorization_expires_at, upda
 CREATE ROLE token_notify LOGIN PASSWORD :'notify_password';
 GRANT token_refresh_notify TO token_notify;
 
--- What each connection would be told else, which RDS Proxy then shares with nobody.
+-- The limits. Without them each of our transactions begins with `SET LOCAL`, which costs two round trips.
 ALTER ROLE token_app SET lock_timeout = '2s';
 ALTER ROLE token_app SET idle_in_transaction_session_timeout = '5s';
 ALTER ROLE token_notify SET lock_timeout = '2s';
