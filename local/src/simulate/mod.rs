@@ -22,7 +22,7 @@ use std::sync::LazyLock;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::TokenState;
-use domain::policy::{Cause, Decision, Policy, Verdict};
+use domain::policy::{Decision, FailureKind, Policy, Verdict};
 use domain::refresh::Cycle;
 use domain::schedule::{self, Trigger};
 
@@ -149,7 +149,7 @@ struct Scenario {
     lifetime: u64,
     /// How often in a row each refresh fails before it succeeds.
     failures: u32,
-    cause: Cause,
+    kind: FailureKind,
     loss: Loss,
     lateness: &'static [Lateness],
     /// Seconds from one grant to the next.
@@ -162,7 +162,7 @@ impl Scenario {
             policy: Policy::default(),
             lifetime,
             failures,
-            cause: Cause::Outage,
+            kind: FailureKind::Outage,
             loss,
             lateness: &LATENESS,
             grants_every: 1,
@@ -269,7 +269,7 @@ impl Scenario {
                 Decision::Validate if token.failure.is_none() => token.validated_at = Some(now),
                 // One that failed by an outage and lives needs no mark; one that was refused is dead.
                 Decision::Validate => {
-                    if self.cause == Cause::Outage && token.expires_at.is_some_and(|at| at > now) {
+                    if self.kind == FailureKind::Outage && token.expires_at.is_some_and(|at| at > now) {
                         token.validated_at = Some(now);
                         token.failure = None;
                     }
@@ -283,18 +283,17 @@ impl Scenario {
                         continue;
                     }
                     failed += 1;
-                    match self.policy.after_failure(token.failure, self.cause, now) {
-                        Verdict::Recorded(failure) | Verdict::Repeated(failure) => {
-                            token.failure = Some(failure);
-                            let minute = schedule::retry_minute(failure.at + self.policy.retry_delay);
-                            let retry = Firing::new(Trigger::Retry, minute, lateness);
-                            retries.extend(self.loss.spares(Trigger::Retry).then_some(retry));
-                        }
-                        Verdict::Deactivate => {
-                            course.deactivated = Some(unix(now));
-                            break;
-                        }
+                    // Every refusal of these is confirmed.
+                    if self.kind == FailureKind::Refusal && self.policy.is_decisive(token.failure, now) {
+                        course.deactivated = Some(unix(now));
+                        break;
                     }
+                    let (Verdict::Recorded(failure) | Verdict::Repeated(failure)) =
+                        self.policy.after_failure(token.failure, self.kind, now);
+                    token.failure = Some(failure);
+                    let minute = schedule::retry_minute(failure.at + self.policy.retry_delay);
+                    let retry = Firing::new(Trigger::Retry, minute, lateness);
+                    retries.extend(self.loss.spares(Trigger::Retry).then_some(retry));
                 }
             }
         }

@@ -99,8 +99,7 @@ fn an_outage_deactivates_nobody() {
 #[test]
 fn one_refusal_before_each_refresh_deactivates_nobody_and_leaves_no_dead_second() {
     for lifetime in LIFETIMES {
-        let refused =
-            Scenario { cause: Cause::ConfirmedRefusal, ..Scenario::new(lifetime, 1, Loss::Nothing) };
+        let refused = Scenario { kind: FailureKind::Refusal, ..Scenario::new(lifetime, 1, Loss::Nothing) };
         let figures = refused.simulate();
         assert_eq!((figures.deactivated, figures.dead), (0, 0), "tokens of {lifetime} s");
     }
@@ -108,7 +107,7 @@ fn one_refusal_before_each_refresh_deactivates_nobody_and_leaves_no_dead_second(
 
 #[test]
 fn two_refusals_in_a_row_deactivate_everybody() {
-    let refused = Scenario { cause: Cause::ConfirmedRefusal, ..Scenario::new(4 * 3600, 2, Loss::Nothing) };
+    let refused = Scenario { kind: FailureKind::Refusal, ..Scenario::new(4 * 3600, 2, Loss::Nothing) };
     let figures = refused.simulate();
     assert_eq!(figures.deactivated, figures.sessions);
     assert_eq!(figures.touched, figures.sessions);

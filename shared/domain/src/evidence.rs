@@ -17,7 +17,7 @@ pub enum Proof {
     NothingToAsk,
     /// Twitch called the access token dead before the expiry that it had given it.
     DeadBeforeExpiry,
-    /// Nothing: the access token has expired, or nobody knows when it does.
+    /// Nothing: the access token has expired, or its expiry is unknown.
     Nothing,
 }
 
@@ -28,8 +28,6 @@ pub struct History {
     successes: HashMap<StreamerId, DateTime<Utc>>,
     /// The first refusal that is known of each of these streamers.
     refusals: HashMap<StreamerId, DateTime<Utc>>,
-    /// Twitch calls dead whatever it is asked about.
-    validation_is_wrong: bool,
 }
 
 impl History {
@@ -50,11 +48,6 @@ impl History {
         *first = at.min(*first);
     }
 
-    /// Takes no word of `/oauth2/validate` from now on, if it was found to be wrong.
-    pub fn doubt_validation(&mut self, is_wrong: bool) {
-        self.validation_is_wrong |= is_wrong;
-    }
-
     /// Adds what another part of the history knows.
     pub fn extend(&mut self, other: &Self) {
         other.successes.iter().for_each(|(id, at)| self.add_success(*id, *at));
@@ -67,7 +60,7 @@ impl History {
         match proof {
             Proof::NothingToAsk => true,
             _ if self.another_succeeded_since(id, refused_since) => true,
-            Proof::DeadBeforeExpiry => !self.validation_is_wrong && !self.all_are_refused(),
+            Proof::DeadBeforeExpiry => !self.all_are_refused(),
             Proof::Nothing => false,
         }
     }

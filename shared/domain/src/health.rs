@@ -11,8 +11,10 @@ use crate::authorization::{CampaignId, Participant, Unknown};
 use crate::policy::FailureKind;
 use crate::ports::{Memberships, Signals, Store, StoreError, Twitch};
 use crate::refresh::{Cycle, RefreshService, Whom};
-use crate::report::{Heard, Observer, Outcome, Report, Skip, Standing, Stop};
+use crate::report::{Observer, Outcome, Report, Skip, Standing, Stop};
 use crate::streamer::StreamerId;
+
+pub use crate::report::TwitchHealth;
 
 /// All that a caller learns of a fault of ours.
 const OUR_FAULT: &str = "a fault of this service's own; its log says which";
@@ -66,7 +68,7 @@ pub enum Finding {
     Refreshed,
     /// Not usable.
     Issue(Issue),
-    /// Nobody could tell in time.
+    /// It could not be found out in time.
     Unknown,
 }
 
@@ -81,17 +83,6 @@ pub struct Checked {
     pub detail: Option<String>,
     /// When the access token dies, as far as is known by now.
     pub token_expires_at: Option<DateTime<Utc>>,
-}
-
-/// Whether Twitch answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TwitchHealth {
-    /// It did.
-    Available,
-    /// It was asked, and nobody got an answer.
-    Unavailable,
-    /// There was nothing to ask.
-    NotAsked,
 }
 
 /// The result of a check.
@@ -123,7 +114,7 @@ pub enum CheckError {
     /// There is no such campaign.
     #[error(transparent)]
     Unknown(#[from] Unknown),
-    /// Something of ours has to be mended first.
+    /// Something of ours needs the operator first.
     #[error("{0}")]
     Ours(String),
     /// The database failed.
@@ -167,7 +158,7 @@ pub async fn check<S: Store + Memberships, T: Twitch, G: Signals>(
         let these = open.iter().map(|one| (one.streamer.clone(), one.token.clone())).collect();
         let cycle = Cycle { whom: Whom::These(these), ..cycle.clone() };
         let (report, mut outcomes) = service.run_for(&cycle, observer).await;
-        twitch = heard(twitch, &report, outcomes.values());
+        twitch = twitch.max(heard(&report, outcomes.values()));
         let (now, mut waiting) = (service.now(), Vec::new());
         for participant in open {
             match outcomes.remove(&participant.streamer.id) {
@@ -187,7 +178,7 @@ pub async fn check<S: Store + Memberships, T: Twitch, G: Signals>(
         let ids: Vec<_> = waiting.iter().map(|one| one.streamer.id).collect();
         let patience = cycle.limits.lease_patience(began, service.monotonic());
         let again = !ids.is_empty() && matches!(service.store().released(&ids, patience).await, Ok(true));
-        // Read anew: somebody may have been deactivated meanwhile.
+        // Read again: a streamer may have been deactivated meanwhile.
         let read = if again { service.store().participants(campaign).await.ok() } else { None };
         let Some(Ok(read)) = read else {
             let busy = waiting.into_iter().map(Checked::busy);
@@ -253,7 +244,7 @@ impl Checked {
             Some(Outcome::Failed { kind, reason, token_expires_at, alarm, .. }) => {
                 let dead = kind == FailureKind::Refusal || token_expires_at.is_some_and(|at| at <= now);
                 let finding = if dead { Finding::Issue(Issue::TokenInvalid) } else { Finding::Unknown };
-                // What is our own fault is told in the log alone: keys and databases are nobody else's business.
+                // What is our own fault is in the log alone: keys and databases are no business of callers.
                 let detail = if alarm.is_some() { OUR_FAULT.to_owned() } else { reason };
                 (finding, Some(detail), token_expires_at)
             }
@@ -281,26 +272,21 @@ fn not_reached(stopped: Option<&Stop>) -> String {
     }
 }
 
-/// What these outcomes say about Twitch, after what was known before.
-fn heard<'a>(
-    before: TwitchHealth,
-    report: &Report,
-    outcomes: impl Iterator<Item = &'a Outcome>,
-) -> TwitchHealth {
-    let unavailable = matches!(report.stopped, Some(Stop::Outages | Stop::Misconfigured(_)));
-    let heard = outcomes.filter_map(|outcome| match outcome {
-        Outcome::Refreshed { .. }
-        | Outcome::Skipped(Skip::Validated { .. } | Skip::Unusable { .. })
-        | Outcome::Failed { heard: Heard::Answer, .. } => Some(TwitchHealth::Available),
-        Outcome::Skipped(Skip::NotValidated(_)) | Outcome::Failed { heard: Heard::Nothing, .. } => {
-            Some(TwitchHealth::Unavailable)
+/// What a cycle says about Twitch.
+fn heard<'a>(report: &Report, outcomes: impl Iterator<Item = &'a Outcome>) -> TwitchHealth {
+    let stopped = match report.stopped {
+        Some(Stop::Outages | Stop::Misconfigured(_)) => TwitchHealth::Unavailable,
+        _ => TwitchHealth::NotAsked,
+    };
+    let heard = outcomes.map(|outcome| match outcome {
+        Outcome::Refreshed { .. } | Outcome::Skipped(Skip::Validated { .. } | Skip::Unusable { .. }) => {
+            TwitchHealth::Available
         }
-        _ => None,
+        Outcome::Skipped(Skip::NotValidated(_)) => TwitchHealth::Unavailable,
+        Outcome::Failed { twitch, .. } => *twitch,
+        _ => TwitchHealth::NotAsked,
     });
-    let before =
-        if unavailable && before == TwitchHealth::NotAsked { TwitchHealth::Unavailable } else { before };
-    // One answer is proof enough.
-    heard.fold(before, |known, now| if known == TwitchHealth::Available { known } else { now })
+    heard.fold(stopped, TwitchHealth::max)
 }
 
 #[cfg(test)]
@@ -331,7 +317,7 @@ mod tests {
                 token_expires_at: None,
                 standing: Standing::NotRecorded,
                 alarm,
-                heard: Heard::Nothing,
+                twitch: TwitchHealth::Unavailable,
             };
             Checked::after(participant(), Some(outcome), None, now).detail.unwrap()
         };

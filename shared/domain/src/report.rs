@@ -37,10 +37,10 @@ pub enum Outcome {
         token_expires_at: Option<DateTime<Utc>>,
         /// Where that leaves the streamer.
         standing: Standing,
-        /// What somebody has to look at, if anything.
+        /// What needs the operator, if anything.
         alarm: Option<Alarm>,
         /// Whether Twitch answered.
-        heard: Heard,
+        twitch: TwitchHealth,
     },
     /// No refresh was called for.
     Skipped(Skip),
@@ -50,15 +50,15 @@ pub enum Outcome {
     WouldValidate,
 }
 
-/// Whether Twitch answered in an attempt that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
+/// Whether Twitch answered. One answer outweighs any silence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TwitchHealth {
     /// It was not asked.
     NotAsked,
     /// It was asked and gave no answer that could be used.
-    Nothing,
+    Unavailable,
     /// It answered.
-    Answer,
+    Available,
 }
 
 /// Why a token that lives is not usable, as Twitch describes it.
@@ -73,7 +73,7 @@ pub enum Unusable {
 }
 
 impl Unusable {
-    /// Whether somebody other than the streamer has to look at it.
+    /// Whether it needs the operator, and not the streamer.
     #[must_use]
     pub fn is_ours(&self) -> bool {
         match self {
@@ -102,7 +102,7 @@ impl fmt::Display for Unusable {
     }
 }
 
-/// What somebody has to look at after a failed refresh.
+/// What needs the operator after a failed refresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alarm {
     /// A stored token is under a key that we don't have, or fails authentication; or the row can't be read.
@@ -141,7 +141,7 @@ pub enum Standing {
     },
     /// The streamer is deactivated.
     Deactivated {
-        /// Who is told.
+        /// Who is notified.
         told: Vec<Told>,
     },
     /// Another writer changed the tokens meanwhile; theirs stand.
@@ -169,7 +169,7 @@ pub enum Skip {
     },
     /// Twitch was asked whether the token lives and gave no answer.
     NotValidated(String),
-    /// Another run holds the lease, somebody has locked the row, or the streamer is no longer active.
+    /// Another run holds the lease, the row is locked, or the streamer is no longer active.
     Leased,
     /// Another writer changed the tokens meanwhile; theirs stand, and nothing of ours is lost.
     Superseded,
@@ -361,20 +361,20 @@ pub struct Report {
     pub outages: u64,
     /// Of the failed, those deactivated.
     pub deactivated: u64,
-    /// Of the failed, those that somebody has to look at; and of the skipped, those whose token is another's.
+    /// Of the failed, those that need the operator; and of the skipped, those whose token is another's.
     pub alarms: Alarms,
     /// In a dry run, those that were due.
     pub would_refresh: u64,
     /// Retries that could not be armed and domain events that could not be published. The sweep and the timer of the
-    /// notifications make them good.
+    /// notifications recover them.
     pub signals_failed: u64,
     /// Why the last of them failed.
     pub signal_failure: Option<String>,
     /// How long the cycle took; in milliseconds where it is serialized.
     #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
     pub duration: TimeDelta,
-    /// Why the cycle ended before everybody was looked at, or could not store all that it knew; what is ours to mend before
-    /// what passes.
+    /// Why the cycle ended before all streamers were looked at, or could not store all that it knew; what needs the operator
+    /// before what passes.
     pub stopped: Option<Stop>,
 }
 
@@ -414,7 +414,7 @@ impl Report {
     }
 }
 
-/// Why a cycle ended before everybody was looked at.
+/// Why a cycle ended before all streamers were looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// The function's timeout is shorter than one attempt can take.
@@ -438,7 +438,7 @@ impl Serialize for Stop {
 }
 
 impl Stop {
-    /// Whether the run is to count as failed: something of ours has to be mended first.
+    /// Whether the run is to count as failed: something of ours needs the operator first.
     #[must_use]
     pub fn is_ours(&self) -> bool {
         match self {

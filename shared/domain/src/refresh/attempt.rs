@@ -5,55 +5,30 @@ use std::panic::AssertUnwindSafe;
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
 
+use super::cycle::LONGEST_ATTEMPT;
+use super::failure::{Failed, Known};
+use super::lease::LEASE;
 use super::write::{not_recorded, not_stored, stored_as};
-use super::{Arrived, Cycle, LEASE, LONGEST_ATTEMPT, Progress, RefreshService};
-use crate::evidence::Proof;
-use crate::policy::{Cause, Decision, Demand, Failure, FailureKind, NotDue, Verdict};
+use super::{Arrived, Attempted, Cycle, Progress, RefreshService, Refused};
+use crate::policy::{Decision, Demand, FailureKind, NotDue};
 use crate::ports::{
     Attempt, Change, Claim, Expiry, Lease, Lifetime, Outage, PairMemory, Permit, Priority, RefreshError,
     Signals, Store, Twitch, Unreadable, Validation, Validity, Withheld,
 };
-use crate::report::{Alarm, Heard, Outcome, Skip, Standing, Stop, Unusable};
+use crate::report::{Alarm, Outcome, Skip, Stop, TwitchHealth, Unusable};
 use crate::streamer::NoExpiry;
 use crate::token::AccessToken;
 
 /// What became of an attempt.
-struct Settled {
-    change: Change,
-    outcome: Outcome,
-    /// Twitch refused to give a new pair.
-    refused: bool,
-    /// See [`Arrived::proof`].
-    proof: Option<Proof>,
-}
-
-impl From<(Change, Outcome)> for Settled {
-    fn from((change, outcome): (Change, Outcome)) -> Self {
-        Self { change, outcome, refused: false, proof: None }
-    }
+enum Settled {
+    /// This is to be written.
+    Done(Change, Outcome),
+    /// No new pair is to be had.
+    Failed(Failed),
 }
 
 fn skip(reason: Skip) -> Settled {
-    (Change::Released, Outcome::Skipped(reason)).into()
-}
-
-/// A failure, before it is known what it changes.
-pub(super) struct Failed {
-    pub(super) cause: Cause,
-    pub(super) reason: String,
-    pub(super) alarm: Option<Alarm>,
-    pub(super) heard: Heard,
-    pub(super) expires_at: Option<DateTime<Utc>>,
-    pub(super) memory: PairMemory,
-}
-
-/// What is known of the stored pair by the time that Twitch is asked for a new one.
-struct Known {
-    /// The expiry as it is to stand in the database.
-    expires_at: Option<DateTime<Utc>>,
-    memory: PairMemory,
-    /// Twitch has just called the access token dead.
-    dead: bool,
+    Settled::Done(Change::Released, Outcome::Skipped(reason))
 }
 
 impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
@@ -63,40 +38,56 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         cycle: &Cycle,
         progress: &Progress<'_>,
         claim: Claim,
-    ) -> Arrived {
-        let started_at = self.clock.now();
-        let mut attempt = Attempt {
+    ) -> Attempted {
+        let mut attempt = self.begin(cycle, &claim);
+        let attempting = self.attempt(cycle, progress, &claim, &mut attempt);
+        let settled = AssertUnwindSafe(attempting).catch_unwind().await.unwrap_or_else(|_| {
+            progress.refresh_failed();
+            let reason = "the program failed here; its log has the panic".to_owned();
+            Settled::Done(Change::Released, not_recorded(FailureKind::Outage, reason, TwitchHealth::NotAsked))
+        });
+        attempt.ended_at = self.clock.now();
+        let before = claim.token.failure;
+        let (change, outcome) = match settled {
+            Settled::Done(change, outcome) => (change, outcome),
+            // One that is decisive is judged when it is known what became of others.
+            Settled::Failed(failed)
+                if failed.proof.is_some() && self.policy.is_decisive(before, attempt.started_at) =>
+            {
+                return Attempted::Refused(Refused { attempt, failed, before });
+            }
+            Settled::Failed(failed) => {
+                let kind = failed.kind();
+                self.recorded_as(kind, before, failed, attempt.started_at)
+            }
+        };
+        attempt.change = change;
+        attempt.grants = cycle.grants.filter(|_| is_fresh(&outcome));
+        let arrived = Arrived { attempt, outcome };
+        Attempted::Arrived(match &arrived.attempt.change {
+            // Boxed: it is rare, and every attempt would carry its size.
+            Change::Refreshed { memory, .. } if is_open(cycle, memory) => {
+                Box::pin(self.learn(cycle, progress, arrived, &claim.twitch_user_id)).await
+            }
+            _ => arrived,
+        })
+    }
+
+    /// An attempt that begins now and has changed nothing so far.
+    fn begin(&self, cycle: &Cycle, claim: &Claim) -> Attempt {
+        let now = self.clock.now();
+        Attempt {
             streamer: claim.streamer.clone(),
             lease: claim.lease.clone(),
             trigger: cycle.trigger,
-            started_at,
-            ended_at: started_at,
+            started_at: now,
+            ended_at: now,
             expires_before: claim.token.expires_at,
             caller: cycle.caller.clone(),
             grants: None,
             client_id: self.twitch.client_id(),
             refused: false,
             change: Change::Released,
-        };
-        let before = claim.token.failure;
-        let settled =
-            AssertUnwindSafe(self.attempt(cycle, progress, &claim, started_at)).catch_unwind().await;
-        let Settled { change, outcome, refused, proof } = settled.unwrap_or_else(|_| {
-            progress.refresh_failed();
-            let reason = "the program failed here; its log has the panic".to_owned();
-            (Change::Released, not_recorded(FailureKind::Outage, reason, Heard::NotAsked)).into()
-        });
-        attempt.ended_at = self.clock.now();
-        attempt.refused = refused;
-        attempt.change = change;
-        attempt.grants = cycle.grants.filter(|_| is_fresh(&outcome));
-        let arrived = Arrived { attempt, outcome, before, proof };
-        match &arrived.attempt.change {
-            // Boxed: it is rare, and every attempt would carry its size.
-            Change::Refreshed { memory, .. } if is_open(cycle, memory) => {
-                Box::pin(self.learn(cycle, progress, arrived, &claim.twitch_user_id)).await
-            }
-            _ => arrived,
         }
     }
 
@@ -110,7 +101,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         refreshed: Arrived,
         twitch_user_id: &str,
     ) -> Arrived {
-        let Arrived { mut attempt, outcome, before, proof } = refreshed;
+        let Arrived { mut attempt, outcome } = refreshed;
         let now = self.clock.now();
         let stored = self.store_results(cycle, progress, std::slice::from_ref(&attempt)).await;
         let outcome = match stored.as_deref() {
@@ -128,7 +119,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         };
         let claimed = claims.ok().and_then(|mut claims| claims.pop());
         let Some(Claim { access: Ok(access), lease, memory, .. }) = claimed else {
-            return Arrived { attempt, outcome, before, proof };
+            return Arrived { attempt, outcome };
         };
         attempt.lease = lease;
         attempt.started_at = now;
@@ -149,7 +140,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             }
             Ok(Validity::Invalid) | Err(_) => outcome,
         };
-        Arrived { attempt, outcome, before, proof }
+        Arrived { attempt, outcome }
     }
 
     /// Asks about a token that should live, unless that is not needed any more; whether it does.
@@ -160,7 +151,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         claim: Claim,
         is_needless: bool,
     ) -> (Attempt, bool) {
-        let now = self.clock.now();
+        let mut attempt = self.begin(cycle, &claim);
         let asks = claim.is_active && !is_needless && !self.must_stop(cycle, progress);
         let validity = match &claim.access {
             Ok(access) if asks => {
@@ -168,26 +159,12 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             }
             _ => None,
         };
-        let change = match validity {
-            Some(Validity::Valid(validation)) => {
-                Change::Validated { memory: remembered(&validation, &claim.memory, now) }
-            }
-            Some(Validity::Invalid) | None => Change::Released,
-        };
-        let lives = matches!(change, Change::Validated { .. });
-        let attempt = Attempt {
-            streamer: claim.streamer,
-            lease: claim.lease,
-            trigger: cycle.trigger,
-            started_at: now,
-            ended_at: self.clock.now(),
-            expires_before: claim.token.expires_at,
-            caller: cycle.caller.clone(),
-            grants: None,
-            client_id: self.twitch.client_id(),
-            refused: false,
-            change,
-        };
+        if let Some(Validity::Valid(validation)) = validity {
+            let memory = remembered(&validation, &claim.memory, attempt.started_at);
+            attempt.change = Change::Validated { memory };
+        }
+        attempt.ended_at = self.clock.now();
+        let lives = matches!(attempt.change, Change::Validated { .. });
         (attempt, lives)
     }
 
@@ -197,8 +174,9 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         cycle: &Cycle,
         progress: &Progress<'_>,
         claim: &Claim,
-        now: DateTime<Utc>,
+        attempt: &mut Attempt,
     ) -> Settled {
+        let now = attempt.started_at;
         if !claim.is_active {
             return skip(Skip::Leased);
         }
@@ -211,13 +189,13 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         known.memory.expiry = known.memory.expiry.or(claim.token.expires_at.map(Expiry::At));
         match self.policy.decide(&claim.token, cycle.demand, now) {
             Decision::Skip(reason) => skip(Skip::NotDue(reason)),
-            Decision::Refresh => self.refresh(cycle, progress, claim, known, now).await,
+            Decision::Refresh => self.refresh(cycle, progress, claim, known, attempt).await,
             Decision::Validate => {
                 let Ok(access) = &claim.access else {
                     // What can't be asked about waits for its retry all the same.
                     return match self.policy.waits_for_retry(&claim.token, now) {
                         Some(waits) if cycle.demand == Demand::DueOrUnproven => skip(Skip::NotDue(waits)),
-                        _ => self.refresh(cycle, progress, claim, known, now).await,
+                        _ => self.refresh(cycle, progress, claim, known, attempt).await,
                     };
                 };
                 let priority = cycle.priority_of_validations();
@@ -228,11 +206,11 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                         _ => {
                             known.expires_at = Some(now);
                             known.dead = true;
-                            self.refresh(cycle, progress, claim, known, now).await
+                            self.refresh(cycle, progress, claim, known, attempt).await
                         }
                     },
                     Ok(Validity::Valid(validation)) => {
-                        self.validated(cycle, progress, claim, known, &validation, now).await
+                        self.validated(cycle, progress, claim, known, &validation, attempt).await
                     }
                 }
             }
@@ -247,8 +225,9 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         claim: &Claim,
         mut known: Known,
         validation: &Validation,
-        now: DateTime<Utc>,
+        attempt: &mut Attempt,
     ) -> Settled {
+        let now = attempt.started_at;
         known.memory = remembered(validation, &known.memory, now);
         let unusable = self.unusable(&known.memory, &claim.twitch_user_id, &validation.missing_scopes);
         let expiry = known.memory.expiry;
@@ -263,7 +242,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let is_due = self.policy.decide(&token, cycle.demand, now) == Decision::Refresh;
         // Twitch gives no new pair for another application's token.
         if is_due && !matches!(unusable, Some(Unusable::OtherClient(_))) {
-            return self.refresh(cycle, progress, claim, known, now).await;
+            return self.refresh(cycle, progress, claim, known, attempt).await;
         }
         let expires_at = known.expires_at;
         let skip = match unusable {
@@ -272,11 +251,11 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             }
             _ => Skip::Validated { left: expires_at.map(|at| at - now) },
         };
-        (Change::Validated { memory: known.memory }, Outcome::Skipped(skip)).into()
+        Settled::Done(Change::Validated { memory: known.memory }, Outcome::Skipped(skip))
     }
 
     /// Why a token of which this is known is not the one that is needed.
-    fn unusable(
+    pub(super) fn unusable(
         &self,
         memory: &PairMemory,
         twitch_user_id: &str,
@@ -303,24 +282,21 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         progress: &Progress<'_>,
         claim: &Claim,
         known: Known,
-        now: DateTime<Utc>,
+        attempt: &mut Attempt,
     ) -> Settled {
+        let now = attempt.started_at;
         let refresh = match (&claim.access, &claim.refresh) {
             (_, Err(Unreadable::Keys(reason))) => {
-                return self.outage(
-                    claim,
-                    known,
-                    reason.clone(),
-                    Some(Alarm::Unreadable),
-                    Heard::NotAsked,
-                    now,
-                );
+                let alarm = Some(Alarm::Unreadable);
+                return Settled::Failed(known.outage(reason.clone(), alarm, TwitchHealth::NotAsked));
             }
             (Err(error @ Unreadable::UnknownFormat), _) => {
-                return self.refused(progress, claim, known, format!("access token: {error}"), now).await;
+                let reason = format!("access token: {error}");
+                return Settled::Failed(self.refused(progress, claim, known, reason, attempt).await);
             }
             (_, Err(error)) => {
-                return self.refused(progress, claim, known, format!("refresh token: {error}"), now).await;
+                let reason = format!("refresh token: {error}");
+                return Settled::Failed(self.refused(progress, claim, known, reason, attempt).await);
             }
             // An access token that our keys don't open, or a missing one, is replaced by a refresh.
             (_, Ok(refresh)) => refresh,
@@ -344,17 +320,17 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                     }
                     _ => Outcome::Refreshed { expires_at },
                 };
-                (Change::Refreshed { pair: grant.pair, memory }, outcome).into()
+                Settled::Done(Change::Refreshed { pair: grant.pair, memory }, outcome)
             }
             Err(RefreshError::Outage(Outage(reason))) => {
                 progress.refresh_failed();
-                self.outage(claim, known, reason, None, Heard::Nothing, now)
+                Settled::Failed(known.outage(reason, None, TwitchHealth::Unavailable))
             }
             Err(RefreshError::Refused(reason)) => {
                 let since = claim.token.failure.and_then(|failure| failure.refused_since);
                 progress.refused(claim.streamer.id, since.unwrap_or(now));
-                let settled = self.refused(progress, claim, known, reason, now).await;
-                Settled { refused: true, ..settled }
+                attempt.refused = true;
+                Settled::Failed(self.refused(progress, claim, known, reason, attempt).await)
             }
             Err(RefreshError::Withheld(Withheld::LeaseEnded)) => skip(Skip::LeaseEnded),
             Err(RefreshError::Withheld(Withheld::Stopping)) => skip(Skip::Stopped),
@@ -365,120 +341,8 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         }
     }
 
-    /// No new pair is to be had. Twitch once refused everybody for hours while the tokens lived: a refusal counts only if
-    /// Twitch calls the access token dead as well, and deactivates only if it is confirmed ([`crate::evidence`]).
-    async fn refused(
-        &self,
-        progress: &Progress<'_>,
-        claim: &Claim,
-        mut known: Known,
-        reason: String,
-        now: DateTime<Utc>,
-    ) -> Settled {
-        // Nobody is asked about a stored text in no known format.
-        let answered = if claim.refresh.is_ok() && claim.access != Err(Unreadable::UnknownFormat) {
-            Heard::Answer
-        } else {
-            Heard::NotAsked
-        };
-        let validity = match &claim.access {
-            Ok(_) if known.dead => Ok(Validity::Invalid),
-            // It finishes what is in flight, so that a stop does not hide it.
-            Ok(access) => {
-                let permit = Permit::under(&claim.lease, self.clock.as_ref());
-                self.validate(progress, access, Priority::Vital, &permit).await
-            }
-            Err(Unreadable::Keys(ours)) => {
-                let reason = format!("{reason}; and {ours}");
-                return self.outage(claim, known, reason, Some(Alarm::Unreadable), answered, now);
-            }
-            Err(Unreadable::Missing | Unreadable::UnknownFormat) => {
-                return self.refusal(claim, known, reason, answered, Proof::NothingToAsk, now);
-            }
-        };
-        let validation = match validity {
-            Ok(Validity::Invalid) => {
-                known.expires_at = Some(now);
-                if let Some(why) = self.unusable(&known.memory, &claim.twitch_user_id, &[]) {
-                    let reason = format!("{reason}, and {why}");
-                    return self.outage(claim, known, reason, Some(Alarm::Misplaced), Heard::Answer, now);
-                }
-                let lives_on = known.memory.expiry.is_some_and(|expiry| match expiry {
-                    Expiry::At(at) => at > now,
-                    Expiry::None(no_expiry) => no_expiry == NoExpiry::Never,
-                });
-                if lives_on {
-                    known.memory.rejected_at.get_or_insert(now);
-                }
-                let proof = match known.memory.rejected_at {
-                    // Without a refresh token, an access token that has died of age is the end.
-                    None if claim.refresh.is_err() => Proof::NothingToAsk,
-                    None => Proof::Nothing,
-                    Some(_) => Proof::DeadBeforeExpiry,
-                };
-                return self.refusal(claim, known, reason, Heard::Answer, proof, now);
-            }
-            Err(Outage(silence)) => {
-                let reason = format!("{reason}, but whether the access token is dead is open: {silence}");
-                let heard = if answered == Heard::Answer { answered } else { Heard::Nothing };
-                return self.outage(claim, known, reason, None, heard, now);
-            }
-            Ok(Validity::Valid(validation)) => validation,
-        };
-        known.memory = remembered(&validation, &known.memory, now);
-        known.expires_at = known.memory.expiry.and_then(Expiry::at);
-        let (reason, alarm) = match self.unusable(&known.memory, &claim.twitch_user_id, &[]) {
-            Some(why) => (format!("{reason}, and {why}"), Some(Alarm::Misplaced)),
-            None => (format!("{reason}, but Twitch still calls the access token valid"), None),
-        };
-        self.outage(claim, known, reason, alarm, Heard::Answer, now)
-    }
-
-    /// A refusal for callers. One that is decisive is judged when it is known what became of others.
-    fn refusal(
-        &self,
-        claim: &Claim,
-        known: Known,
-        reason: String,
-        heard: Heard,
-        proof: Proof,
-        now: DateTime<Utc>,
-    ) -> Settled {
-        let Known { expires_at, memory, .. } = known;
-        if self.policy.is_decisive(claim.token.failure, now) {
-            let outcome = Outcome::Failed {
-                kind: FailureKind::Refusal,
-                reason: reason.clone(),
-                token_expires_at: expires_at,
-                // Who is told is known when it is written.
-                standing: Standing::Deactivated { told: Vec::new() },
-                alarm: None,
-                heard,
-            };
-            let change = Change::Deactivated { reason, expires_at, memory };
-            return Settled { change, outcome, refused: false, proof: Some(proof) };
-        }
-        let cause = Cause::UnconfirmedRefusal;
-        let failed = Failed { cause, reason, alarm: None, heard, expires_at, memory };
-        self.failed(claim.token.failure, failed, now).into()
-    }
-
-    fn outage(
-        &self,
-        claim: &Claim,
-        known: Known,
-        reason: String,
-        alarm: Option<Alarm>,
-        heard: Heard,
-        now: DateTime<Utc>,
-    ) -> Settled {
-        let Known { expires_at, memory, .. } = known;
-        let failed = Failed { cause: Cause::Outage, reason, alarm, heard, expires_at, memory };
-        self.failed(claim.token.failure, failed, now).into()
-    }
-
     /// Asks Twitch whether the token lives, unless it has left too many such questions open.
-    async fn validate(
+    pub(super) async fn validate(
         &self,
         progress: &Progress<'_>,
         access: &AccessToken,
@@ -498,47 +362,11 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     fn permit<'a>(&'a self, lease: &'a Lease) -> Permit<'a> {
         Permit::under(lease, self.clock.as_ref()).until(&self.stop)
     }
-
-    /// What a failure that deactivates nobody changes.
-    pub(super) fn failed(
-        &self,
-        before: Option<Failure>,
-        failed: Failed,
-        now: DateTime<Utc>,
-    ) -> (Change, Outcome) {
-        let Failed { cause, reason, alarm, heard, expires_at, memory } = failed;
-        let (failure, standing) = match self.policy.after_failure(before, cause, now) {
-            Verdict::Repeated(failure) => {
-                (failure, Standing::Repeated { retry_at: failure.at + self.policy.retry_delay })
-            }
-            Verdict::Recorded(failure) => {
-                let retry_at = failure.at + self.policy.retry_delay;
-                (failure, Standing::Recorded { kind: failure.kind, retry_at })
-            }
-            Verdict::Deactivate => {
-                let standing = Standing::Deactivated { told: Vec::new() };
-                let kind = cause.kind();
-                let reason_too = reason.clone();
-                let outcome =
-                    Outcome::Failed { kind, reason, token_expires_at: expires_at, standing, alarm, heard };
-                return (Change::Deactivated { reason: reason_too, expires_at, memory }, outcome);
-            }
-        };
-        let outcome = Outcome::Failed {
-            kind: cause.kind(),
-            reason: reason.clone(),
-            token_expires_at: expires_at,
-            standing,
-            alarm,
-            heard,
-        };
-        (Change::Failed { failure, reason, expires_at, memory }, outcome)
-    }
 }
 
 /// What is remembered of a pair after this validation. Where the answer says nothing, what was known stands; but not an
 /// expiry that the token has outlived.
-fn remembered(validation: &Validation, before: &PairMemory, now: DateTime<Utc>) -> PairMemory {
+pub(super) fn remembered(validation: &Validation, before: &PairMemory, now: DateTime<Utc>) -> PairMemory {
     let expiry = match validation.lifetime {
         Lifetime::Limited(left) => Expiry::At(now + left),
         Lifetime::Unlimited => Expiry::None(NoExpiry::Never),

@@ -1,4 +1,4 @@
-//! What others are told: when a retry is due, and who was deactivated. It follows from what is stored, and only then.
+//! What is signalled: when a retry is due, and who was deactivated. It follows from what is stored, and only then.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::channel::mpsc::UnboundedSender;
@@ -85,7 +85,7 @@ impl Signaller<'_> {
 }
 
 impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
-    /// A cycle that stopped early has somebody look at the rest: soon if it ran out of time, later if Twitch is down. A
+    /// A cycle that stopped early leaves the rest to a retry: soon if it ran out of time, later if Twitch is down. A
     /// scheduled run that fails is repeated as a whole.
     pub(super) fn arm_for_the_rest(&self, signaller: &Signaller<'_>) {
         let stopped = signaller.progress.state().report.stopped.clone();

@@ -1,14 +1,14 @@
-//! Results, on their way to the database in batches; what is stored is told. Runs that deactivate take turns under the budget, so
-//! deactivations have a lane of their own, in which no new pair waits behind them.
+//! Results, on their way to the database in batches; what is stored is reported. Runs that deactivate take turns under the
+//! budget, so deactivations have a lane of their own, in which no new pair waits behind them.
 
-use super::attempt::Failed;
-use super::{Arrived, Cycle, LEASE, Progress, RefreshService, Signaller};
+use super::lease::LEASE;
+use super::{Arrived, Cycle, Progress, RefreshService, Refused, Signaller};
 use crate::clock::Monotonic;
-use crate::evidence::{History, Proof};
+use crate::evidence::Proof;
 use crate::notification::Told;
-use crate::policy::{Cause, FailureKind};
+use crate::policy::FailureKind;
 use crate::ports::{Attempt, Change, Deactivation, Recorded, Signals, Store, StoreError, Twitch};
-use crate::report::{Alarm, Heard, Outcome, Skip, Standing};
+use crate::report::{Alarm, Outcome, Skip, Standing, TwitchHealth};
 use crate::streamer::StreamerId;
 
 /// Of what people are notified when results are recorded.
@@ -20,60 +20,42 @@ enum Notify {
 }
 
 impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
-    /// Writes the refusals that are clear by now, and answers those that another streamer's refresh may still confirm.
-    pub(super) async fn settle_refusals(
-        &self,
-        cycle: &Cycle,
-        signaller: &Signaller<'_>,
-        refused: Vec<Arrived>,
-    ) -> Vec<Arrived> {
-        let (confirmed, open) =
-            refused.into_iter().partition(|one| one.proof.is_none_or(|proof| proof == Proof::NothingToAsk));
-        self.deactivate(cycle, signaller, confirmed).await;
-        open
-    }
-
     /// Deactivates those of these whose refusal is confirmed, and records the others.
-    pub(super) async fn judge(&self, cycle: &Cycle, signaller: &Signaller<'_>, refused: Vec<Arrived>) {
+    pub(super) async fn judge(&self, cycle: &Cycle, signaller: &Signaller<'_>, refused: Vec<Refused>) {
         if refused.is_empty() {
             return;
         }
-        let read = self.store.history(&self.twitch.client_id()).await;
         // What can't be read confirms nothing.
-        let (mut history, is_known) = read.map_or((History::default(), false), |history| (history, true));
-        history.extend(&signaller.progress.state().history);
-        let is_confirmed = |one: &Arrived, history: &History, proof| {
+        let history = self.store.history(&self.twitch.client_id()).await.ok().map(|mut history| {
+            history.extend(&signaller.progress.state().history);
+            history
+        });
+        let is_confirmed = |one: &Refused, proof| {
             let since = one.before.and_then(|before| before.refused_since).unwrap_or(one.attempt.started_at);
-            is_known && history.confirms(proof, one.attempt.streamer.id, since)
+            history.as_ref().is_some_and(|history| history.confirms(proof, one.attempt.streamer.id, since))
         };
-        let hangs_on_validation = |one: &Arrived, history: &History| {
-            let dead = Proof::DeadBeforeExpiry;
-            one.proof == Some(dead)
-                && is_confirmed(one, history, dead)
-                && !is_confirmed(one, history, Proof::Nothing)
+        let hangs_on_validation = |one: &Refused| {
+            one.failed.proof == Some(Proof::DeadBeforeExpiry)
+                && is_confirmed(one, Proof::DeadBeforeExpiry)
+                && !is_confirmed(one, Proof::Nothing)
         };
-        if refused.iter().any(|one| hangs_on_validation(one, &history)) {
-            let ids: Vec<_> = refused.iter().map(|one| one.attempt.streamer.id).collect();
-            history.doubt_validation(self.validation_is_wrong(cycle, signaller.progress, &ids).await);
-        }
-        let (confirmed, rest): (Vec<_>, Vec<_>) = refused
-            .into_iter()
-            .partition(|one| one.proof.is_some_and(|proof| is_confirmed(one, &history, proof)));
-        let rest = rest.into_iter().map(|one| self.judged(one, Cause::UnconfirmedRefusal, None)).collect();
+        let is_wrong = refused.iter().any(hangs_on_validation)
+            && self.validation_is_wrong(cycle, signaller.progress, &refused).await;
+        let (confirmed, rest): (Vec<_>, Vec<_>) = refused.into_iter().partition(|one| {
+            let proof = one.failed.proof.filter(|_| !is_wrong).unwrap_or(Proof::Nothing);
+            is_confirmed(one, proof)
+        });
+        let rest = rest.into_iter().map(|one| self.counted_as(FailureKind::Refusal, one)).collect();
         self.deactivate(cycle, signaller, confirmed).await;
         self.record_and(cycle, signaller, rest, Notify::OfLastingRefusals).await;
     }
 
     /// Whether Twitch calls dead whatever it is asked about, or can't say: asked about another streamer, whose token should
     /// live. One that is called valid is enough; where there is no other streamer, there is nothing to ask.
-    async fn validation_is_wrong(
-        &self,
-        cycle: &Cycle,
-        progress: &Progress<'_>,
-        refused: &[StreamerId],
-    ) -> bool {
+    async fn validation_is_wrong(&self, cycle: &Cycle, progress: &Progress<'_>, refused: &[Refused]) -> bool {
         let now = self.clock.now();
-        let Ok(others) = self.store.healthy(refused, now).await else { return true };
+        let ids: Vec<_> = refused.iter().map(|one| one.attempt.streamer.id).collect();
+        let Ok(others) = self.store.healthy(&ids, now).await else { return true };
         if others.is_empty() {
             return false;
         }
@@ -90,51 +72,51 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         is_wrong
     }
 
-    /// Deactivates those whose refusal is confirmed, as far as the budget goes, then tells of it.
-    async fn deactivate(&self, cycle: &Cycle, signaller: &Signaller<'_>, refused: Vec<Arrived>) {
+    /// Deactivates those whose refusal is confirmed, as far as the budget goes, then reports it.
+    pub(super) async fn deactivate(&self, cycle: &Cycle, signaller: &Signaller<'_>, refused: Vec<Refused>) {
         if refused.is_empty() {
             return;
         }
+        let progress = signaller.progress;
         if !self.policy.deactivation {
             let why = "deactivation is switched off";
             let held_back = refused.into_iter().map(|one| self.held_back(one, why)).collect();
             return self.record(cycle, signaller, held_back).await;
         }
-        let progress = signaller.progress;
+        let attempts: Vec<_> = refused.iter().map(Refused::deactivation).collect();
         let give_up_at = cycle.last_write(self.clock.monotonic());
-        let (attempts, rest): (Vec<_>, Vec<_>) =
-            refused.into_iter().map(|one| (one.attempt, (one.outcome, one.before, one.proof))).unzip();
         let over_budget = progress.state().over_budget;
         let done = match self.waited_for(progress, give_up_at) {
             Some(error) => Err(error),
             None if over_budget => Ok(vec![Deactivation::OverBudget; attempts.len()]),
             None => self.store.deactivate(&attempts, give_up_at).await,
         };
+        let deactivated = |one: &Refused, told| one.failed.outcome(Standing::Deactivated { told });
         let done = match done {
             Ok(done) => done,
             Err(error) => {
                 progress.not_stored(&error);
-                for (attempt, (outcome, ..)) in attempts.iter().zip(rest) {
-                    progress.done(&attempt.streamer, &not_stored(outcome, &error));
+                for one in refused {
+                    let outcome = not_stored(deactivated(&one, Vec::new()), &error);
+                    progress.done(&one.attempt.streamer, &outcome);
                 }
                 return;
             }
         };
         let mut held_back = Vec::new();
-        for ((attempt, (outcome, before, proof)), done) in attempts.into_iter().zip(rest).zip(done) {
+        for ((attempt, one), done) in attempts.into_iter().zip(refused).zip(done) {
             let outcome = match done {
                 Deactivation::Done(told) => {
                     signaller.deactivated(&attempt, &told);
-                    deactivated(outcome, told)
+                    deactivated(&one, told)
                 }
                 Deactivation::Superseded => Outcome::Skipped(Skip::Superseded),
                 Deactivation::Refused(error) => {
-                    signaller.stuck(attempt, outcome, error);
+                    signaller.stuck(attempt, deactivated(&one, Vec::new()), error);
                     continue;
                 }
                 Deactivation::OverBudget => {
                     progress.state().over_budget = true;
-                    let one = Arrived { attempt, outcome, before, proof };
                     held_back.push(self.held_back(one, "too many were deactivated within the hour"));
                     continue;
                 }
@@ -144,7 +126,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         self.record(cycle, signaller, held_back).await;
     }
 
-    /// Writes what has arrived in one statement, then tells of it.
+    /// Writes what has arrived in one statement, then reports it.
     pub(super) async fn record(&self, cycle: &Cycle, signaller: &Signaller<'_>, batch: Vec<Arrived>) {
         self.record_and(cycle, signaller, batch, Notify::OfNothing).await;
     }
@@ -264,64 +246,29 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     }
 
     /// The refusal is not to deactivate, however confirmed: it counts as an outage, and an alarm says so.
-    fn held_back(&self, one: Arrived, why: &str) -> Arrived {
-        let mut one = self.judged(one, Cause::Outage, Some(why));
-        if let Outcome::Failed { kind, .. } = &mut one.outcome {
-            *kind = FailureKind::Refusal;
-        }
-        one
+    fn held_back(&self, mut one: Refused, why: &str) -> Arrived {
+        one.failed.reason = format!("{}, but {why}", one.failed.reason);
+        one.failed.alarm = Some(Alarm::HeldBack);
+        self.counted_as(FailureKind::Outage, one)
     }
 
-    /// What was to deactivate, if it was confirmed, as a failure of this cause; with an alarm that says why it is held back.
-    fn judged(&self, one: Arrived, cause: Cause, held_back: Option<&str>) -> Arrived {
-        let Arrived { mut attempt, outcome, before, .. } = one;
-        let Change::Deactivated { reason, expires_at, memory } = attempt.change else {
-            return Arrived { attempt, outcome, before, proof: None };
-        };
-        let reason = held_back.map_or(reason.clone(), |why| format!("{reason}, but {why}"));
-        let (alarm, heard) = match &outcome {
-            _ if held_back.is_some() => (Some(Alarm::HeldBack), Heard::Answer),
-            Outcome::Failed { alarm, heard, .. } => (*alarm, *heard),
-            _ => (None, Heard::Answer),
-        };
-        let failed = Failed { cause, reason, alarm, heard, expires_at, memory };
-        let (change, outcome) = self.failed(before, failed, attempt.started_at);
+    /// A refusal that deactivates nothing, as a failure of this kind.
+    fn counted_as(&self, kind: FailureKind, one: Refused) -> Arrived {
+        let Refused { mut attempt, failed, before } = one;
+        let (change, outcome) = self.recorded_as(kind, before, failed, attempt.started_at);
         attempt.change = change;
-        Arrived { attempt, outcome, before, proof: None }
+        Arrived { attempt, outcome }
     }
 }
 
 /// The outcome, once these people were notified of it.
-fn noticed_as(outcome: Outcome, told: Option<&Vec<Told>>) -> Outcome {
-    let Some(told) = told else { return outcome };
-    match outcome {
-        Outcome::Failed {
-            kind,
-            reason,
-            token_expires_at,
-            standing: Standing::Recorded { retry_at, .. },
-            alarm,
-            heard,
-        } => {
-            let standing = Standing::Noticed { retry_at, told: told.clone() };
-            Outcome::Failed { kind, reason, token_expires_at, standing, alarm, heard }
-        }
-        other => other,
+fn noticed_as(mut outcome: Outcome, told: Option<&Vec<Told>>) -> Outcome {
+    if let (Some(told), Outcome::Failed { standing, .. }) = (told, &mut outcome)
+        && let Standing::Recorded { retry_at, .. } = *standing
+    {
+        *standing = Standing::Noticed { retry_at, told: told.clone() };
     }
-}
-
-fn deactivated(outcome: Outcome, told: Vec<Told>) -> Outcome {
-    match outcome {
-        Outcome::Failed { kind, reason, token_expires_at, alarm, heard, .. } => Outcome::Failed {
-            kind,
-            reason,
-            token_expires_at,
-            standing: Standing::Deactivated { told },
-            alarm,
-            heard,
-        },
-        other => other,
-    }
+    outcome
 }
 
 /// A result whose row can't be written, though others can.
@@ -334,12 +281,12 @@ pub(super) struct Stuck {
 /// What Twitch said of one streamer could not be written, and the row is set aside.
 fn lost(outcome: Outcome, error: &StoreError) -> Outcome {
     match not_stored(outcome, error) {
-        Outcome::Failed { kind, reason, alarm: Some(Alarm::NotStored), heard, .. } => {
-            not_recorded(kind, format!("{reason}; the row is set aside"), heard)
+        Outcome::Failed { kind, reason, alarm: Some(Alarm::NotStored), twitch, .. } => {
+            not_recorded(kind, format!("{reason}; the row is set aside"), twitch)
         }
         other => {
             let reason = format!("{other}; but its row can't be written and is set aside: {error}");
-            not_recorded(FailureKind::Outage, reason, Heard::Answer)
+            not_recorded(FailureKind::Outage, reason, TwitchHealth::Available)
         }
     }
 }
@@ -350,18 +297,18 @@ pub(super) fn not_stored(outcome: Outcome, error: &StoreError) -> Outcome {
         Outcome::Refreshed { .. } => not_recorded(
             FailureKind::Outage,
             format!("refreshed, but the new tokens could not be stored: {error}"),
-            Heard::Answer,
+            TwitchHealth::Available,
         ),
-        Outcome::Failed { kind, reason, standing, heard, .. } if standing != Standing::NotRecorded => {
-            not_recorded(kind, format!("{reason}; this could not be stored: {error}"), heard)
+        Outcome::Failed { kind, reason, standing, twitch, .. } if standing != Standing::NotRecorded => {
+            not_recorded(kind, format!("{reason}; this could not be stored: {error}"), twitch)
         }
         other => other,
     }
 }
 
-pub(super) fn not_recorded(kind: FailureKind, reason: String, heard: Heard) -> Outcome {
+pub(super) fn not_recorded(kind: FailureKind, reason: String, twitch: TwitchHealth) -> Outcome {
     let (token_expires_at, standing, alarm) = (None, Standing::NotRecorded, Some(Alarm::NotStored));
-    Outcome::Failed { kind, reason, token_expires_at, standing, alarm, heard }
+    Outcome::Failed { kind, reason, token_expires_at, standing, alarm, twitch }
 }
 
 /// The outcome, as it is once this was recorded.
@@ -375,7 +322,7 @@ pub(super) fn stored_as(outcome: Outcome, recorded: Recorded, attempt: &Attempt)
             token_expires_at: None,
             standing: Standing::Superseded,
             alarm: Some(Alarm::NotStored),
-            heard: Heard::Answer,
+            twitch: TwitchHealth::Available,
         },
         Recorded::Superseded => Outcome::Skipped(Skip::Superseded),
         Recorded::Written { granted: None } => outcome,
@@ -383,7 +330,7 @@ pub(super) fn stored_as(outcome: Outcome, recorded: Recorded, attempt: &Attempt)
         Recorded::NotGranted(error) => not_recorded(
             FailureKind::Outage,
             format!("the authorization could not be written: {error}"),
-            Heard::Answer,
+            TwitchHealth::Available,
         ),
         Recorded::Refused(error) => not_stored(outcome, &error),
         Recorded::Written { granted: Some(authorization) } => {

@@ -1,0 +1,171 @@
+//! What a trigger asks for: which streamers a cycle is for, and until when it may do what.
+
+use chrono::TimeDelta;
+
+use crate::authorization::CampaignId;
+use crate::clock::Monotonic;
+use crate::policy::Demand;
+use crate::ports::Priority;
+use crate::schedule::Trigger;
+use crate::streamer::{Authorized, Caller, Streamer, TokenState};
+
+/// The longest that one call to Twitch may take, its quick retries included.
+pub const LONGEST_CALL: TimeDelta = TimeDelta::seconds(20);
+
+/// The longest that one streamer may take: validate, refresh, validate.
+pub(super) const LONGEST_ATTEMPT: TimeDelta = TimeDelta::seconds(3 * LONGEST_CALL.num_seconds());
+
+/// Kept free before a deadline, to report what could not be written.
+pub const LAST_WORDS: TimeDelta = TimeDelta::seconds(5);
+
+/// The longest that one signal may take, its quick retries included.
+pub const LONGEST_SIGNAL: TimeDelta = TimeDelta::seconds(2);
+
+/// Kept free before a deadline for what follows the last signal: the report.
+const REPORTING: TimeDelta = TimeDelta::seconds(1);
+
+/// For how long a write is tried where there is no deadline: a database that fails over is back before.
+const WRITE_PATIENCE: TimeDelta = TimeDelta::minutes(5);
+
+/// For how long a cycle that can't read or lease is in suspense: a database that fails over is back within a minute.
+const READ_PATIENCE: TimeDelta = TimeDelta::minutes(1);
+
+/// The least time that a function must leave a cycle: enough for one attempt.
+pub const SHORTEST_CYCLE: TimeDelta =
+    TimeDelta::seconds(LONGEST_ATTEMPT.num_seconds() + LAST_WORDS.num_seconds());
+
+/// A request that meets another run's lease waits this long for its outcome.
+const LEASE_PATIENCE: TimeDelta = TimeDelta::seconds(5);
+
+/// Less time than this before a request is to be answered is too little to ask Twitch and write what it said.
+const SHORTEST_REQUEST: TimeDelta = TimeDelta::seconds(3);
+
+/// What a trigger asks for.
+#[derive(Clone, Debug)]
+pub struct Cycle {
+    /// Why the cycle runs.
+    pub trigger: Trigger,
+    /// What it asks for beyond what is due.
+    pub demand: Demand,
+    /// Decide only: call nothing, write nothing.
+    pub dry_run: bool,
+    /// The streamers that it is for.
+    pub whom: Whom,
+    /// The campaign that is authorized with a token that is fresh.
+    pub grants: Option<CampaignId>,
+    /// The caller that asked for it, if any.
+    pub caller: Option<Caller>,
+    /// How long it may take.
+    pub limits: Limits,
+}
+
+/// The streamers that a cycle is for.
+#[derive(Clone, Debug)]
+pub enum Whom {
+    /// All that are authorized.
+    Authorized,
+    /// These, authorized or not, as they were found.
+    These(Vec<(Streamer, TokenState)>),
+}
+
+impl Whom {
+    /// Only this one.
+    #[must_use]
+    pub fn only(authorized: &Authorized) -> Self {
+        Self::These(vec![(authorized.streamer.clone(), authorized.token.clone())])
+    }
+}
+
+/// Until when a cycle may do what.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// Past this nothing new is begun.
+    pub start: Option<Monotonic>,
+    /// Past this a result that can't be written is given up.
+    write: Option<Monotonic>,
+    /// Past this no signal is begun.
+    pub(super) signal: Option<Monotonic>,
+}
+
+impl Limits {
+    /// Of a function that is killed at its timeout, `deadline`.
+    #[must_use]
+    pub fn of_function(deadline: Option<Monotonic>) -> Self {
+        Self {
+            start: deadline.map(|at| at - SHORTEST_CYCLE),
+            write: deadline.map(|at| at - LAST_WORDS),
+            signal: deadline.map(|at| at - LONGEST_SIGNAL - REPORTING),
+        }
+    }
+
+    /// Of a command that began then and is to end within `time`. Where that is short, what it has begun by half of it is finished
+    /// all the same.
+    #[must_use]
+    pub fn of_command(began: Monotonic, time: TimeDelta) -> Self {
+        let (deadline, half) = (began + time, time / 2);
+        Self {
+            start: Some(deadline - SHORTEST_CYCLE.min(half)),
+            write: Some(deadline - LAST_WORDS.min(half)),
+            signal: Some(deadline - (LONGEST_SIGNAL + REPORTING).min(half)),
+        }
+    }
+
+    /// Of a request that is to be answered by `answer_by`, in a function that is killed at its timeout, `deadline`. No call
+    /// to Twitch may outlast `answer_by`, which the caller sees to. A new pair that can't be written is tried for as long as
+    /// the function lives: it exists nowhere else.
+    #[must_use]
+    pub fn of_request(answer_by: Monotonic, deadline: Option<Monotonic>) -> Self {
+        Self {
+            start: Some(answer_by - SHORTEST_REQUEST),
+            write: Some(deadline.map_or(answer_by, |at| at - LAST_WORDS).max(answer_by)),
+            signal: Some(answer_by - LONGEST_SIGNAL),
+        }
+    }
+
+    /// How much longer a request that began then waits for another's lease.
+    pub(crate) fn lease_patience(&self, began: Monotonic, now: Monotonic) -> TimeDelta {
+        let patient_until = began + LEASE_PATIENCE;
+        self.start.map_or(patient_until, |start| start.min(patient_until)) - now
+    }
+}
+
+impl Cycle {
+    /// A cycle over all that are authorized, with what its trigger asks for.
+    #[must_use]
+    pub fn new(trigger: Trigger) -> Self {
+        let demand = match trigger {
+            Trigger::Sweep => Demand::DueOrUnproven,
+            Trigger::Grant => Demand::NotJustNow,
+            Trigger::HealthCheck => Demand::Usable,
+            Trigger::Retry => Demand::DueByTime,
+            Trigger::Planned | Trigger::Command => Demand::Due,
+        };
+        Self {
+            trigger,
+            demand,
+            dry_run: false,
+            whom: Whom::Authorized,
+            grants: None,
+            caller: None,
+            limits: Limits::default(),
+        }
+    }
+
+    /// Only a sweep can leave a validation to the next one; elsewhere a caller waits for it.
+    pub(super) fn priority_of_validations(&self) -> Priority {
+        if self.demand == Demand::DueOrUnproven { Priority::Optional } else { Priority::Vital }
+    }
+
+    pub(super) fn last_write(&self, now: Monotonic) -> Monotonic {
+        self.limits.write.unwrap_or(now + WRITE_PATIENCE)
+    }
+
+    /// Until when it is tried to read or to lease. Once, for those who ask for a few and wait for an answer.
+    pub(super) fn last_read(&self, now: Monotonic) -> Monotonic {
+        let patient_until = now + READ_PATIENCE;
+        match self.whom {
+            Whom::Authorized => self.limits.start.map_or(patient_until, |start| start.min(patient_until)),
+            Whom::These(_) => now,
+        }
+    }
+}
