@@ -81,7 +81,7 @@ impl Serialize for Topic {
 pub enum State {
     /// As it should be.
     Ok,
-    /// Somebody should know, but everything works.
+    /// The operator should know, but everything works.
     Warning,
     /// Something does not work.
     Fault,

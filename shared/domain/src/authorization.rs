@@ -98,12 +98,12 @@ pub struct Participant {
     pub streamer: Streamer,
     /// `streamers.is_active`.
     pub is_active: bool,
-    /// The channel is the game master's own, which needs no authorization. Without one no cycle over everybody looks at it:
+    /// The channel is the game master's own, which needs no authorization. Without one no cycle over all that are authorized looks at it:
     /// only a check refreshes it.
     pub is_game_master: bool,
     /// The last authorization for this campaign, over or not.
     pub authorization: Option<Authorization>,
-    /// Whether a refresh token is stored. An access token that is missing is what a refresh mends.
+    /// Whether a refresh token is stored. A missing access token is what a refresh replaces.
     pub has_refresh_token: bool,
     /// The state of the streamer's tokens.
     pub token: TokenState,

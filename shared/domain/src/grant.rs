@@ -27,10 +27,10 @@ pub enum GrantError {
     /// Twitch could not be asked; not the streamer's doing. Asking again is worth it at once: it counts for nothing.
     #[error("{0}")]
     Outage(String),
-    /// Another run holds the streamer's lease, or somebody has locked the row, for longer than a request waits.
+    /// Another run holds the streamer's lease, or the row is locked, for longer than a request waits.
     #[error("another run is refreshing this streamer's token")]
     Busy,
-    /// Something of ours has to be mended first.
+    /// Something of ours needs the operator first.
     #[error("{0}")]
     Ours(String),
     /// The database failed.

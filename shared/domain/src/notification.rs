@@ -1,4 +1,4 @@
-//! What people are told when a streamer is deactivated: whom it is for, what it says, and what an attempt to deliver
+//! What people are told when a streamer is deactivated: who it is for, what it says, and what an attempt to deliver
 //! it changes. Pure functions.
 //!
 //! Nothing here sends or stores anything.
@@ -36,7 +36,7 @@ pub const LONGEST_PAUSE: TimeDelta = TimeDelta::hours(1);
 /// a notification's last attempt falls.
 pub const NO_NAME_FOR: TimeDelta = TimeDelta::hours(23);
 
-/// So many devices of a person are told, those that signed in last.
+/// So many devices of a person are notified, those that signed in last.
 pub const DEVICES_OF_A_PERSON: usize = 20;
 
 /// As many become the 32 characters of base64url that a topic may have.
@@ -115,7 +115,7 @@ impl Campaigns {
 pub struct Subscription {
     /// Primary key.
     pub id: Uuid,
-    /// Where the push service takes messages for this browser. Whoever knows it can try to push: it is never logged
+    /// Where the push service takes messages for this browser. Knowing it is enough to try to push: it is never logged
     /// whole.
     pub endpoint: String,
     /// The browser's public key, base64url.
@@ -279,7 +279,7 @@ pub enum PushAnswer {
     NoSuchName(String),
     /// It can never be reached: no such address can be anybody's on the public internet.
     Unreachable(String),
-    /// It does not take our VAPID: ours to mend, or the device has subscribed under another key.
+    /// It does not take our VAPID: needs the operator, or the device has subscribed under another key.
     Unauthorized(String),
     /// It does not take our VAPID for this device, while other devices' services do: the device has subscribed under
     /// another key.
@@ -306,7 +306,7 @@ impl PushAnswer {
         }
     }
 
-    /// Whether somebody was there who answered.
+    /// Whether it answered.
     #[must_use]
     pub fn was_answered(&self) -> bool {
         match self {
@@ -335,7 +335,7 @@ pub enum Next {
     GivenUp,
 }
 
-/// A person to whom a deactivation is told.
+/// A person who is notified of a deactivation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
     /// The person's name.

@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::{FutureExt, StreamExt, stream};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Monotonic};
 use crate::notification::{Locale, Next, Notification, PushAnswer};
 use crate::ports::{Outbox, Push, PushMessage, StoreError};
-use tokio_util::sync::CancellationToken;
 
 /// The longest that one push may take.
 pub const LONGEST_PUSH: TimeDelta = TimeDelta::seconds(10);
@@ -24,7 +24,7 @@ const AT_ONCE: usize = 32;
 /// The longest that a result is tried to be written while the database is away.
 const LONGEST_WRITE: TimeDelta = TimeDelta::seconds(10);
 
-/// For how long nobody else takes what was claimed: another push while it waits for its turn, its own, and a write.
+/// For how long no other run takes what was claimed: another push while it waits for its turn, its own, and a write.
 const CLAIM: TimeDelta = TimeDelta::seconds(2 * LONGEST_PUSH.num_seconds() + LONGEST_WRITE.num_seconds());
 
 /// A host that has left so many calls in a row without an answer is not called again in the same run: each would hold up
@@ -45,9 +45,9 @@ pub struct NotifyReport {
     pub postponed: u64,
     /// Never to be tried again.
     pub given_up: u64,
-    /// Nobody is to be told any more: reconnected, notifications turned off, or the device signed out.
+    /// Obsolete: reconnected, notifications turned off, or the device signed out.
     pub obsolete: u64,
-    /// Of all these, those where a push service did not take our VAPID, if none took it: somebody has to look.
+    /// Of all these, those where a push service did not take our VAPID, if none took it: needs the operator.
     pub unauthorized: u64,
     /// Of all these, devices that have subscribed under another VAPID key: our VAPID was taken for others, or was before.
     pub other_key: u64,
@@ -168,7 +168,7 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
     ) {
         let now = self.clock.now();
         if until - now < LONGEST_PUSH + LONGEST_WRITE {
-            // It waited too long for its turn: somebody else could take it before it is written what became of it.
+            // It waited too long for its turn: another run could take it before it is written what became of it.
             return;
         }
         let answer = if notification.is_stale(now) {
@@ -257,7 +257,7 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
         answer
     }
 
-    /// A subscription is user input: one that makes the program panic must not keep the others from being told.
+    /// A subscription is user input: one that makes the program panic must not keep the others from being notified.
     async fn push(&self, notification: &Notification, now: DateTime<Utc>) -> PushAnswer {
         let message = PushMessage {
             payload: notification.payload(self.locale),

@@ -264,9 +264,9 @@ impl fmt::Display for Told {
             }
         }
         match devices {
-            0 => f.write_str(" can't be told: no device, or notifications are off"),
-            1 => f.write_str(" is told on 1 device"),
-            n => write!(f, " is told on {n} devices"),
+            0 => f.write_str(" can't be notified: no device, or notifications are off"),
+            1 => f.write_str(" is notified on 1 device"),
+            n => write!(f, " is notified on {n} devices"),
         }
     }
 }

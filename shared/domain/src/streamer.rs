@@ -85,7 +85,7 @@ pub struct Authorized {
 }
 
 impl Authorized {
-    /// When that authorization began; `None`: it is longer than ours are, and does not tell.
+    /// When that authorization began; `None`: it is longer than ours are, and does not say.
     #[must_use]
     pub fn since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         Some(self.until - AUTHORIZATION).filter(|since| *since <= now)
@@ -100,7 +100,7 @@ mod tests {
     use crate::policy::{FailureKind, Policy};
 
     #[test]
-    fn somebody_waits_from_when_the_token_is_due_or_the_authorization_begins() {
+    fn a_session_waits_from_when_the_token_is_due_or_the_authorization_begins() {
         let now = DateTime::from_timestamp(1_795_813_200, 0).unwrap();
         let minutes = TimeDelta::minutes;
         let due_for = |left: Option<i64>, failed_ago: Option<i64>, authorized_for| {

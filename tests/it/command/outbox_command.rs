@@ -33,8 +33,8 @@ async fn deactivated() -> Result<(World, StreamerId, Printed)> {
 #[tokio::test]
 async fn a_deactivation_says_who_is_told() -> Result<()> {
     let (world, _, printed) = deactivated().await?;
-    let says = "(deactivated: the streamer has to reconnect; aria (streamer) is told on 1 device; Corvin (game master of \
-                Brumes) can't be told: no device, or notifications are off)";
+    let says = "(deactivated: the streamer has to reconnect; aria (streamer) is notified on 1 device; Corvin (game master of \
+                Brumes) can't be notified: no device, or notifications are off)";
     assert!(printed.stdout.contains(says), "{}", printed.stdout);
     assert_eq!(printed.stderr, "", "the report says it, so the log need not");
 

@@ -197,8 +197,8 @@ fn kept_for_a_day(message: &Received, deactivated_at: DateTime<Utc>) {
 async fn second_failure(scene: &Scene) -> Result<()> {
     let printed = scene.tokens(&["refresh", "--force"]).await?;
     assert_eq!(printed.code, 1, "{printed:?}");
-    let told = "(deactivated: the streamer has to reconnect; Aria (streamer) is told on 2 devices; Corvin (game master \
-                of Les Brumes) is told on 1 device; Nadia (game master of Marées) is told on 1 device)";
+    let told = "(deactivated: the streamer has to reconnect; Aria (streamer) is notified on 2 devices; Corvin (game master \
+                of Les Brumes) is notified on 1 device; Nadia (game master of Marées) is notified on 1 device)";
     assert!(printed.stdout.contains(told), "{}", printed.stdout);
     for line in [
         "Failed: 1",
