@@ -17,7 +17,7 @@ mod rekey;
 mod status;
 mod vapid;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adapters::config::{self, LogConfig, Secret, Source, Whole};
@@ -34,6 +34,9 @@ use domain::{CancellationToken, StreamerId};
 #[derive(Parser)]
 #[command(name = "tokens", version)]
 struct Arguments {
+    /// Read this file instead of `.env` in this directory.
+    #[arg(long, global = true, value_name = "PATH")]
+    env_file: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -116,7 +119,7 @@ async fn main() -> ExitCode {
     let stop = on_signals(|| {
         output::error("\nInterrupted: what is in flight is finished. Once more ends it at once.");
     });
-    match run_until(arguments.command, stop).await {
+    match run_until(arguments, stop).await {
         Ok(code) => code,
         Err(error) => {
             output::error(&format!("error: {error:#}"));
@@ -127,19 +130,23 @@ async fn main() -> ExitCode {
 
 /// Runs the command until it is done or asked to stop. Commands that hold leases end by themselves; what another has not
 /// finished, its transaction undoes.
-async fn run_until(command: Command, stop: CancellationToken) -> Result<ExitCode> {
-    if matches!(command, Command::Refresh(_) | Command::Rekey(_)) {
-        return run(command, stop).await;
+async fn run_until(arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> {
+    if matches!(arguments.command, Command::Refresh(_) | Command::Rekey(_)) {
+        return run(arguments, stop).await;
     }
     tokio::select! {
-        done = run(command, stop.clone()) => done,
+        done = run(arguments, stop.clone()) => done,
         () = stop.cancelled() => bail!("interrupted; nothing is left half done"),
     }
 }
 
 /// Succeeds if nothing failed; wrong usage has ended the program before.
-async fn run(command: Command, stop: CancellationToken) -> Result<ExitCode> {
-    let source = Source::environment_and_file(Path::new("."))?;
+async fn run(arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> {
+    let Arguments { env_file, command } = arguments;
+    let source = match env_file {
+        Some(path) => Source::environment().and_file(&path)?,
+        None => Source::environment().and_env_in(Path::new("."))?,
+    };
     // The doctor tells by itself of all that others would stop at, or log.
     if !matches!(command, Command::Doctor { .. })
         && let Ok(config) = LogConfig::read(&source)

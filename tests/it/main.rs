@@ -47,6 +47,7 @@ mod http {
 mod command {
     mod adopt;
     mod doctor;
+    mod env_file;
     mod migrations;
     mod outbox_command;
     mod rekey;

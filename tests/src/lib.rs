@@ -18,7 +18,7 @@ pub mod template;
 pub mod watched;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::Output;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -161,10 +161,19 @@ pub struct Printed {
 
 /// Runs the command with this environment and no other.
 pub async fn tokens(environment: &[(String, String)], arguments: &[&str]) -> Result<Printed> {
+    // Not in the workspace, whose `.env` would be read.
+    tokens_in(&std::env::temp_dir(), environment, arguments).await
+}
+
+/// Runs the command in this directory, with this environment and no other.
+pub async fn tokens_in(
+    directory: &Path,
+    environment: &[(String, String)],
+    arguments: &[&str],
+) -> Result<Printed> {
     let mut command = Command::new(binary("tokens").await?);
     command.args(arguments).env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
-    // Not in the workspace, whose `.env` would be read.
-    command.current_dir(std::env::temp_dir());
+    command.current_dir(directory);
     let Output { status, stdout, stderr } = command.output().await?;
     Ok(Printed {
         code: status.code().context("the command was killed")?,

@@ -9,12 +9,11 @@ mod log;
 mod notify;
 mod secrets;
 mod signals;
+mod source;
 mod twitch;
 mod whole;
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::path::Path;
 use std::str::FromStr;
 
 use chrono::TimeDelta;
@@ -23,11 +22,11 @@ use sqlx::postgres::PgConnectOptions;
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
-use self::env_file::Fault;
 pub use self::log::{LogConfig, LogFormat, metrics_stack};
 pub use self::notify::{NotifyConfig, VapidConfig, VapidPrivateKey};
 pub use self::secrets::Secret;
 pub use self::signals::{RetryConfig, SignalsConfig};
+pub use self::source::Source;
 pub use self::twitch::{ClientSecret, Credentials, TwitchConfig};
 pub use self::whole::Whole;
 use crate::cipher::{CipherSettings, TokenCipher};
@@ -73,86 +72,6 @@ pub struct HealthCheckConfig {
     pub time: TimeDelta,
 }
 
-/// What the configuration is read from: variables, and the secrets that they name.
-#[derive(Clone, Default)]
-pub struct Source {
-    /// Those of the secrets are among them.
-    variables: HashMap<String, String>,
-    secrets: Secrets,
-    /// In which secret a setting stands or would stand, in words.
-    places: HashMap<&'static str, String>,
-    /// What is wrong with the secrets.
-    faults: Vec<String>,
-    /// Settings that stand in a secret which can't be read.
-    unknown: HashSet<&'static str>,
-}
-
-impl Source {
-    /// The environment, as it is on AWS.
-    #[must_use]
-    pub fn environment() -> Self {
-        std::env::vars_os()
-            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
-            .collect()
-    }
-
-    pub(crate) fn of(variables: HashMap<String, String>, secrets: Secrets) -> Self {
-        Self { variables, secrets, ..Self::default() }
-    }
-
-    /// The environment, and a `.env` file in this directory, if there is one, for what the environment doesn't say.
-    ///
-    /// # Errors
-    ///
-    /// If the file is there and can't be read.
-    pub fn environment_and_file(directory: &Path) -> Result<Self, ConfigError> {
-        Self::environment().and_file(directory)
-    }
-
-    fn and_file(mut self, directory: &Path) -> Result<Self, ConfigError> {
-        let path = directory.join(".env");
-        if !path.exists() {
-            return Ok(self);
-        }
-        let text = std::fs::read_to_string(&path).map_err(|_| {
-            ConfigError(vec![format!(
-                "{} can't be read: check its permissions, and that it is UTF-8",
-                path.display()
-            )])
-        })?;
-        let entries = env_file::parse(&text, |name| self.get(name).map(str::to_owned)).map_err(|faults| {
-            let texts = faults.into_iter().map(|fault| match fault {
-                Fault::Form(line) => format!("{}, line {line}: not of the form NAME=value", path.display()),
-                Fault::Unset(line) => format!(
-                    "{}, line {line}: uses a variable with `$` that is not set; a `$` is taken as it is in single quotes",
-                    path.display()
-                ),
-            });
-            ConfigError(texts.collect())
-        })?;
-        for (name, value) in entries {
-            if self.get(&name).is_none() {
-                self.variables.insert(name, value);
-            }
-        }
-        Ok(self)
-    }
-
-    /// An empty value counts as none, as in a `.env` file that was copied from a sample. The newline with which a file or a
-    /// secret ends is not part of it.
-    fn get(&self, name: &str) -> Option<&str> {
-        let value = self.variables.get(name)?.trim_end_matches(['\r', '\n']);
-        Some(value).filter(|value| !value.trim().is_empty())
-    }
-}
-
-impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Source {
-    fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
-        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-        Self { variables, ..Self::default() }
-    }
-}
-
 /// Reads values and remembers what is wrong with them.
 struct Reader<'a> {
     source: &'a Source,
@@ -192,6 +111,17 @@ impl<'a> Reader<'a> {
             Ok(number) if number >= least && number <= most => Some(number),
             _ => {
                 self.fault(format!("{name} is not a whole number from {least} to {most}"));
+                None
+            }
+        }
+    }
+
+    fn switch(&mut self, name: &str) -> Option<bool> {
+        match self.source.get(name)?.trim() {
+            "on" => Some(true),
+            "off" => Some(false),
+            _ => {
+                self.fault(format!("{name} is neither `on` nor `off`"));
                 None
             }
         }
@@ -249,14 +179,7 @@ impl<'a> Reader<'a> {
         // A retry that comes after the window could never confirm a refusal.
         let longest = RETRY_WINDOW.num_seconds() - 1;
         let retry_delay = self.number("RETRY_DELAY", 1, longest).map_or(RETRY_DELAY, TimeDelta::seconds);
-        let deactivation = match self.source.get("DEACTIVATION") {
-            None | Some("on") => true,
-            Some("off") => false,
-            Some(_) => {
-                self.fault("DEACTIVATION is neither `on` nor `off`");
-                true
-            }
-        };
+        let deactivation = self.switch("DEACTIVATION").unwrap_or(true);
         Policy { retry_delay, deactivation }
     }
 
@@ -396,35 +319,10 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_of_the_file_is_told_by_its_place() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join(".env"), "# ours\nA=1\n\nB=2\nhunter2secret\n").unwrap();
-        let faults = Source::environment_and_file(directory.path()).map(|_| ()).unwrap_err().0;
-        let [fault] = &faults[..] else { panic!("{faults:?}") };
-        assert!(fault.ends_with(".env, line 5: not of the form NAME=value"), "{fault}");
-        std::fs::write(directory.path().join(".env"), "# ours\nA=1\nB=pa$hunter2secret\n").unwrap();
-        let faults = Source::environment_and_file(directory.path()).map(|_| ()).unwrap_err().0;
-        let [fault] = &faults[..] else { panic!("{faults:?}") };
-        assert!(fault.contains(".env, line 3: uses a variable with `$` that is not set"), "{fault}");
-        assert!(!fault.contains("hunter2secret"), "{fault}");
-    }
-
-    #[test]
     fn the_newline_with_which_a_value_ends_is_not_part_of_it() {
         let config = with(&[("TWITCH_CLIENT_SECRET", "s3cret\n"), ("DEACTIVATION", "off\r\n")]).unwrap();
         assert_eq!(config.twitch.credentials.current().client_secret.expose(), "s3cret");
         assert!(!config.policy.deactivation);
-    }
-
-    #[test]
-    fn the_file_says_what_the_environment_does_not() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join(".env"), "SET=file\nEMPTY=file\nBLANK=file\nMISSING=file\n")
-            .unwrap();
-        let environment = Source::from_iter([("SET", "environment"), ("EMPTY", ""), ("BLANK", " ")]);
-        let source = environment.and_file(directory.path()).unwrap();
-        let found = ["SET", "EMPTY", "BLANK", "MISSING"].map(|name| source.get(name).unwrap_or_default());
-        assert_eq!(found, ["environment", "file", "file", "file"]);
     }
 
     #[test]
@@ -442,6 +340,8 @@ mod tests {
             ("TWITCH_ID_URL", "http://id.twitch.tv"),
             ("TWITCH_ID_URL", "https://user:pass@id.twitch.tv"),
             ("TWITCH_ID_URL", "twitch"),
+            ("TWITCH_ID_URL", "https://id.twitch.tv/#twitch"),
+            ("TWITCH_ID_URL_ALLOW", "yes"),
             ("TWITCH_MAX_IN_FLIGHT", "0"),
             ("TWITCH_MAX_IN_FLIGHT", "1025"),
             ("TWITCH_MAX_PER_SECOND", "-1"),

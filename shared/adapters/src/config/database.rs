@@ -44,7 +44,7 @@ const FORM: &str = "postgres://user:password@host/database";
 impl Reader<'_> {
     /// `DATABASE_URL`; or the parts of one, which are the existing backend's variables, or what RDS keeps in a secret.
     pub(super) fn database(&mut self) -> Option<PgConnectOptions> {
-        let plaintext = self.plaintext();
+        let plaintext = self.switch("DATABASE_PLAINTEXT").unwrap_or(false);
         let (name, options) = match self.source.get("DATABASE_URL") {
             Some(url) => ("DATABASE_URL", self.of_url(url)?),
             None => self.of_parts(plaintext)?,
@@ -61,18 +61,32 @@ impl Reader<'_> {
         if let Some(fault) = fault_of_way(&options, plaintext) {
             self.fault(format!("{name} {fault}"));
         }
+        if let Some(name) = self.way_that_was_found(plaintext)
+            && !is_near(&options)
+        {
+            self.fault(format!(
+                "{name} in the `.env` of this directory says where a secret goes that stands elsewhere: set it where the \
+                 secret stands; or, if the file is yours, name it with --env-file"
+            ));
+        }
         Some(self.trusting_rds(options))
     }
 
-    fn plaintext(&mut self) -> bool {
-        match self.source.get("DATABASE_PLAINTEXT").map(str::trim) {
-            None | Some("off") => false,
-            Some("on") => true,
-            Some(_) => {
-                self.fault("DATABASE_PLAINTEXT is neither `on` nor `off`");
-                false
-            }
-        }
+    /// The setting of a file that happened to be there which decides over a password that stands elsewhere.
+    fn way_that_was_found(&self, plaintext: bool) -> Option<&'static str> {
+        let is_set = |name: &&str| self.source.get(name).is_some();
+        let [_, of_secret, secret_host, ..] = RDS_PARTS;
+        let url = self.source.get("DATABASE_URL").and_then(|url| Url::parse(url.trim()).ok());
+        let password = match url {
+            Some(url) if has_password(&url) => Some("DATABASE_URL"),
+            Some(_) => Some("PGPASSWORD"),
+            None => [of_secret, "DB_PASSWORD", "PGPASSWORD"].into_iter().find(is_set),
+        };
+        let is_elsewhere = |name: &str| is_set(&name) && !self.source.is_found(name);
+        let host = ["DATABASE_HOST", "DATABASE_URL", secret_host, "DB_HOST"].into_iter().find(is_set);
+        let decides = [host, Some("PGSSLROOTCERT"), plaintext.then_some("DATABASE_PLAINTEXT")];
+        let found = decides.into_iter().flatten().find(|name| self.source.is_found(name));
+        found.filter(|_| self.source.borrows() || password.is_some_and(is_elsewhere))
     }
 
     fn of_url(&mut self, url: &str) -> Option<PgConnectOptions> {
@@ -211,6 +225,10 @@ impl Reader<'_> {
         let url = self.source.get("DATABASE_URL").and_then(|url| Url::parse(url.trim()).ok());
         url.is_some_and(|url| url.query_pairs().any(|(name, _)| name == "sslrootcert"))
     }
+}
+
+fn has_password(url: &Url) -> bool {
+    url.password().is_some() || url.query_pairs().any(|(name, _)| name == "password")
 }
 
 /// Whether a `#`, a `/` or a `?` of the password has ended what a URL takes for user, password and host; or a character is in

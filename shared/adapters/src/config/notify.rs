@@ -88,23 +88,13 @@ impl Reader<'_> {
         };
         let subject = self
             .required("VAPID_SUBJECT", "an address at which push services reach you: mailto:you@your.domain");
-        let loopback = match self.source.get("PUSH_LOOPBACK") {
-            None | Some("off") => false,
-            Some("on") => {
-                // Whoever may subscribe could have a server call itself.
-                if database.is_some_and(|database| !is_near(database)) {
-                    self.fault(
-                        "PUSH_LOOPBACK is for a simulated push service: `on` is taken only where DATABASE_URL is on \
-                         this machine",
-                    );
-                }
-                true
-            }
-            Some(_) => {
-                self.fault("PUSH_LOOPBACK is neither `on` nor `off`");
-                false
-            }
-        };
+        let loopback = self.switch("PUSH_LOOPBACK").unwrap_or(false);
+        // A subscriber could otherwise have a server call itself.
+        if loopback && database.is_some_and(|database| !is_near(database)) {
+            self.fault(
+                "PUSH_LOOPBACK is for a simulated push service: `on` is taken only where DATABASE_URL is on this machine",
+            );
+        }
         let (public_key, private_key) = keys?;
         let private_key = VapidPrivateKey(private_key);
         Some(VapidConfig { public_key, private_key, subject: subject?.to_owned(), loopback })

@@ -146,7 +146,7 @@ impl Source {
         if named.is_empty() {
             return self.clone();
         }
-        let secrets = Secrets::new(self.variables.clone(), named, sdk.into(), clock);
+        let secrets = Secrets::new(self.clone(), named, sdk.into(), clock);
         secrets.renew(needed).await;
         secrets.source()
     }

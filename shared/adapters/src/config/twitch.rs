@@ -6,11 +6,15 @@ use std::path::PathBuf;
 use url::Url;
 use zeroize::Zeroizing;
 
+use super::source::TWITCH_ID_URL_ALLOW;
 use super::{Reader, Secret, has_loopback_host};
 use crate::secrets::Live;
 
 /// Where the real OAuth 2.0 endpoints are.
 const TWITCH_ID_URL: &str = "https://id.twitch.tv";
+
+/// Its host.
+const TWITCH_HOST: &str = "id.twitch.tv";
 
 /// Calls to Twitch under way at once, unless configured.
 const MAX_IN_FLIGHT: usize = 64;
@@ -99,16 +103,27 @@ impl Reader<'_> {
         scopes.split([' ', ',']).filter(|scope| !scope.is_empty()).map(str::to_owned).collect()
     }
 
+    /// Our secret and all tokens go there.
     fn twitch_url(&mut self) -> Option<Url> {
+        let is_any_allowed = self.switch(TWITCH_ID_URL_ALLOW).unwrap_or(false);
         let text = self.source.get("TWITCH_ID_URL").unwrap_or(TWITCH_ID_URL);
         let url = Url::parse(text.trim_end_matches('/')).ok().filter(|url| {
             let safe = url.scheme() == "https" || (url.scheme() == "http" && has_loopback_host(url));
-            safe && url.username().is_empty() && url.password().is_none() && url.query().is_none()
+            let is_bare = url.username().is_empty() && url.password().is_none();
+            safe && is_bare && url.query().is_none() && url.fragment().is_none()
         });
-        if url.is_none() {
+        let Some(url) = url else {
             self.fault("TWITCH_ID_URL is neither an https URL nor an http URL on loopback (without credentials and query)");
+            return None;
+        };
+        if !(is_any_allowed || has_loopback_host(&url) || url.host_str() == Some(TWITCH_HOST)) {
+            self.fault(format!(
+                "TWITCH_ID_URL leads neither to {TWITCH_HOST} nor to this machine: leave it out; if the client secret and all \
+                 tokens are meant to go there, set {TWITCH_ID_URL_ALLOW}=on in the environment itself, where no file can"
+            ));
+            return None;
         }
-        url
+        Some(url)
     }
 }
 

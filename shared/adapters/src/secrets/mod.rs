@@ -6,7 +6,7 @@
 
 mod live;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -50,7 +50,8 @@ pub(crate) type Members = BTreeMap<&'static str, Zeroizing<String>>;
 pub struct Secrets(Option<Arc<Parts>>);
 
 struct Parts {
-    environment: HashMap<String, String>,
+    /// The settings that name them, and all others.
+    base: Source,
     named: Vec<Named>,
     sdk: Sdk,
     client: OnceCell<Client>,
@@ -83,12 +84,7 @@ impl Named {
 
 impl Secrets {
     /// Asks nobody yet.
-    pub(crate) fn new(
-        environment: HashMap<String, String>,
-        named: Vec<(Secret, String)>,
-        sdk: Sdk,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub(crate) fn new(base: Source, named: Vec<(Secret, String)>, sdk: Sdk, clock: Arc<dyn Clock>) -> Self {
         let named = named.into_iter().map(|(secret, id)| Named {
             secret,
             id,
@@ -101,7 +97,7 @@ impl Secrets {
             }),
         });
         let named = named.collect();
-        Self(Some(Arc::new(Parts { environment, named, sdk, client: OnceCell::new(), clock })))
+        Self(Some(Arc::new(Parts { base, named, sdk, client: OnceCell::new(), clock })))
     }
 
     /// The SDK that reads them, for what else this process says to AWS.
@@ -155,10 +151,10 @@ impl Secrets {
         Some(self.named(secret)?.1.state().version)
     }
 
-    /// The environment, with what the secrets say now.
+    /// The settings, with what the secrets say now.
     pub(crate) fn source(&self) -> Source {
         let Some(parts) = &self.0 else { return Source::default() };
-        let mut source = Source::of(parts.environment.clone(), self.clone());
+        let mut source = parts.base.following(self.clone());
         for named in &parts.named {
             source.add(named.secret, &named.id, &named.state().said);
         }
