@@ -7,8 +7,8 @@ use adapters::cipher::DecryptError;
 use adapters::config::RetryConfig;
 use adapters::signals::RetryGroup;
 use adapters::store::{
-    Hidden, LastRuns, Misplaced, NotifyRole, Rehearsal, Server, StoredTexts, StoredUnder, Tables, Trust,
-    Waiting,
+    Hidden, LastRuns, Misplaced, NotifyRole, Rehearsal, SchemaVersion, Server, StoredTexts, StoredUnder,
+    Tables, Trust, Waiting,
 };
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -64,7 +64,7 @@ pub fn clock(ahead: TimeDelta) -> Check {
 }
 
 /// The version, and the application's tables, which are looked at if the version is right.
-pub fn schema(version: Result<i64, StoreError>, tables: Result<Tables, StoreError>) -> Check {
+pub fn schema(version: Result<SchemaVersion, StoreError>, tables: Result<Tables, StoreError>) -> Check {
     let (version, tables) = match (version, tables) {
         (Ok(version), Ok(tables)) => (version, tables),
         (Err(error), _) | (_, Err(error)) => return Topic::Schema.fault(error.to_string()),
@@ -72,10 +72,13 @@ pub fn schema(version: Result<i64, StoreError>, tables: Result<Tables, StoreErro
     if !tables.faults.is_empty() {
         return Topic::Schema.fault(tables.faults.join("; "));
     }
-    let mut text = format!("at version {version}, which is this program's");
+    let mut text = format!("at version {version}");
     if !tables.without_time_zone.is_empty() {
         let _ =
             write!(text, "; without a time zone, taken to be UTC: {}", tables.without_time_zone.join(", "));
+    }
+    if version.is_newer() {
+        return Topic::Schema.warning(format!("{text}; deploy the program that migrated it"));
     }
     Topic::Schema.ok(text)
 }

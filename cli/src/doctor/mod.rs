@@ -94,9 +94,9 @@ async fn database(config: &Whole, client_id: Option<&str>) -> Vec<Check> {
     let version = database.schema().await;
     let tables = if version.is_ok() { database.tables().await } else { Ok(Tables::default()) };
     let schema = checks::schema(version, tables);
-    let is_ours = schema.state == State::Ok;
+    let is_usable = schema.state != State::Fault;
     found.push(schema);
-    if !is_ours {
+    if !is_usable {
         return found;
     }
     let now = clock.now();

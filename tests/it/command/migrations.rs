@@ -2,7 +2,7 @@
 
 use std::fs::{DirEntry, read, read_dir, read_to_string};
 
-use adapters::store::{Database, MissingTables, migrate};
+use adapters::store::{Database, MissingTables, SchemaVersion, migrate};
 use anyhow::{Context as _, Result};
 use end_to_end::cycles::planned;
 use end_to_end::roles::hostile_search_path;
@@ -113,19 +113,67 @@ async fn several_at_once() -> Result<()> {
     Ok(())
 }
 
-/// Between `tokens migrate` and `sam deploy`: a migration has to suit them.
+/// Between `tokens migrate` and `sam deploy`, and after a deployment that failed and was rolled back: processes go on, and new ones
+/// start, each under its own login.
 #[tokio::test]
-async fn who_is_at_work_goes_on_when_the_schema_becomes_newer() -> Result<()> {
+async fn an_older_program_works_on_a_newer_schema_unless_the_database_names_a_minimum_above_it() -> Result<()>
+{
     let still = Still::new().await?;
     let world = &still.world;
     world.add(NewStreamer::due("someone")).await?;
-    let service = world.service(&[]).await?;
-    sqlx::query("UPDATE token_refresh._sqlx_migrations SET version = version + 1000")
-        .execute(&world.pool)
-        .await?;
-    assert_eq!(run(&service, &planned()).await.report.success, 1);
-    let refused = world.service(&[]).await.err().context("it is too old")?;
-    assert!(refused.to_string().contains("deploy the program that migrated it"), "{refused}");
+    let running = world.service(&[]).await?;
+    let newest: i64 = sqlx::query_scalar(
+        "UPDATE token_refresh._sqlx_migrations SET version = version + 1000
+             WHERE version = (SELECT max(version) FROM token_refresh._sqlx_migrations) RETURNING version - 1000",
+    )
+    .fetch_one(&world.pool)
+    .await?;
+    assert_eq!(run(&running, &planned()).await.report.success, 1);
+
+    let options: PgConnectOptions = world.database_url().parse()?;
+    world.service(&[]).await?;
+    let version = SchemaVersion { database: newest + 1000, program: newest };
+    assert_eq!(migrate(&options, MissingTables::Refuse).await?, version);
+    for (named, is_accepted) in [("NULL", true), ("$1", true), ("$1 + 1", false)] {
+        let minimum = named.replace("$1", &newest.to_string());
+        let function = format!(
+            "CREATE OR REPLACE FUNCTION token_refresh.minimum_version() RETURNS bigint
+            LANGUAGE sql SET search_path = pg_catalog, pg_temp AS 'SELECT ({minimum})::bigint'"
+        );
+        sqlx::raw_sql(AssertSqlSafe(function)).execute(&world.pool).await?;
+        let opened = Database::open(options.clone()).await.map(|_| ());
+        for outcome in [opened, migrate(&options, MissingTables::Refuse).await.map(|_| ())] {
+            match outcome {
+                Ok(()) => assert!(is_accepted, "a minimum of {minimum}"),
+                Err(refused) => {
+                    assert!(!is_accepted, "a minimum of {minimum}: {refused}");
+                    let says = format!(
+                        "needs programs of version {} or newer, and this one is of version {newest}: \
+                        deploy the program that migrated it",
+                        newest + 1
+                    );
+                    assert!(refused.to_string().contains(&says), "{refused}");
+                }
+            }
+        }
+    }
+    sqlx::raw_sql("DROP FUNCTION token_refresh.minimum_version()").execute(&world.pool).await?;
+    Database::open(options).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn any_login_may_read_the_minimum_version() -> Result<()> {
+    let (_database, pool) =
+        migrated(&["ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC"]).await?;
+    let (may, minimum): (bool, i64) = sqlx::query_as(
+        "SELECT has_function_privilege('pg_monitor', 'token_refresh.minimum_version()', 'EXECUTE'),
+                token_refresh.minimum_version()",
+    )
+    .fetch_one(&pool)
+    .await?;
+    assert!(may);
+    assert!(minimum >= 9);
     Ok(())
 }
 

@@ -327,8 +327,21 @@ async fn a_schema_that_is_missing_old_or_newer_is_told() -> Result<()> {
     assert_eq!(tokens(&environment, &["migrate"]).await?.code, 0);
     let future = sqlx::query("UPDATE token_refresh._sqlx_migrations SET version = 1000 WHERE version = $1");
     future.bind(newest).execute(&pool).await?;
+    assert_eq!(tokens(&environment, &["refresh"]).await?.code, 0);
+    let printed = tokens(&environment, &["migrate"]).await?;
+    let works = format!(
+        "The database is at version 1000, newer than this program's {newest}, which works on it as well.\n"
+    );
+    assert_eq!((printed.code, printed.stdout.as_str()), (0, works.as_str()), "{printed:?}");
+    sqlx::raw_sql(
+        "CREATE OR REPLACE FUNCTION token_refresh.minimum_version() RETURNS bigint LANGUAGE sql AS 'SELECT 1000::bigint'",
+    )
+    .execute(&pool)
+    .await?;
     for command in [&["refresh"][..], &["migrate"]] {
-        let says = format!("version 1000, newer than this program's {newest}");
+        let says = format!(
+            "version 1000, which needs programs of version 1000 or newer, and this one is of version {newest}"
+        );
         refused(&environment, command, 1, &says).await?;
     }
     Ok(())

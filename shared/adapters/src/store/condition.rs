@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::ports::StoreError;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use super::{Database, Moment, PgStore, failed, network, schema, tables};
+use super::{Database, Moment, PgStore, SchemaVersion, failed, network, schema, tables};
 use crate::SystemClock;
 use crate::cipher::{Column, DecryptError};
 use crate::secrets::Live;
@@ -171,12 +171,12 @@ impl Database {
         Ok((database, server))
     }
 
-    /// The schema's version, if it is this program's.
+    /// The schema's version, if this program works on it.
     ///
     /// # Errors
     ///
     /// As [`Database::open`].
-    pub async fn schema(&self) -> Result<i64, StoreError> {
+    pub async fn schema(&self) -> Result<SchemaVersion, StoreError> {
         schema::check(self).await
     }
 

@@ -54,7 +54,7 @@ pub use self::outbox::{OutboxCounts, OutboxEntry, PgOutbox};
 pub use self::pages::Lookup;
 pub use self::reactivate::Deactivated;
 pub use self::rekey::{Left, Rekeyed};
-pub use self::schema::migrate;
+pub use self::schema::{SchemaVersion, migrate};
 use self::statements::Kept;
 pub use self::tables::MissingTables;
 pub use self::visible::{Hidden, Rehearsal};
@@ -93,11 +93,11 @@ pub struct Database {
 }
 
 impl Database {
-    /// Connects, and makes sure that the schema is the one this program was built for. Waits for a server that is away.
+    /// Connects, and makes sure that this program works on its schema. Waits for a server that is away.
     ///
     /// # Errors
     ///
-    /// If the database can't be reached or does not accept the login, and if its migrations are missing or newer than this
+    /// If the database can't be reached or does not accept the login, and if its migrations are missing or need a newer
     /// program; the text says what to do.
     pub async fn open(options: impl Into<Live<PgConnectOptions>>) -> Result<Self, StoreError> {
         Self::open_until(options, None, Arc::new(SystemClock)).await
@@ -116,7 +116,10 @@ impl Database {
         let left = |at: Monotonic| (at - machine.monotonic()).to_std().unwrap_or_default();
         let patience = give_up_at.map_or(OPEN_TIMEOUT, left);
         let database = Self::prepare(options.into(), machine);
-        schema::check(&Self { patience, ..database.clone() }).await?;
+        let version = schema::check(&Self { patience, ..database.clone() }).await?;
+        if version.is_newer() {
+            tracing::info!("the database's schema is at version {version}");
+        }
         Ok(database)
     }
 

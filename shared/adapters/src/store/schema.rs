@@ -1,4 +1,6 @@
-//! The schema: migrating it, and refusing to start on another than ours.
+//! The schema: migrating it, and which versions of it this program works on.
+
+use std::fmt::{self, Display, Formatter};
 
 use domain::ports::StoreError;
 use sqlx::migrate::Migrator;
@@ -16,14 +18,44 @@ static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
 /// The first migrations name no schema. PostgreSQL's own comes before it, as it always does unless a path names it.
 const SEARCH_PATH: &str = "SET search_path = public";
 
+/// The version of a schema that this program works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchemaVersion {
+    /// The newest migration that the database has.
+    pub database: i64,
+    /// The newest migration that this program has.
+    pub program: i64,
+}
+
+impl SchemaVersion {
+    /// Whether a newer program has migrated the database, as before each deployment and after a rollback.
+    #[must_use]
+    pub fn is_newer(self) -> bool {
+        self.database > self.program
+    }
+}
+
+impl Display for SchemaVersion {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { database, program } = self;
+        if self.is_newer() {
+            return write!(f, "{database}, newer than this program's {program}, which works on it as well");
+        }
+        write!(f, "{database}")
+    }
+}
+
 /// Brings the database to this program's schema, and looks at what is there before and after. Safe to run twice, and by two
-/// at once. Answers the version.
+/// at once. A newer schema on which this program works is left as it is.
 ///
 /// # Errors
 ///
 /// If the database can't be reached, if its tables are not the application's, if the role may not create what is needed, or
-/// if the schema is newer than this program.
-pub async fn migrate(options: &PgConnectOptions, missing: MissingTables) -> Result<i64, StoreError> {
+/// if the schema is newer and needs a newer program.
+pub async fn migrate(
+    options: &PgConnectOptions,
+    missing: MissingTables,
+) -> Result<SchemaVersion, StoreError> {
     let mut connection = connect(options).await.map_err(|error| unreachable(&error, options))?;
     let done = migrate_through(&mut connection, missing).await;
     // Nothing is lost if saying goodbye fails.
@@ -31,15 +63,17 @@ pub async fn migrate(options: &PgConnectOptions, missing: MissingTables) -> Resu
     done
 }
 
-async fn migrate_through(connection: &mut PgConnection, missing: MissingTables) -> Result<i64, StoreError> {
+async fn migrate_through(
+    connection: &mut PgConnection,
+    missing: MissingTables,
+) -> Result<SchemaVersion, StoreError> {
     sqlx::raw_sql(SEARCH_PATH).execute(&mut *connection).await.map_err(failed("setting its search path"))?;
-    let newest = newest();
-    match applied(&mut *connection).await {
-        Ok(Some(found)) if found > newest => return Err(newer(found)),
-        Ok(_) => {}
-        Err(error) => {
-            return Err(StoreError(format!("the schema's version can't be read: {}", said(&error))));
-        }
+    let program = newest();
+    let before = applied(&mut *connection).await.map_err(|error| unreadable(&error))?;
+    if let Some(database) = before.filter(|database| *database > program) {
+        let version = SchemaVersion { database, program };
+        accept(&mut *connection, version).await?;
+        return after(connection, version).await;
     }
     let faults = look(connection).await?.before(missing);
     if !faults.is_empty() {
@@ -48,35 +82,59 @@ async fn migrate_through(connection: &mut PgConnection, missing: MissingTables) 
     MIGRATIONS.run(&mut *connection).await.map_err(|error| {
         StoreError(format!("the migration failed, and what it began was undone: {error}"))
     })?;
+    after(connection, SchemaVersion { database: program, program }).await
+}
+
+async fn after(connection: &mut PgConnection, version: SchemaVersion) -> Result<SchemaVersion, StoreError> {
     let faults = look(connection).await?.after();
     if !faults.is_empty() {
-        return Err(StoreError(format!("migrated, but {}", faults.join("; "))));
+        return Err(StoreError(format!("the database is at version {version}, but {}", faults.join("; "))));
     }
-    Ok(newest)
+    Ok(version)
 }
 
 async fn look(connection: &mut PgConnection) -> Result<Found, StoreError> {
     tables::look(connection).await.map_err(failed("looking at the application's tables"))
 }
 
-/// Says what is wrong if the database isn't on this program's schema; otherwise answers its version.
-pub(super) async fn check(database: &Database) -> Result<i64, StoreError> {
+/// Says what is wrong if this program does not work on the database's schema; otherwise answers its version.
+pub(super) async fn check(database: &Database) -> Result<SchemaVersion, StoreError> {
     let options = database.options.current();
     let acquired = match database.acquire().await {
         Err(Error::PoolTimedOut) => Err(why_not(&options).await),
         acquired => acquired,
     };
     drop(acquired.map_err(|error| unreachable(&error, &options))?);
-    match applied(database).await {
-        Ok(Some(found)) if found == newest() => Ok(found),
-        Ok(Some(found)) if found > newest() => Err(newer(found)),
-        Ok(found) => Err(StoreError(format!(
-            "the database's schema is at version {} and this program needs {}: run `tokens migrate`",
-            found.unwrap_or(0),
-            newest()
-        ))),
-        Err(error) => Err(StoreError(format!("the schema's version can't be read: {}", said(&error)))),
+    let version = SchemaVersion {
+        database: applied(database).await.map_err(|error| unreadable(&error))?.unwrap_or(0),
+        program: newest(),
+    };
+    let SchemaVersion { database: found, program } = version;
+    if found < program {
+        return Err(StoreError(format!(
+            "the database's schema is at version {found} and this program needs {program}: run `tokens migrate`"
+        )));
     }
+    if version.is_newer() {
+        accept(database, version).await?;
+    }
+    Ok(version)
+}
+
+/// A newer schema is accepted unless the database names a minimum above this program's version.
+async fn accept(database: impl PgExecutor<'_>, version: SchemaVersion) -> Result<(), StoreError> {
+    let SchemaVersion { database: found, program } = version;
+    match minimum(database).await.map_err(|error| unreadable(&error))? {
+        Some(minimum) if minimum > program => Err(StoreError(format!(
+            "the database's schema is at version {found}, which needs programs of version {minimum} or newer, and this one is of \
+             version {program}: deploy the program that migrated it"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn unreadable(error: &Error) -> StoreError {
+    StoreError(format!("the schema's version can't be read: {}", said(error)))
 }
 
 fn newest() -> i64 {
@@ -85,27 +143,34 @@ fn newest() -> i64 {
 
 /// The newest migration that was applied; `None` if none ever was.
 async fn applied(database: impl PgExecutor<'_>) -> Result<Option<i64>, Error> {
-    // Not a checked query: on a fresh database the table isn't there, which is what is being asked.
-    let newest =
-        sqlx::raw_sql("SELECT pg_catalog.max(version) FROM token_refresh._sqlx_migrations WHERE success");
-    match newest.fetch_one(database).await {
+    // `undefined_table`, `invalid_schema_name`
+    let newest = "SELECT pg_catalog.max(version) FROM token_refresh._sqlx_migrations WHERE success";
+    number(database, newest, &["42P01", "3F000"]).await
+}
+
+/// The minimum that the database names for a program's version.
+async fn minimum(database: impl PgExecutor<'_>) -> Result<Option<i64>, Error> {
+    // `undefined_function`
+    number(database, "SELECT token_refresh.minimum_version()", &["42883"]).await
+}
+
+/// Not a checked query: what it reads may be missing, which one of these errors says.
+async fn number(
+    database: impl PgExecutor<'_>,
+    query: &'static str,
+    missing: &[&str],
+) -> Result<Option<i64>, Error> {
+    match sqlx::raw_sql(query).fetch_one(database).await {
         Ok(row) => row.try_get(0),
-        // `undefined_table`, `invalid_schema_name`
-        Err(Error::Database(error)) if matches!(error.code().as_deref(), Some("42P01" | "3F000")) => Ok(None),
+        Err(Error::Database(error)) if error.code().is_some_and(|code| missing.contains(&code.as_ref())) => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
 
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Error> {
     network::checked(options).await?.connect().await
-}
-
-fn newer(found: i64) -> StoreError {
-    StoreError(format!(
-        "the database's schema is at version {found}, newer than this program's {}: deploy the program that \
-         migrated it",
-        newest()
-    ))
 }
 
 /// Why the pool found no connection, which it doesn't say: it tried again until the end of its time.
