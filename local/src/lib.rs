@@ -14,7 +14,6 @@ pub mod demo;
 pub mod env;
 pub mod gateway;
 pub mod lambda;
-pub mod plans;
 pub mod postgres;
 pub mod push;
 pub mod scheduler;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use local::{bench, cold, demo, plans, simulate};
+use local::{bench, cold, demo, simulate};
 
 /// The whole system on one machine: a PostgreSQL, a simulated Twitch, an invented cast, one cycle.
 #[derive(Parser)]
@@ -25,8 +25,6 @@ enum Command {
     Bench,
     /// Measure how the functions start that `.ci/lambda/cold` has built.
     Cold,
-    /// Print the plan of each query of a cycle at a million streamers.
-    Plans,
 }
 
 #[tokio::main]
@@ -50,6 +48,5 @@ async fn run(arguments: Arguments) -> Result<()> {
         }
         Some(Command::Bench) => bench::run().await,
         Some(Command::Cold) => cold::run().await,
-        Some(Command::Plans) => plans::run().await,
     }
 }

@@ -12,6 +12,7 @@ mod cycle {
     mod interleavings;
     mod locks;
     mod races;
+    mod reads;
     mod results;
     mod sessions;
     mod times;

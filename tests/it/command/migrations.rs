@@ -177,21 +177,6 @@ async fn any_login_may_read_the_minimum_version() -> Result<()> {
     Ok(())
 }
 
-/// The pages of a cycle walk the index: no sort, no scan of a whole table.
-#[tokio::test]
-async fn a_page_reads_no_more_than_it_returns() -> Result<()> {
-    let still = Still::new().await?;
-    let world = &still.world;
-    world.add_all((0..3_000).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
-    sqlx::query("UPDATE campaign_memberships SET poll_authorization_expires_at = now() - random() * interval '90 days'
-                 WHERE random() < 0.9").execute(&world.pool).await?;
-    sqlx::raw_sql("ANALYZE").execute(&world.pool).await?;
-    let plan = local::plans::page(&world.pool, still.now()).await?;
-    assert!(plan.contains("token_refresh_authorized_idx"), "{plan}");
-    assert!(!plan.contains("Seq Scan") && !plan.contains("Sort"), "{plan}");
-    Ok(())
-}
-
 /// On a migrated database, with nothing on the search path.
 async fn without_a_search_path() -> Result<(Still, PgConnection)> {
     let still = Still::new().await?;
