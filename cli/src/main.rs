@@ -30,7 +30,7 @@ use domain::{CancellationToken, StreamerId};
 
 /// Keeps the Twitch tokens of authorized streamers fresh.
 ///
-/// The configuration is read from the environment and from `.env` in this directory; the README lists it.
+/// The configuration is read from the environment and from `.env` in this directory; docs/reference.md lists it.
 #[derive(Parser)]
 #[command(name = "tokens", version)]
 struct Arguments {

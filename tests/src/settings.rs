@@ -1,4 +1,4 @@
-//! The README's table of settings.
+//! The table of settings in docs/reference.md.
 
 use std::fs::read_to_string;
 
@@ -17,7 +17,7 @@ pub struct Setting {
 
 /// All rows.
 pub fn settings() -> Result<Vec<Setting>> {
-    let readme = read_to_string(workspace().join("README.md"))?;
+    let readme = read_to_string(workspace().join("docs/reference.md"))?;
     let table = readme.split_once("## Configuration").context("no table")?.1;
     let rows = table.lines().filter_map(|row| row.strip_prefix("| `")?.strip_suffix(" |"));
     let setting = |row: &str| {

@@ -1,4 +1,4 @@
-//! What surrounds the template beside the code: the sample of an environment and the README's table have the settings that
+//! What surrounds the template beside the code: the sample of an environment and the table of docs/reference.md have the settings that
 //! the code reads, and the database's stack gives what the template takes and keeps secrets to itself.
 
 use std::collections::BTreeSet;

@@ -76,7 +76,7 @@ fn the_schedules_are_the_domains() -> Result<()> {
 }
 
 #[test]
-fn every_variable_stands_in_the_readme() -> Result<()> {
+fn every_variable_stands_in_the_reference() -> Result<()> {
     let names: BTreeSet<_> = settings()?.into_iter().flat_map(|setting| setting.names).collect();
     for (binary, function) in Template::read()?.functions() {
         for (name, _) in variables(function) {
