@@ -48,6 +48,7 @@ mod http {
 mod command {
     mod adopt;
     mod doctor;
+    mod documents;
     mod env_file;
     mod migrations;
     mod outbox_command;

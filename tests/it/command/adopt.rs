@@ -12,11 +12,17 @@ use local::twitch::Settings;
 use local::world::{NewStreamer, World};
 use sqlx::AssertSqlSafe;
 
+/// The document's own statements, of which this is one.
+fn statements(one: &str) -> Result<String> {
+    let document = read_to_string(workspace().join("docs/adopt.md"))?;
+    let blocks = document.split("```sql\n").skip(1).filter_map(|rest| rest.split_once("```"));
+    let block = blocks.map(|(block, _)| block).find(|block| block.contains(one));
+    Ok(block.context("the statements")?.to_owned())
+}
+
 /// What the document has run to be rid of us.
 fn without_a_trace() -> Result<String> {
-    let document = read_to_string(workspace().join("docs/adopt.md"))?;
-    let block = document.split_once("```sql\n").and_then(|(_, rest)| rest.split_once("```"));
-    Ok(block.context("the statements")?.0.to_owned())
+    statements("DROP SCHEMA token_refresh")
 }
 
 async fn sql(world: &World, statements: &str) -> Result<()> {
@@ -78,6 +84,14 @@ async fn a_backends_database_is_taken_over_and_given_back() -> Result<()> {
     refused_before(&world, refused).await?;
     says(&run(&["refresh"]).await?, 1, "Failed: 1");
     assert!(world.row(refused).await?.is_active, "nobody is deactivated on the first day");
+
+    // As its `token:refresh` leaves streamers, one of them long ago.
+    let deactivated = "UPDATE streamers SET is_active = false, token_refresh_failed_at = now(),
+                              updated_at = now() - CASE twitch_login WHEN 'refused' THEN interval '1 day' ELSE '1 minute' END";
+    sql(&world, deactivated).await?;
+    sql(&world, &statements("is_active = true")?).await?;
+    let (undone, left) = (world.row(bastien).await?, world.row(refused).await?);
+    assert_eq!((undone.is_active, undone.token_refresh_failed_at, left.is_active), (true, None, false));
 
     let before = world.row(bastien).await?;
     sql(&world, &without_a_trace()?).await?;
