@@ -36,6 +36,7 @@ BEGIN
     GRANT SELECT, UPDATE (state, attempt, next_attempt_at, settled_at, last_error, no_name_since, other_key)
         ON token_refresh.outbox TO token_refresh_notify;
     GRANT EXECUTE ON FUNCTION token_refresh.wants_notice(uuid) TO token_refresh_notify;
+    GRANT EXECUTE ON FUNCTION token_refresh.lost_streamers(uuid) TO token_refresh_notify;
     GRANT EXECUTE ON FUNCTION token_refresh.may_hide(regclass, "char") TO token_refresh_notify;
     GRANT SELECT ON public.notification_preferences TO token_refresh_notify;
     GRANT SELECT, DELETE, UPDATE (last_used_at, updated_at) ON public.push_subscriptions TO token_refresh_notify;

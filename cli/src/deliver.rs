@@ -49,7 +49,7 @@ impl Courier {
     ) -> Result<Delivery> {
         let clock: Arc<dyn Clock> = Arc::new(database.clock());
         let outbox = PgOutbox::new(database, clock.clone());
-        let service = NotifyService::new(outbox, self.push, clock, self.config.locale).stopped_by(stop);
+        let service = NotifyService::new(outbox, self.push, clock, self.config.presentation).stopped_by(stop);
         let lines = Mutex::new(Vec::new());
         let observe = |notification: &Notification, answer: &PushAnswer, next: Next| {
             lines.lock().unwrap_or_else(PoisonError::into_inner).push(line(notification, answer, next));
@@ -96,7 +96,7 @@ mod tests {
     use chrono::{TimeZone, Utc};
     use domain::CampaignId;
     use domain::StreamerId;
-    use domain::notification::{Campaigns, Subscription};
+    use domain::notification::{AlsoLost, Campaigns, Subscription};
     use uuid::Uuid;
 
     use super::*;
@@ -117,6 +117,7 @@ mod tests {
             streamer: StreamerId(Uuid::nil()),
             streamer_name: "Aria\u{1b}[2J".to_owned(),
             recipient,
+            also_lost: AlsoLost::default(),
             no_name_since: None,
             other_key: false,
         };

@@ -7,7 +7,7 @@ use adapters::store::{self, PgOutbox};
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 use domain::Streamer;
-use domain::notification::Locale;
+use domain::notification::Presentation;
 use domain::notify::{NotifyReport, NotifyService};
 use domain::ports::Push;
 use domain::refresh::Cycle;
@@ -122,7 +122,7 @@ impl<P: Push> Stage<P> {
         let database = store::Database::open(self.world.config(&[])?.database).await?;
         let outbox = PgOutbox::new(database, self.world.clock.clone());
         let service =
-            NotifyService::new(outbox, self.push.clone(), self.world.clock.clone(), Locale::default());
+            NotifyService::new(outbox, self.push.clone(), self.world.clock.clone(), Presentation::default());
         Ok(service.run(None, &|_, _, _| {}).await?)
     }
 }

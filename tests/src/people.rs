@@ -8,7 +8,7 @@ use adapters::store::{Database, PgOutbox, PgStore};
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::StreamerId;
-use domain::notification::{Locale, Next, PushAnswer, Subscription};
+use domain::notification::{Next, Presentation, PushAnswer, Subscription};
 use domain::notify::{NotifyReport, NotifyService};
 use domain::ports::{Attempt, Change, Push, PushMessage, Store as _};
 use domain::refresh::Cycle;
@@ -266,7 +266,7 @@ pub async fn notify_as(
 ) -> Result<NotifyService<PgOutbox, RecordingPush>> {
     let database = Database::open(options).await.context("as notify")?;
     let outbox = PgOutbox::new(database, world.clock.clone());
-    Ok(NotifyService::new(outbox, push.clone(), world.clock.clone(), Locale::Fr))
+    Ok(NotifyService::new(outbox, push.clone(), world.clock.clone(), Presentation::default()))
 }
 
 /// The same, as the database's owner.

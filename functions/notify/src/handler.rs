@@ -117,8 +117,8 @@ mod tests {
         let named = [("DATABASE_SECRET_ID", "polls/database"), ("VAPID_SECRET_ID", "polls/vapid")];
         let source: Source = named.into_iter().collect();
         let source = source.with_secrets_at(&NotifyConfig::SECRETS, aws.access(), clock.clone()).await;
-        let NotifyConfig { database, locale, secrets, .. } = NotifyConfig::read(&source).unwrap();
-        let service = NotifyService::new(Nothing, Nothing, clock.clone(), locale);
+        let NotifyConfig { database, presentation, secrets, .. } = NotifyConfig::read(&source).unwrap();
+        let service = NotifyService::new(Nothing, Nothing, clock.clone(), presentation);
         let handler = Handler { service, secrets, clock: clock.clone() };
         is_in("new");
         for (minutes, name, asked) in [(14, "old", 2), (1, "new", 3), (1, "new", 3)] {

@@ -42,7 +42,7 @@ async fn main() -> Result<(), Error> {
 /// For the first event, so that a function is ready at once and begins with nothing that it may not need.
 async fn open(source: &Source, stop: CancellationToken) -> Result<Handler<PgOutbox, WebPush>, Error> {
     let source = source.with_secrets(&NotifyConfig::SECRETS).await;
-    let NotifyConfig { database, vapid, locale, secrets } = NotifyConfig::read(&source)?;
+    let NotifyConfig { database, vapid, presentation, secrets } = NotifyConfig::read(&source)?;
     let loopback = if vapid.loopback { Loopback::Allowed } else { Loopback::Refused };
     let vapid = Vapid::new(&vapid.public_key, vapid.private_key.expose(), &vapid.subject)?;
     let push = WebPush::new(vapid, loopback, Arc::new(SystemClock))?;
@@ -50,7 +50,7 @@ async fn open(source: &Source, stop: CancellationToken) -> Result<Handler<PgOutb
     let clock: Arc<dyn Clock> = Arc::new(database.clock());
     let outbox = PgOutbox::new(database, clock.clone());
     Ok(Handler {
-        service: NotifyService::new(outbox, push, clock.clone(), locale).stopped_by(stop),
+        service: NotifyService::new(outbox, push, clock.clone(), presentation).stopped_by(stop),
         secrets,
         clock,
     })

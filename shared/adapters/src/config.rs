@@ -5,6 +5,7 @@
 
 mod database;
 mod env_file;
+mod links;
 mod log;
 mod notify;
 mod secrets;

@@ -3,17 +3,19 @@
 //!
 //! Nothing here sends or stores anything.
 
+mod payload;
 #[cfg(test)]
 mod tests;
 mod text;
+
+pub use self::payload::{CAMPAIGN_ID, MAX_LINK, MAX_PAYLOAD, Presentation};
 
 use std::fmt;
 use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use serde_json::{Map, Value, json};
+use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
@@ -110,6 +112,16 @@ impl Campaigns {
     }
 }
 
+/// Which other streamers a person was notified of and are still lost, by their names, the newest first. The service worker
+/// shows one notification of a kind, so the newest says it of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AlsoLost {
+    /// The person's own channels.
+    pub own: Vec<String>,
+    /// Streamers in the person's campaigns.
+    pub others: Vec<String>,
+}
+
 /// A browser's push subscription (RFC 8030), as the application stores it. All of it is user input.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Subscription {
@@ -159,6 +171,8 @@ pub struct Notification {
     pub streamer_name: String,
     /// Whom it is for.
     pub recipient: Recipient,
+    /// What else the recipient has to know.
+    pub also_lost: AlsoLost,
     /// Since when the push service's name does not exist, if it did not at the last attempt.
     pub no_name_since: Option<DateTime<Utc>>,
     /// Whether the device is known to have subscribed under another VAPID key than ours.
@@ -166,32 +180,6 @@ pub struct Notification {
 }
 
 impl Notification {
-    /// The JSON that the application's service worker reads.
-    #[must_use]
-    pub fn payload(&self, locale: Locale) -> Vec<u8> {
-        let text = text::of(self, locale);
-        let mut data = Map::new();
-        let url = match &self.recipient {
-            Recipient::Streamer => "/auth/twitch/redirect".to_owned(),
-            Recipient::GameMaster(Campaigns { first, .. }) => {
-                data.insert("campaignId".to_owned(), json!(first));
-                format!("/mj/campaigns/{first}")
-            }
-        };
-        data.insert("url".to_owned(), Value::String(url));
-        data.insert("streamerId".to_owned(), json!(self.streamer));
-        json!({
-            "type": "token:refresh_failed",
-            "title": text.title,
-            "body": text.body,
-            "data": data,
-            "actions": [{ "action": "open", "title": text.action }],
-            "timestamp": self.created_at.to_rfc3339_opts(SecondsFormat::Millis, true),
-        })
-        .to_string()
-        .into_bytes()
-    }
-
     /// A later notification with the same topic (RFC 8030, section 5.4) replaces this one while it waits for the device:
     /// 32 characters at most, of base64url's alphabet.
     #[must_use]

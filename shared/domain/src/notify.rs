@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Monotonic};
-use crate::notification::{Locale, Next, Notification, PushAnswer};
+use crate::notification::{Next, Notification, Presentation, PushAnswer};
 use crate::ports::{Outbox, Push, PushMessage, StoreError};
 
 /// The longest that one push may take.
@@ -81,7 +81,7 @@ pub struct NotifyService<O, P> {
     outbox: O,
     push: P,
     clock: Arc<dyn Clock>,
-    locale: Locale,
+    presentation: Presentation,
     stop: CancellationToken,
 }
 
@@ -98,9 +98,9 @@ struct Run {
 }
 
 impl<O: Outbox, P: Push> NotifyService<O, P> {
-    /// `locale` is the language of what people read.
-    pub fn new(outbox: O, push: P, clock: Arc<dyn Clock>, locale: Locale) -> Self {
-        Self { outbox, push, clock, locale, stop: CancellationToken::default() }
+    /// `presentation` says how notifications are written.
+    pub fn new(outbox: O, push: P, clock: Arc<dyn Clock>, presentation: Presentation) -> Self {
+        Self { outbox, push, clock, presentation, stop: CancellationToken::default() }
     }
 
     /// Ends runs in order when `stop` is given: they claim nothing more, and finish what is in flight.
@@ -260,7 +260,7 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
     /// A subscription is user input: one that makes the program panic must not keep the others from being notified.
     async fn push(&self, notification: &Notification, now: DateTime<Utc>) -> PushAnswer {
         let message = PushMessage {
-            payload: notification.payload(self.locale),
+            payload: notification.payload(&self.presentation),
             topic: notification.topic(),
             time_to_live: notification.time_to_live(now),
         };

@@ -171,6 +171,8 @@ async fn all_faults_of_the_configuration_come_at_once_and_the_rest_is_looked_at(
         ("DEACTIVATION", "maybe"),
         ("HEALTH_CHECK_TIMEOUT", "3"),
         ("NOTIFICATION_LOCALE", "de"),
+        ("NOTIFICATION_STREAMER_URL", "settings"),
+        ("NOTIFICATION_CAMPAIGN_URL", "/campaigns/{id}"),
         ("TWITCH_CLIENT_SECRET", ""),
         ("RETRY_GROUP", "retries"),
         ("VAPID_PUBLIC_KEY", "half-a-pair"),
@@ -192,11 +194,13 @@ async fn all_faults_of_the_configuration_come_at_once_and_the_rest_is_looked_at(
         "VAPID_PRIVATE_KEY",
         "VAPID_SUBJECT",
         "NOTIFICATION_LOCALE",
+        "NOTIFICATION_STREAMER_URL",
+        "NOTIFICATION_CAMPAIGN_URL",
         "HEALTH_CHECK_TIMEOUT",
     ] {
         assert_eq!(faults.iter().filter(|fault| **fault == name).count(), 1, "{name}: {faults:?}");
     }
-    assert_eq!((said.code, faults.len()), (1, 8), "{faults:?}");
+    assert_eq!((said.code, faults.len()), (1, 10), "{faults:?}");
     assert_eq!(said.not_checked, ["twitch", "vapid", "schedules"]);
     said.says("cycles", "ok", "2 authorized");
 

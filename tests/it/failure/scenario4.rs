@@ -122,7 +122,7 @@ impl Scene {
             let id = self.campaigns[campaign];
             (format!("/mj/campaigns/{id}"), json!(id))
         };
-        let own = || ("/auth/twitch/redirect".to_owned(), Value::Null);
+        let own = || ("/settings".to_owned(), Value::Null);
         let mut topics = Vec::new();
         for (device, (url, campaign)) in DEVICES.into_iter().zip([own(), own(), master(0), master(1)]) {
             let messages = self.push.messages(device)?;

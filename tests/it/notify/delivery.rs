@@ -75,10 +75,55 @@ async fn the_domain_event_has_everybody_told() -> Result<()> {
     let told = scene.push.messages("aria's phone")?.remove(0);
     assert_eq!(told.urgency, "high");
     assert_eq!(told.json()?["title"], "Connexion Twitch perdue");
-    assert_eq!(told.json()?["data"]["url"], "/auth/twitch/redirect");
+    assert_eq!(told.json()?["data"]["url"], "/settings");
     let told = scene.push.messages("corvin's phone")?.remove(0);
     assert_eq!(told.json()?["title"], "Aria n’est plus connecté à Twitch");
     assert_eq!(function.invoke(json!({ "trigger": "timer" }), TIME_LEFT).await?, nothing);
+    Ok(())
+}
+
+/// The names are as long as names may be, and as wide in bytes: all that is left out is counted.
+#[tokio::test]
+async fn as_many_lost_streamers_as_a_message_takes_arrive_with_the_links_that_are_set() -> Result<()> {
+    let scene = Scene::new().await?;
+    scene.deactivate().await?;
+    sqlx::raw_sql(
+        "WITH lost AS (
+             INSERT INTO streamers (twitch_user_id, twitch_login, twitch_display_name, is_active, created_at, updated_at)
+             SELECT n, n, repeat('🎲\"\\', 20) || n, false, now(), now() FROM generate_series(101, 150) n RETURNING id
+         ), plays AS (
+             INSERT INTO campaign_memberships (campaign_id, streamer_id, status, invited_at, created_at, updated_at)
+             SELECT c.id, lost.id, 'ACTIVE', now(), now(), now() FROM lost, campaigns c WHERE c.name = 'Brumes'
+         )
+         INSERT INTO token_refresh.outbox (subscription_id, user_id, user_name, streamer_id, streamer_name, campaign_id,
+             campaign_name, created_at, state, next_attempt_at, settled_at)
+         SELECT gen_random_uuid(), c.owner_id, '', lost.id, '', c.id, c.name, now(), 'delivered', now(), now()
+         FROM lost, campaigns c WHERE c.name = 'Brumes'",
+    )
+    .execute(&scene.world.pool)
+    .await?;
+    let links = [
+        ("NOTIFICATION_STREAMER_URL", "https://polls.example.com/me"),
+        ("NOTIFICATION_CAMPAIGN_URL", "/#/campaigns/{campaign_id}"),
+    ];
+    let function = scene.function(&links, Stdio::null()).await?;
+    assert_eq!(function.invoke(json!({ "trigger": "timer" }), TIME_LEFT).await?["delivered"], 2);
+
+    let own = scene.push.messages("aria's phone")?.remove(0).json()?;
+    assert_eq!(own["data"]["url"], "https://polls.example.com/me");
+    let message = scene.push.messages("corvin's phone")?.remove(0);
+    let payload = message.json()?;
+    let campaign = payload["data"]["campaignId"].as_str().context("a campaign")?;
+    assert_eq!(payload["data"]["url"], format!("/#/campaigns/{campaign}"));
+    assert_eq!(payload["title"], "Aria et 50 autres ne sont plus connectés à Twitch");
+    let body = payload["body"].as_str().context("a body")?;
+    let named = (101..=150).filter(|n| body.contains(&format!("🎲\"\\{n}"))).count();
+    assert!(body.ends_with(&format!(" et {} autres.", 50 - named)), "{named} in {body}");
+    assert!((2_880..=3_052).contains(&message.payload.len()), "{}", message.payload.len());
+
+    let function = scene.function(&[("NOTIFICATION_CAMPAIGN_URL", "campaigns/{id}")], Stdio::null()).await?;
+    let error = function.invoke(json!({ "trigger": "timer" }), TIME_LEFT).await.unwrap_err();
+    assert!(error.error_message.contains("NOTIFICATION_CAMPAIGN_URL holds a brace"), "{error}");
     Ok(())
 }
 

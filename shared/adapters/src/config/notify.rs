@@ -1,9 +1,9 @@
-//! What a program reads that delivers notifications: who we are to push services, and the language.
+//! What a program reads that delivers notifications: who we are to push services, the language, and where a notification leads.
 
 use std::fmt;
 use std::path::Path;
 
-use domain::notification::Locale;
+use domain::notification::{Locale, Presentation};
 use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
 use zeroize::Zeroizing;
@@ -60,8 +60,8 @@ pub struct NotifyConfig {
     pub database: Live<PgConnectOptions>,
     /// `VAPID_*`, `PUSH_LOOPBACK`.
     pub vapid: VapidConfig,
-    /// `NOTIFICATION_LOCALE`.
-    pub locale: Locale,
+    /// `NOTIFICATION_LOCALE`, `NOTIFICATION_STREAMER_URL`, `NOTIFICATION_CAMPAIGN_URL`.
+    pub presentation: Presentation,
     /// What some of these settings stand in.
     pub secrets: Secrets,
 }
@@ -76,9 +76,9 @@ impl Reader<'_> {
 
     pub(super) fn notify(&mut self, database: Option<Live<PgConnectOptions>>) -> Option<NotifyConfig> {
         let vapid = self.vapid(database.as_ref().map(Live::current).as_deref());
-        let locale = self.locale();
+        let presentation = self.presentation();
         let secrets = self.source.secrets.clone();
-        Some(NotifyConfig { database: database?, vapid: vapid?, locale, secrets })
+        Some(NotifyConfig { database: database?, vapid: vapid?, presentation, secrets })
     }
 
     pub(super) fn vapid(&mut self, database: Option<&PgConnectOptions>) -> Option<VapidConfig> {
@@ -191,11 +191,14 @@ mod tests {
 
     #[test]
     fn a_delivery_needs_its_keys_and_no_others() {
-        let NotifyConfig { vapid, locale, .. } = notifying_with(&[]).unwrap();
+        let NotifyConfig { vapid, presentation, .. } = notifying_with(&[]).unwrap();
         assert_eq!((vapid.public_key.as_str(), vapid.private_key.expose()), ("public", "pr1vate-key"));
-        assert_eq!((vapid.subject.as_str(), vapid.loopback, locale), (NOTIFYING[3].1, false, Locale::Fr));
+        assert_eq!(
+            (vapid.subject.as_str(), vapid.loopback, presentation),
+            (NOTIFYING[3].1, false, Presentation::default())
+        );
         let changed = notifying_with(&[("PUSH_LOOPBACK", "on"), ("NOTIFICATION_LOCALE", "en")]).unwrap();
-        assert_eq!((changed.vapid.loopback, changed.locale), (true, Locale::En));
+        assert_eq!((changed.vapid.loopback, changed.presentation.locale), (true, Locale::En));
         assert!(!format!("{vapid:?}").contains("pr1vate-key"), "{vapid:?}");
 
         let none: [(&str, &str); 0] = [];

@@ -45,7 +45,7 @@ impl Whole {
         let delivers = reader.is_given_vapid() || source.get(Secret::Vapid.variable()).is_some();
         let near = database.as_ref().map(Live::current);
         let vapid = delivers.then(|| reader.vapid(near.as_deref())).flatten();
-        let _ = (reader.locale(), reader.health_check_time(), reader.log(), reader.metrics_stack());
+        let _ = (reader.presentation(), reader.health_check_time(), reader.log(), reader.metrics_stack());
         let secrets = source.secrets.clone();
         Self { database, cipher, twitch, policy, signals, vapid, delivers, secrets, faults: reader.faults }
     }

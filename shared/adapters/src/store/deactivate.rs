@@ -301,7 +301,7 @@ async fn tell(
             FROM public.streamers s JOIN public.users u ON u.id = s.user_id WHERE s.id = $1
             UNION ALL
             SELECT u.id, u.display_name::text, array_agg(c.id ORDER BY c.name, c.id),
-                   (array_agg(c.name::text ORDER BY c.name, c.id))[:$4::integer]
+                   array_agg(c.name::text ORDER BY c.name, c.id)
             FROM public.streamers s
             JOIN public.campaign_memberships m ON m.streamer_id = s.id AND m.status = 'ACTIVE'
             JOIN public.campaigns c ON c.id = m.campaign_id AND c.owner_id IS DISTINCT FROM s.user_id
@@ -314,7 +314,7 @@ async fn tell(
             SELECT willing.*, p.id AS subscription_id
             FROM willing CROSS JOIN LATERAL (
                 SELECT id FROM public.push_subscriptions WHERE user_id = willing.user_id
-                ORDER BY created_at DESC, id LIMIT $6) p
+                ORDER BY created_at DESC, id LIMIT $5) p
         ),
         replaced AS (
             UPDATE token_refresh.outbox SET state = 'obsolete', settled_at = $2, last_error = 'deactivated anew'
@@ -322,10 +322,9 @@ async fn tell(
         ),
         queued AS (
             INSERT INTO token_refresh.outbox (subscription_id, user_id, user_name, streamer_id, streamer_name,
-                campaign_id, campaign_name, campaign_names, campaign_count, created_at, next_attempt_at,
-                deactivated)
+                campaign_id, campaign_name, campaign_count, created_at, next_attempt_at, deactivated)
             SELECT d.subscription_id, d.user_id, d.user_name, s.id, s.twitch_display_name,
-                   d.campaign_ids[1], d.campaign_names[1], d.campaign_names, cardinality(d.campaign_ids), $2, $2, $5
+                   d.campaign_ids[1], d.campaign_names[1], cardinality(d.campaign_ids), $2, $2, $4
             FROM device d JOIN public.streamers s ON s.id = $1
             WHERE $3
         )
@@ -337,7 +336,6 @@ async fn tell(
         streamer.0,
         now,
         !matches!(queue, Queue::Nothing),
-        i32::try_from(NAMED_CAMPAIGNS).unwrap_or(1),
         matches!(queue, Queue::Deactivation),
         i64::try_from(DEVICES_OF_A_PERSON).unwrap_or(i64::MAX)
     )
@@ -347,10 +345,9 @@ async fn tell(
         .into_iter()
         .map(|row| {
             let ids = row.campaign_ids.unwrap_or_default();
-            let count = i32::try_from(ids.len()).ok();
             Told {
                 name: row.name,
-                recipient: recipient(ids.first().copied(), None, row.campaign_names, count),
+                recipient: recipient(&ids, row.campaign_names.unwrap_or_default()),
                 devices: row.devices.try_into().unwrap_or(u32::MAX),
                 campaigns: ids.into_iter().map(CampaignId).collect(),
             }
@@ -358,15 +355,9 @@ async fn tell(
         .collect())
 }
 
-/// As the outbox has it: no campaign means that it is for the streamer. The version before wrote one name and no count.
-pub(super) fn recipient(
-    first: Option<Uuid>,
-    name: Option<String>,
-    names: Option<Vec<String>>,
-    count: Option<i32>,
-) -> Recipient {
-    let Some(first) = first.map(CampaignId) else { return Recipient::Streamer };
-    let names = names.unwrap_or_else(|| name.into_iter().collect());
-    let count = count.and_then(|count| count.try_into().ok()).unwrap_or(1);
-    Recipient::GameMaster(Campaigns { first, names, count })
+/// No campaign means that it is for the streamer.
+pub(super) fn recipient(campaigns: &[Uuid], mut names: Vec<String>) -> Recipient {
+    let Some(first) = campaigns.first().copied().map(CampaignId) else { return Recipient::Streamer };
+    names.truncate(NAMED_CAMPAIGNS);
+    Recipient::GameMaster(Campaigns { first, names, count: campaigns.len() })
 }

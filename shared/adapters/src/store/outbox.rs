@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use domain::notification::{Next, Notification, Subscription};
+use domain::notification::{AlsoLost, Next, Notification, Subscription};
 use domain::ports::{Claimed, Outbox, StoreError};
 use domain::{Clock, Monotonic, StreamerId};
 use serde::Serialize;
@@ -61,7 +61,7 @@ impl Outbox for PgOutbox {
 
 impl PgOutbox {
     /// One statement: what is taken is locked, so that two that claim at once take different ones, and what is read
-    /// of it is what the lock found. A device that another user has signed in on meanwhile is not theirs any more. Nothing is
+    /// of it is what the lock found, and what is said is true now. A device that another user has signed in on meanwhile is not theirs any more. Nothing is
     /// taken where devices or streamers are hidden: each would look signed out.
     async fn take(&self, now: DateTime<Utc>, until: DateTime<Utc>, limit: usize) -> Result<Claimed, Error> {
         let rows = sqlx::query!(
@@ -83,18 +83,31 @@ impl PgOutbox {
                 ORDER BY next_attempt_at, id LIMIT $3 - (SELECT count(*) FROM first) FOR UPDATE SKIP LOCKED
             ),
             due AS (SELECT * FROM first UNION ALL SELECT * FROM repeats),
+            lost AS MATERIALIZED (
+                SELECT person.user_id, l.*
+                FROM (SELECT DISTINCT user_id FROM due) person
+                CROSS JOIN LATERAL token_refresh.lost_streamers(person.user_id) l
+            ),
             checked AS (
-                SELECT due.id, p.endpoint, p.p256dh, p.auth,
+                SELECT due.id, p.endpoint, p.p256dh, p.auth, l.campaign_ids, l.campaign_names,
+                       also.names AS also_names, also.own AS also_own,
                        EXISTS (SELECT FROM token_refresh.outbox k
                                WHERE k.subscription_id = due.subscription_id AND k.other_key) AS other_key,
                        CASE WHEN p.id IS NULL THEN 'the device is signed out'
                             WHEN s.id IS NULL THEN 'there is no such streamer any more'
                             WHEN s.is_active AND due.deactivated THEN 'the streamer is active again'
                             WHEN NOT token_refresh.wants_notice(due.user_id) THEN 'notifications are turned off'
+                            WHEN l.streamer_id IS NULL THEN 'it does not concern this person any more'
                        END AS obsolete
                 FROM due
                 LEFT JOIN public.push_subscriptions p ON p.id = due.subscription_id AND p.user_id = due.user_id
                 LEFT JOIN public.streamers s ON s.id = due.streamer_id
+                LEFT JOIN lost l ON l.user_id = due.user_id AND l.streamer_id = due.streamer_id
+                CROSS JOIN LATERAL (
+                    SELECT array_agg(streamer_name ORDER BY campaign_ids IS NOT NULL, lost_at DESC, streamer_id) AS names,
+                           count(*) FILTER (WHERE campaign_ids IS NULL) AS own
+                    FROM lost WHERE lost.user_id = due.user_id AND lost.streamer_id <> due.streamer_id
+                ) also
             )
             UPDATE token_refresh.outbox o SET
                 state = CASE WHEN c.obsolete IS NULL THEN 'pending' ELSE 'obsolete' END,
@@ -104,8 +117,8 @@ impl PgOutbox {
                 next_attempt_at = CASE WHEN c.obsolete IS NULL THEN $2 ELSE o.next_attempt_at END
             FROM checked c WHERE o.id = c.id
             RETURNING o.id, o.attempt, o.created_at, o.subscription_id, c.endpoint AS "endpoint?",
-                      c.p256dh AS "p256dh?", c.auth AS "auth?", o.streamer_id, o.streamer_name, o.campaign_id,
-                      o.campaign_name, o.campaign_names, o.campaign_count, o.state, o.no_name_since,
+                      c.p256dh AS "p256dh?", c.auth AS "auth?", o.streamer_id, o.streamer_name, o.state, o.no_name_since,
+                      c.campaign_ids, c.campaign_names, c.also_names, c.also_own AS "also_own!",
                       c.other_key AS "other_key!"
             "#,
             now,
@@ -134,11 +147,10 @@ impl PgOutbox {
                 streamer: StreamerId(row.streamer_id),
                 streamer_name: row.streamer_name,
                 recipient: recipient(
-                    row.campaign_id,
-                    row.campaign_name,
-                    row.campaign_names,
-                    row.campaign_count,
+                    &row.campaign_ids.unwrap_or_default(),
+                    row.campaign_names.unwrap_or_default(),
                 ),
+                also_lost: also_lost(row.also_names.unwrap_or_default(), row.also_own),
                 no_name_since: row.no_name_since.and_then(Moment::known),
                 other_key: row.other_key,
             });
@@ -200,6 +212,13 @@ impl PgOutbox {
         .await?;
         Ok(())
     }
+}
+
+/// The first `own` are the person's own.
+fn also_lost(mut names: Vec<String>, own: i64) -> AlsoLost {
+    let own = usize::try_from(own).unwrap_or(0).min(names.len());
+    let others = names.split_off(own);
+    AlsoLost { own: names, others }
 }
 
 /// How many notifications of the last 30 days are in which state.

@@ -115,7 +115,7 @@ async fn each_person_is_told_once_whatever_the_number_of_campaigns() -> Result<(
             let body = payload["body"].as_str().unwrap();
             assert!(body.contains("Brumes") && body.contains("Couronne"), "{body}");
         } else {
-            assert_eq!(payload["data"]["url"], "/auth/twitch/redirect");
+            assert_eq!(payload["data"]["url"], "/settings");
             assert_eq!(payload["data"].get("campaignId"), None);
         }
     }
