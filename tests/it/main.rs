@@ -68,6 +68,7 @@ mod deploy {
     mod infra;
     mod metrics;
     mod observability;
+    mod parameters;
     mod secrets;
     mod secrets_manager;
     mod template;

@@ -8,6 +8,7 @@ pub mod emf;
 pub mod entrance;
 pub mod histories;
 pub mod marks;
+pub mod parameters;
 pub mod people;
 pub mod relay;
 pub mod requests;

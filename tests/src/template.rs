@@ -18,11 +18,7 @@ impl Template {
 
     /// That of another stack, by its file.
     pub fn of(file: &str) -> Result<Self> {
-        let text = read_to_string(workspace().join(file))?;
-        let Value::Object(mut template) = plain(yaml_serde::from_str(&text)?) else {
-            anyhow::bail!("the template is no mapping");
-        };
-        Ok(Self(serde_json::from_value(template.remove("Resources").context("no resources")?)?))
+        Ok(Self(section(file, "Resources")?))
     }
 
     /// The properties of the resources of this type, by their names.
@@ -75,6 +71,15 @@ impl Template {
         let statements = inline.chain(managed).flat_map(|policy| elements(&policy["Statement"]));
         statements.filter(|statement| statement["Effect"] == "Allow").collect()
     }
+}
+
+/// A section of a template, by the template's file.
+pub fn section(file: &str, name: &str) -> Result<BTreeMap<String, Value>> {
+    let text = read_to_string(workspace().join(file))?;
+    let Value::Object(mut template) = plain(yaml_serde::from_str(&text)?) else {
+        anyhow::bail!("the template is no mapping");
+    };
+    Ok(serde_json::from_value(template.remove(name).with_context(|| format!("no {name}"))?)?)
 }
 
 /// YAML as JSON; `!Ref Name` becomes `{"!Ref": "Name"}`.

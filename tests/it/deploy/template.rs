@@ -108,6 +108,25 @@ fn the_routes_are_the_apis_and_none_is_open() -> Result<()> {
     Ok(())
 }
 
+/// API Gateway writes `-` for what there is not, and does not escape what there is.
+#[test]
+fn the_access_log_is_json_that_says_who_from_where_and_what_went_wrong() -> Result<()> {
+    let template = Template::read()?;
+    let format = &template.0["HttpStage"]["Properties"]["AccessLogSettings"]["Format"];
+    let members: BTreeMap<String, String> = serde_json::from_str(format.as_str().context("a format")?)?;
+    let logged: BTreeSet<_> = members.values().map(|value| value.trim_start_matches("$context.")).collect();
+    for needed in [
+        "identity.userArn",
+        "identity.sourceIp",
+        "error.message",
+        "error.responseType",
+        "integrationErrorMessage",
+    ] {
+        assert!(logged.contains(needed), "{needed}");
+    }
+    Ok(())
+}
+
 /// A world with two streamers of one campaign, whose grants are dead: for one that is news, the other failed a quarter of
 /// an hour ago.
 async fn refused() -> Result<(World, [MembershipKey; 2])> {
