@@ -1,12 +1,18 @@
--- The logins whose passwords infra/database.yaml has put into secrets, with all the rights that they need: run once, after
--- `tokens migrate`, as the tables' owner. psql 15 takes the passwords from the environment. All of it or nothing.
+-- The logins of the functions, with all the rights that they need: run once, after `tokens migrate`, as the tables' owner, with psql
+-- 15. It takes passwords that infra/database.yaml has put into secrets from the environment, and asks for others (`\password`): of what is
+-- typed, only a hash is sent, which the server's log may have. All of it or nothing.
 \set ON_ERROR_STOP on
 \getenv app_password APP_PASSWORD
 \getenv notify_password NOTIFY_PASSWORD
 BEGIN;
 
 -- All functions but notify, and the command. `tokens doctor` says what is missing, should this list be behind.
-CREATE ROLE token_app LOGIN PASSWORD :'app_password';
+CREATE ROLE token_app LOGIN;
+\if :{?app_password}
+ALTER ROLE token_app PASSWORD :'app_password';
+\else
+\password token_app
+\endif
 GRANT USAGE ON SCHEMA token_refresh TO token_app;
 GRANT SELECT ON token_refresh._sqlx_migrations TO token_app;
 GRANT SELECT ON public.streamers TO token_app;
@@ -36,7 +42,12 @@ GRANT UPDATE (access_token_encrypted, refresh_token_encrypted, token_expires_at,
 GRANT UPDATE (poll_authorization_granted_at, poll_authorization_expires_at, updated_at) ON public.campaign_memberships TO token_app;
 
 -- notify, which can read no token.
-CREATE ROLE token_notify LOGIN PASSWORD :'notify_password';
+CREATE ROLE token_notify LOGIN;
+\if :{?notify_password}
+ALTER ROLE token_notify PASSWORD :'notify_password';
+\else
+\password token_notify
+\endif
 GRANT token_refresh_notify TO token_notify;
 
 -- The limits. Without them each of our transactions begins with `SET LOCAL`, which costs two round trips.

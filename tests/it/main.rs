@@ -64,6 +64,7 @@ mod notify {
 }
 
 mod deploy {
+    mod documents;
     mod function;
     mod infra;
     mod metrics;
