@@ -14,7 +14,7 @@ const DATABASE: &str = "infra/database.yaml";
 const SECRET: &str = "arn:aws:secretsmanager:eu-west-3:123456789012:secret:token-refresh/database-AbC12d";
 
 /// Of each parameter what it takes, and what it refuses.
-const VALUES: [(&str, &str, &[&str], &[&str]); 19] = [
+const VALUES: [(&str, &str, &[&str], &[&str]); 21] = [
     (TEMPLATE, "TwitchMaxPerSecond", &["", "1", "20", "100000"], &["0", "00", "-1", "1.5", "100001", "x"]),
     (TEMPLATE, "TwitchMaxInFlight", &["1", "64", "999", "1024"], &["", "0", "1025", "64.5", "1e2"]),
     (TEMPLATE, "HealthCheckTimeout", &["5", "10", "25"], &["", "4", "26", "10.5"]),
@@ -36,6 +36,29 @@ const VALUES: [(&str, &str, &[&str], &[&str]); 19] = [
             "https://localhost/x",
             "http://your.domain",
         ],
+    ),
+    (
+        TEMPLATE,
+        "NotificationStreamerUrl",
+        &["/", "/settings?tab=twitch", "https://your.domain", "https://your.domain/#/settings"],
+        &[
+            "",
+            "settings",
+            "//your.domain/x",
+            "http://your.domain",
+            "https://",
+            "https://a:b@your.domain/",
+            "/a b",
+            "/{id}",
+            "/\"",
+            "/\\x",
+        ],
+    ),
+    (
+        TEMPLATE,
+        "NotificationCampaignUrl",
+        &["/mj", "/mj/{campaign_id}", "https://your.domain/{campaign_id}"],
+        &["", "mj/{campaign_id}", "/mj/{id}", "/mj/{{campaign_id}}", "//your.domain"],
     ),
     (
         TEMPLATE,
