@@ -64,6 +64,7 @@ mod notify {
 }
 
 mod deploy {
+    mod build;
     mod documents;
     mod function;
     mod infra;
