@@ -16,7 +16,10 @@ ALTER TABLE token_refresh.streamers
     -- Our own first refusal since the last success, of this pair.
     ADD COLUMN IF NOT EXISTS refused_since timestamptz,
     -- When people were notified of refusals that nothing confirms.
-    ADD COLUMN IF NOT EXISTS noticed_at timestamptz;
+    ADD COLUMN IF NOT EXISTS noticed_at timestamptz,
+    -- The client id that the last failure was recorded under; empty: our keys did not open the tokens. Valid only while failed_at
+    -- equals streamers.token_refresh_failed_at.
+    ADD COLUMN IF NOT EXISTS failed_client_id text;
 
 ALTER TABLE token_refresh.refreshes
     -- The application that asked.

@@ -166,13 +166,7 @@ pub async fn run(source: &Source, arguments: Arguments, stop: CancellationToken)
         }
         output::line(&format!("\n{}", times_are_utc(clock.now())))?;
     }
-    if let Some(stop) = &report.stopped {
-        output::error(&format!("\nThe cycle stopped early: {stop}"));
-    }
-    if let Some(reason) = &report.signal_failure {
-        output::error(&format!("\n{} signal(s) could not be given: {reason}", report.signals_failed));
-    }
-    let mut nothing_failed = report.failed == 0 && report.stopped.is_none();
+    let mut nothing_failed = report_faults(&report, cycle.dry_run);
     if let Some(error) = undelivered {
         output::error(&format!("\nThe notifications were not delivered: {error}"));
         nothing_failed = false;
@@ -184,6 +178,23 @@ pub async fn run(source: &Source, arguments: Arguments, stop: CancellationToken)
         nothing_failed = false;
     }
     Ok(if nothing_failed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Says what is wrong, and whether nothing is.
+fn report_faults(report: &Report, dry_run: bool) -> bool {
+    if let Some(stop) = &report.stopped {
+        output::error(&format!("\nThe cycle stopped early: {stop}"));
+    }
+    if let Some(reason) = &report.signal_failure {
+        output::error(&format!("\n{} signal(s) could not be given: {reason}", report.signals_failed));
+    }
+    let waiting = if dry_run { 0 } else { report.waiting };
+    if waiting > 0 {
+        output::error(&format!(
+            "\n{waiting} streamer(s) have failed and wait for a retry: once the cause is fixed, `--force` tries them at once"
+        ));
+    }
+    report.failed + waiting == 0 && report.stopped.is_none()
 }
 
 /// What is read before the cycle holds nothing, so it ends at once.
@@ -254,15 +265,12 @@ fn summary(report: &Report, dry_run: bool) -> String {
         let _ = writeln!(text, "Would refresh: {}", report.would_refresh);
     }
     let ms = report.duration.num_milliseconds();
-    let _ = write!(
-        text,
-        "Success: {}\nFailed: {}\nSkipped: {}\nDuration: {}.{:03} s",
-        report.success,
-        report.failed,
-        report.skipped,
-        ms / 1000,
-        ms % 1000
-    );
+    let Report { success, failed, skipped, waiting, .. } = report;
+    let _ = writeln!(text, "Success: {success}\nFailed: {failed}\nSkipped: {skipped}");
+    if *waiting > 0 {
+        let _ = writeln!(text, "  waiting for a retry: {waiting}");
+    }
+    let _ = write!(text, "Duration: {}.{:03} s", ms / 1000, ms % 1000);
     text
 }
 
@@ -334,5 +342,7 @@ mod tests {
         Skipped: 1
         Duration: 1.042 s
         ");
+        let report = Report { skipped: 3, waiting: 2, ..report };
+        assert!(summary(&report, false).contains("Skipped: 3\n  waiting for a retry: 2\nDuration: "));
     }
 }

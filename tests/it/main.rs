@@ -29,6 +29,7 @@ mod failure {
     mod hidden_rows;
     mod outages;
     mod priorities;
+    mod repaired;
     mod retry;
     mod scenario4;
     mod signals;

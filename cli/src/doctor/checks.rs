@@ -13,7 +13,7 @@ use adapters::store::{
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::policy::{ONLY_REFUSALS, Policy, VALIDATION_AGE};
-use domain::ports::{RefreshError, StoreError};
+use domain::ports::{RefreshError, SetAside, StoreError};
 use domain::report::Human;
 use domain::{Authorized, Streamer};
 
@@ -244,14 +244,15 @@ fn under(kind: &StoredTexts) -> String {
 
 pub fn cycles(
     authorized: Result<Vec<Authorized>>,
+    aside: Result<Vec<SetAside>, StoreError>,
     runs: Result<LastRuns, StoreError>,
     policy: Policy,
     now: DateTime<Utc>,
 ) -> Check {
-    let (authorized, runs) = match (authorized, runs) {
-        (Ok(authorized), Ok(runs)) => (authorized, runs),
-        (Err(error), _) => return Topic::Cycles.fault(error.to_string()),
-        (_, Err(error)) => return Topic::Cycles.fault(error.to_string()),
+    let (authorized, aside, runs) = match (authorized, aside, runs) {
+        (Ok(authorized), Ok(aside), Ok(runs)) => (authorized, aside, runs),
+        (Err(error), ..) => return Topic::Cycles.fault(error.to_string()),
+        (_, Err(error), _) | (.., Err(error)) => return Topic::Cycles.fault(error.to_string()),
     };
     if authorized.is_empty() {
         return Topic::Cycles.ok("nobody is authorized now, so there is nothing to do");
@@ -267,7 +268,8 @@ pub fn cycles(
     );
     let those =
         |fits: &dyn Fn(&Authorized) -> bool| authorized.iter().filter(|one| fits(one)).collect::<Vec<_>>();
-    let overdue = those(&|one| is_overdue(one, policy, now));
+    let is_aside = |one: &Authorized| aside.iter().any(|row| row.id == one.streamer.id);
+    let overdue = those(&|one| is_overdue(one, policy, now) && !is_aside(one));
     if !overdue.is_empty() {
         let told = format!("{told}; overdue: {}", names(&overdue));
         // As while a backend is taken over, which refreshed them before.
@@ -282,10 +284,22 @@ pub fn cycles(
              of scheduled-refresh; `tokens refresh` refreshes them now"
         ));
     }
+    if let Some(SetAside { until, reason, .. }) = aside.first() {
+        return Topic::Cycles.fault(format!(
+            "{told}; set aside: {}, until {} at the earliest: {reason}. When that is fixed, `tokens refresh --force` with the \
+             streamer's id tries it at once",
+            names(&those(&is_aside)),
+            time(Some(*until))
+        ));
+    }
     let failed = those(&|one| one.token.failure.is_some());
     if !failed.is_empty() {
-        return Topic::Cycles
-            .warning(format!("{told}; with a failure that stands: {}. See `tokens status`", names(&failed)));
+        let waiting = those(&|one| policy.waits_for_retry(&one.token, now).is_some()).len();
+        return Topic::Cycles.warning(format!(
+            "{told}; with a failure that stands: {}. {waiting} of them wait for a retry: see `tokens status`; once the cause \
+             is fixed, `tokens refresh --force` tries them at once",
+            names(&failed)
+        ));
     }
     let unseen = those(&|one| {
         one.token.expires_at.is_none() && one.token.no_expiry.is_none() || proven_at(one).is_none()

@@ -125,7 +125,14 @@ async fn database(config: &Whole, client_id: Option<&str>) -> Vec<Check> {
     }
     let runs = last_runs(&database, now).await;
     let authorized = all_authorized(&database, now).await;
-    found.push(checks::cycles(authorized, runs, config.policy, now));
+    let aside = match &authorized {
+        Ok(authorized) => {
+            let ids: Vec<_> = authorized.iter().map(|one| one.streamer.id).collect();
+            database.set_aside(&ids, now).await
+        }
+        Err(_) => Ok(Vec::new()),
+    };
+    found.push(checks::cycles(authorized, aside, runs, config.policy, now));
     found.push(checks::outbox(database.waiting(now).await, now));
     found
 }

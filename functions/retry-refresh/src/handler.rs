@@ -85,9 +85,10 @@ async fn whom(runner: &Runner, streamer: Option<Uuid>) -> Result<Whom, Error> {
 }
 
 fn summary(report: &Report) -> String {
-    let Report { success, failed, deactivated, .. } = report;
+    let Report { success, failed, deactivated, waiting, .. } = report;
     match (&report.stopped, success + failed) {
         (Some(stop), _) => format!("{success} refreshed, {failed} failed; stopped: {stop}"),
+        (None, 0) if *waiting > 0 => format!("nothing was due yet: {waiting} wait for their retry"),
         (None, 0) => "nothing was due: others have been here before, or nothing had failed".to_owned(),
         (None, _) => format!("{success} refreshed, {failed} failed, {deactivated} of them deactivated"),
     }
@@ -130,6 +131,8 @@ mod tests {
         assert!(
             summary(&Report { skipped: 3, total: 3, ..Report::default() }).starts_with("nothing was due")
         );
+        let waiting = Report { skipped: 3, waiting: 2, total: 3, ..Report::default() };
+        assert_eq!(summary(&waiting), "nothing was due yet: 2 wait for their retry");
         let report = Report { success: 1, failed: 2, deactivated: 1, total: 3, ..Report::default() };
         assert_eq!(summary(&report), "1 refreshed, 2 failed, 1 of them deactivated");
     }

@@ -99,7 +99,7 @@ impl Observer for RefreshLog {
 
     fn finished(&self, report: &Report) {
         metrics::count_report(report);
-        let Report { total, success, failed, skipped, validated, deactivated, .. } = report;
+        let Report { total, success, failed, skipped, waiting, validated, deactivated, .. } = report;
         let duration_ms = report.duration.num_milliseconds();
         let stopped = report.stopped.as_ref().map(tracing::field::display);
         if let Some(reason) = &report.signal_failure {
@@ -114,6 +114,7 @@ impl Observer for RefreshLog {
             success,
             failed,
             skipped,
+            waiting,
             validated,
             deactivated,
             alarms = report.alarms.total(),

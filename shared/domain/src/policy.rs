@@ -104,6 +104,15 @@ impl Failure {
     }
 }
 
+/// The part of our configuration that a failure was recorded under. Once that is put right, the failure says nothing any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FailedUnder {
+    /// Keys that did not open the stored tokens.
+    WrongKeys,
+    /// This client id.
+    Client(String),
+}
+
 /// To a grant a refresh this young counts as one made now: a double click makes one call.
 pub const JUST_NOW: TimeDelta = TimeDelta::minutes(1);
 
@@ -246,6 +255,7 @@ impl Policy {
     #[must_use]
     pub fn due_at(&self, token: &TokenState) -> Due {
         match (token.failure, token.expires_at, token.no_expiry) {
+            (Some(failure), ..) if token.repaired => Due::From(failure.at),
             (Some(failure), ..) => Due::From(failure.at + self.retry_delay),
             (None, Some(at), _) => Due::From(at - EXPIRY_MARGIN),
             (None, None, None) => Due::Always,
@@ -257,7 +267,7 @@ impl Policy {
     #[must_use]
     pub fn waits_for_retry(&self, token: &TokenState, now: DateTime<Utc>) -> Option<NotDue> {
         let retry_at = token.failure?.at + self.retry_delay;
-        (retry_at > now).then_some(NotDue::RetryAt(retry_at))
+        (retry_at > now && !token.repaired).then_some(NotDue::RetryAt(retry_at))
     }
 
     /// For how long this streamer has been due; `None`: not due. Before the authorization no session was waiting.

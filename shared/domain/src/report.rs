@@ -186,6 +186,14 @@ pub enum Skip {
     },
 }
 
+impl Skip {
+    /// Whether it waits for a retry: something has failed, and is not tried again yet.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        matches!(self, Self::NotDue(NotDue::RetryAt(_)) | Self::SetAside { .. })
+    }
+}
+
 /// A length of time as people read it: `2 h 10`, `35 min`, `9 min 5 s`, `40 s`, `under 1 s`.
 pub struct Human(pub TimeDelta);
 
@@ -353,6 +361,8 @@ pub struct Report {
     pub failed: u64,
     /// Neither refreshed nor failed: [`Skip`] says why.
     pub skipped: u64,
+    /// Of the skipped, those that wait for a retry after a failure.
+    pub waiting: u64,
     /// Of the skipped, those whose token Twitch has just called valid.
     pub validated: u64,
     /// Of the failed, those whose grant is dead.
@@ -401,6 +411,7 @@ impl Report {
             }
             Outcome::Skipped(skip) => {
                 self.skipped += 1;
+                self.waiting += u64::from(skip.waits());
                 self.validated += u64::from(matches!(skip, Skip::Validated { .. }));
                 if let Skip::Unusable { why, .. } = skip
                     && why.is_ours()

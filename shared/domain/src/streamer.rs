@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::authorization::AUTHORIZATION;
-use crate::policy::Failure;
+use crate::policy::{FailedUnder, Failure};
 
 /// A streamer's primary key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -62,6 +62,10 @@ pub struct TokenState {
     pub validated_at: Option<DateTime<Utc>>,
     /// The failure that stands, if the last refresh failed.
     pub failure: Option<Failure>,
+    /// What of ours it was recorded under, if we recorded it.
+    pub failed_under: Option<FailedUnder>,
+    /// That has been put right since: the retry is not waited for.
+    pub repaired: bool,
 }
 
 /// Why Twitch gives no expiry for an access token.

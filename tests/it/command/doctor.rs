@@ -287,7 +287,9 @@ async fn streamers_whom_no_sweep_sees() -> Result<()> {
     }
     refreshed_by("planned").await?;
     aria("token_refresh_failed_at = now() - interval '20 minutes'").await?;
-    with(&world, &[]).await?.warns("cycles", "with a failure that stands: Aria (aria)");
+    with(&world, &[])
+        .await?
+        .warns("cycles", "with a failure that stands: Aria (aria). 0 of them wait for a retry");
     aria("token_refresh_failed_at = NULL, token_expires_at = NULL").await?;
     with(&world, &[]).await?.only_fault("cycles", "overdue: Aria (aria)");
     authorized_for("12 hours").await?;

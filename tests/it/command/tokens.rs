@@ -228,6 +228,19 @@ async fn a_wrong_key_marks_a_row_as_an_outage_and_rings() -> Result<()> {
         "{printed:?}"
     );
     assert!(world.row(due).await?.is_active);
+
+    let printed = tokens(&environment, &["refresh"]).await?;
+    assert_eq!(printed.code, 1, "what waits for a retry is not well");
+    lines(&printed, &["Failed: 0", "Skipped: 2", "  waiting for a retry: 1"]);
+    assert!(printed.stderr.contains("1 streamer(s) have failed and wait for a retry"), "{}", printed.stderr);
+    let printed = tokens(&environment, &["refresh", "--json"]).await?;
+    let document: Value = serde_json::from_str(&printed.stdout)?;
+    assert_eq!((&document["report"]["skipped"], &document["report"]["waiting"]), (&2.into(), &1.into()));
+    assert_eq!(tokens(&environment, &["refresh", "--dry-run"]).await?.code, 0);
+
+    let printed = run(&world, &["refresh"]).await?;
+    assert_eq!(printed.code, 0, "{printed:?}");
+    lines(&printed, &["Success: 1", "Skipped: 1"]);
     Ok(())
 }
 

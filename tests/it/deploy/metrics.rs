@@ -111,7 +111,7 @@ async fn a_sweep_says_exactly_what_it_did() -> Result<()> {
     // A warm function says nothing of an earlier event again.
     function.invoke(json!({"trigger": "planned"})).await?;
     let lines = function.metrics()?;
-    assert_eq!(counts(&lines[1]), [("CyclesSucceeded", 1.0), ("Skipped", 7.0)]);
+    assert_eq!(counts(&lines[1]), [("CyclesSucceeded", 1.0), ("Skipped", 7.0), ("Waiting", 4.0)]);
     assert_eq!(measured(&lines[1]), BTreeSet::from(["CycleDuration"]));
     Ok(())
 }

@@ -6,7 +6,7 @@ use domain::Clock as _;
 use domain::grant::GrantError;
 use domain::refresh::{Cycle, Limits};
 use domain::report::{Alarm, Outcome, Skip};
-use end_to_end::cycles::planned;
+use end_to_end::cycles::{forced, planned};
 use end_to_end::doomed::{has_newest_pair, until};
 use end_to_end::people::{device, refused_before, refused_streamer};
 use end_to_end::requests::{authorization, membership, request, runner};
@@ -111,8 +111,10 @@ async fn it_is_not_refreshed_again_before_its_backoff() -> Result<()> {
     }
     now_it_can(world).await?;
     reconnect(world, aria).await?;
-    still.turn(120);
+    still.turn(1);
     let ran = run(&service, &planned()).await;
+    assert_eq!((ran.report.success, ran.report.waiting), (0, 1), "whether it is fixed would cost a pair");
+    let ran = run(&service, &forced()).await;
     assert!(matches!(ran.outcome("aria"), Outcome::Refreshed { .. }), "{:?}", ran.outcome("aria"));
     let clear: bool = sqlx::query_scalar(
         "SELECT set_aside_until IS NULL AND set_aside_times = 0 FROM token_refresh.streamers WHERE streamer_id = $1",

@@ -111,6 +111,16 @@ fn our_fault_comes_before_the_streamers() {
 
 /// Authorized since this many minutes; the rules have last refreshed somebody as these runs have it.
 fn cycle(logins: &[&str], token: &TokenState, authorized_for: i64, runs: LastRuns) -> Check {
+    cycle_beside(Vec::new(), logins, token, authorized_for, runs)
+}
+
+fn cycle_beside(
+    aside: Vec<SetAside>,
+    logins: &[&str],
+    token: &TokenState,
+    authorized_for: i64,
+    runs: LastRuns,
+) -> Check {
     let one = |login: &&str| Authorized {
         streamer: Streamer {
             id: StreamerId(Uuid::nil()),
@@ -120,7 +130,7 @@ fn cycle(logins: &[&str], token: &TokenState, authorized_for: i64, runs: LastRun
         until: now() + AUTHORIZATION - TimeDelta::minutes(authorized_for),
         token: token.clone(),
     };
-    cycles(Ok(logins.iter().map(one).collect()), Ok(runs), Policy::default(), now())
+    cycles(Ok(logins.iter().map(one).collect()), Ok(aside), Ok(runs), Policy::default(), now())
 }
 
 fn swept() -> LastRuns {
@@ -192,6 +202,17 @@ fn before_the_rules_are_enabled_whoever_is_overdue_is_a_warning() {
     );
     assert_eq!(overdue(LastRuns { planned: Some(now()), ..none }).state, State::Fault);
     assert_eq!(overdue(swept()).state, State::Fault);
+}
+
+#[test]
+fn rows_that_are_set_aside_are_a_fault_of_their_own_and_not_overdue() {
+    let until = now() + TimeDelta::minutes(30);
+    let row =
+        SetAside { id: StreamerId(Uuid::nil()), at: now(), until, reason: "a trigger says no".to_owned() };
+    let check = cycle_beside(vec![row], &["aria"], &expiring(-60), 600, swept());
+    assert_eq!((check.topic, check.state), (Topic::Cycles, State::Fault));
+    let text = "set aside: ARIA (aria), until 2026-11-23 20:30:00 at the earliest: a trigger says no. When";
+    assert!(check.text.contains(text), "{}", check.text);
 }
 
 #[test]

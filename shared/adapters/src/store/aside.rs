@@ -9,7 +9,7 @@ use domain::ports::{Attempt, SetAside, StoreError};
 use sqlx::Error;
 use uuid::Uuid;
 
-use super::{Class, PgStore, failed, said};
+use super::{Class, Database, PgStore, failed, said};
 
 /// Whether the statement succeeds without one of its rows: that which can't be read or written, or which another transaction
 /// has locked for longer than we wait.
@@ -86,9 +86,15 @@ impl PgStore {
             .await
             .map_err(failed("setting a row aside"))
     }
+}
 
+impl Database {
     /// Those of these that are set aside now.
-    pub(super) async fn aside_among(
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn set_aside(
         &self,
         ids: &[StreamerId],
         now: DateTime<Utc>,
@@ -104,7 +110,7 @@ impl PgStore {
             &ids,
             now
         )
-        .fetch_all(&self.database)
+        .fetch_all(self)
         .await
         .map_err(failed("reading which rows are set aside"))?;
         let aside = rows.into_iter().map(|row| SetAside {
@@ -116,6 +122,21 @@ impl PgStore {
         Ok(aside.collect())
     }
 
+    /// The next failure of one of these doubles its backoff all the same.
+    pub(super) async fn end_backoff(&self, ids: &[StreamerId]) -> Result<(), Error> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        sqlx::query!(
+            "UPDATE token_refresh.streamers SET set_aside_until = NULL
+             WHERE streamer_id = ANY($1) AND set_aside_until IS NOT NULL",
+            &ids
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+}
+
+impl PgStore {
     /// Sets a row aside that can't be read; its lease runs out if not even that can be written.
     pub(super) async fn unreadable(&self, id: Uuid, fence: i64, error: &Error, now: DateTime<Utc>) {
         let reason = format!("its row can't be read: {}", said(error));

@@ -66,6 +66,7 @@ macro_rules! streamer_row {
             failure_kind: $row.failure_kind,
             refusals: $row.refusals,
             // Whether it is due is decided under the lease, on all that is known.
+            failed_client_id: None,
             pair_expiry: None,
             refused_since: None,
             noticed_at: None,

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::evidence::History;
 use domain::notification::Told;
-use domain::policy::{Failure, FailureKind};
+use domain::policy::{FailedUnder, Failure, FailureKind};
 use domain::ports::{Attempt, Claim, Deactivation, Page, Place, Recorded, SetAside, Store, StoreError};
 use domain::{Clock, Monotonic, NoExpiry, Streamer, StreamerId, TokenState};
 use sqlx::pool::PoolConnection;
@@ -268,12 +268,17 @@ impl Store for PgStore {
         Box::pin(self.set_aside_attempt(attempt, reason, now)).await
     }
 
+    async fn take_back(&self, ids: &[StreamerId], give_up_at: Monotonic) -> Result<(), StoreError> {
+        let taken = Box::pin(self.persistently(give_up_at, || self.database.end_backoff(ids))).await;
+        taken.map_err(failed("taking rows back that are set aside"))
+    }
+
     async fn are_set_aside(
         &self,
         ids: &[StreamerId],
         now: DateTime<Utc>,
     ) -> Result<Vec<SetAside>, StoreError> {
-        let mut aside = self.aside_among(ids, now).await?;
+        let mut aside = self.database.set_aside(ids, now).await?;
         let known: HashSet<_> = aside.iter().map(|one| one.id).collect();
         let others: Vec<_> = ids.iter().copied().filter(|id| !known.contains(id)).collect();
         let shut_out = Box::pin(self.database.shut_out(&others)).await?;
@@ -400,6 +405,8 @@ struct StreamerRow {
     /// What we remember of the failure at the very time `known_failure_at`, and of no other.
     known_failure_at: Option<Moment>,
     failure_kind: Option<String>,
+    /// What of ours it was recorded under.
+    failed_client_id: Option<String>,
     refusals: Option<i32>,
     /// What Twitch said of the expiry of the stored pair.
     pair_expiry: Option<String>,
@@ -414,8 +421,13 @@ impl StreamerRow {
     /// written it in a wrong zone.
     fn into_parts(self, now: DateTime<Utc>) -> (Streamer, TokenState) {
         let past = |at: &DateTime<Utc>| *at <= now + LARGEST_SKEW;
-        let failure = self.failed_at.and_then(Moment::known).filter(past).map(|at| {
-            let known = self.known_failure_at.and_then(Moment::known) == Some(at);
+        let failed_at = self.failed_at.and_then(Moment::known).filter(past);
+        let known = failed_at.is_some() && self.known_failure_at.and_then(Moment::known) == failed_at;
+        let failed_under = self.failed_client_id.filter(|_| known).map(|id| match id.as_str() {
+            "" => FailedUnder::WrongKeys,
+            _ => FailedUnder::Client(id),
+        });
+        let failure = failed_at.map(|at| {
             let failure = match self.failure_kind.as_deref().and_then(parse_kind).filter(|_| known) {
                 Some(kind) => {
                     let refusals = self.refusals.and_then(|n| n.try_into().ok()).unwrap_or(0);
@@ -432,6 +444,8 @@ impl StreamerRow {
             refreshed_at: self.refreshed_at.and_then(Moment::known).filter(past),
             validated_at: self.validated_at.and_then(Moment::known).filter(past),
             failure,
+            failed_under,
+            repaired: false,
         };
         let streamer =
             Streamer { id: StreamerId(self.id), login: self.login, display_name: self.display_name };

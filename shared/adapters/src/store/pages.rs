@@ -124,7 +124,7 @@ impl Database {
                    s.token_expires_at AS expires_at, s.last_token_refresh_at AS refreshed_at,
                    ours.validated_at AS "validated_at?", s.token_refresh_failed_at AS failed_at,
                    ours.failed_at AS "known_failure_at?", ours.failure_kind AS "failure_kind?",
-                   ours.refusals AS "refusals?",
+                   ours.failed_client_id AS "failed_client_id?", ours.refusals AS "refusals?",
                    CASE WHEN ours.pair = sha256(convert_to(s.access_token_encrypted, 'UTF8'))
                        THEN ours.pair_expiry END AS pair_expiry,
                    ours.refused_since AS "refused_since?", ours.noticed_at AS "noticed_at?""#
@@ -156,7 +156,7 @@ impl Database {
                    s.token_expires_at AS expires_at, s.last_token_refresh_at AS refreshed_at,
                    ours.validated_at AS "validated_at?", s.token_refresh_failed_at AS failed_at,
                    ours.failed_at AS "known_failure_at?", ours.failure_kind AS "failure_kind?",
-                   ours.refusals AS "refusals?",
+                   ours.failed_client_id AS "failed_client_id?", ours.refusals AS "refusals?",
                    CASE WHEN ours.pair = sha256(convert_to(s.access_token_encrypted, 'UTF8'))
                        THEN ours.pair_expiry END AS pair_expiry,
                    ours.refused_since AS "refused_since?", ours.noticed_at AS "noticed_at?"

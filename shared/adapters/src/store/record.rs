@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::policy::Failure;
+use domain::policy::{FailedUnder, Failure};
 use domain::ports::{Attempt, Change, Expiry, PairMemory, Recorded};
 use domain::{Monotonic, NoExpiry, StreamerId};
 use sqlx::{Error, PgExecutor};
@@ -44,6 +44,7 @@ pub(super) struct Columns {
     refused_since: Vec<Option<DateTime<Utc>>>,
     client_ids: Vec<String>,
     refused: Vec<bool>,
+    failed_client_ids: Vec<Option<String>>,
     pairs: Pairs,
 }
 
@@ -248,6 +249,7 @@ impl PgStore {
                 cipher.encrypt(id, column, plain).map_err(|error| Error::Encode(error.into()))
             };
             let (mut pair, mut failure, mut reason) = (None, None::<Failure>, None);
+            let mut failed_client_id = None;
             let nothing = PairMemory::default();
             let (change, expires_at, memory) = match &attempt.change {
                 Change::Refreshed { pair: new, memory } => {
@@ -258,8 +260,12 @@ impl PgStore {
                     ("refreshed", memory.expiry.and_then(Expiry::at), memory)
                 }
                 Change::Validated { memory } => ("validated", memory.expiry.and_then(Expiry::at), memory),
-                Change::Failed { failure: standing, reason: why, expires_at, memory } => {
+                Change::Failed { failure: standing, under, reason: why, expires_at, memory } => {
                     failure = Some(*standing);
+                    failed_client_id = Some(match under {
+                        FailedUnder::WrongKeys => String::new(),
+                        FailedUnder::Client(id) => id.clone(),
+                    });
                     reason = Some(why.clone());
                     ("failed", *expires_at, memory)
                 }
@@ -270,6 +276,7 @@ impl PgStore {
             columns.refused_since.push(failure.and_then(|failure| failure.refused_since));
             columns.client_ids.push(attempt.client_id.clone());
             columns.refused.push(attempt.refused);
+            columns.failed_client_ids.push(failed_client_id);
             let (access, refresh) = pair.unzip();
             columns.ids.push(id);
             columns.fences.push(attempt.lease.fence);
@@ -317,12 +324,12 @@ pub(super) async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> R
                     $8::timestamptz[], $9::text[], $10::integer[], $11::text[], $12::timestamptz[],
                     $13::timestamptz[], $14::timestamptz[], $15::text[], $16::text[], $18::timestamptz[],
                     $19::text[], $20::boolean[], $21::bytea[], $22::text[], $23::timestamptz[],
-                    $24::timestamptz[], $25::text[], $26::text[])
+                    $24::timestamptz[], $25::text[], $26::text[], $27::text[])
                 AS r (id, fence, started_from, change, access_token, refresh_token, expires_at,
                       failed_at, failure_kind, refusals, trigger, started_at,
                       ended_at, expires_before, reason, caller, refused_since,
                       client_id, refused, pair, pair_expiry, pair_expires_at,
-                      pair_rejected_at, pair_client_id, pair_user_id)
+                      pair_rejected_at, pair_client_id, pair_user_id, failed_client_id)
             ),
             -- Locked, so that nobody takes a lease over while its result is being written.
             held AS (
@@ -358,6 +365,7 @@ pub(super) async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> R
                     validated_at = CASE r.change WHEN 'validated' THEN r.started_at ELSE ours.validated_at END,
                     failed_at = written.failed_at,
                     failure_kind = r.failure_kind,
+                    failed_client_id = r.failed_client_id,
                     refusals = r.refusals,
                     set_aside_until = NULL,
                     set_aside_times = 0,
@@ -412,6 +420,7 @@ pub(super) async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> R
             &columns.pairs.rejected_at as &[Option<DateTime<Utc>>],
             &columns.pairs.client_ids as &[Option<String>],
             &columns.pairs.user_ids as &[Option<String>],
+            &columns.failed_client_ids as &[Option<String>],
         )
         .fetch_all(database)
         .await?;

@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use domain::policy::{Failure, FailureKind};
+use domain::policy::{FailedUnder, Failure, FailureKind};
 use domain::ports::{Attempt, Change, Lease, PairMemory, Recorded, StoreError};
 use domain::refresh::LONGEST_CALL;
 use domain::schedule::Trigger;
@@ -267,6 +267,7 @@ impl PgStore {
             refused: false,
             change: Change::Failed {
                 failure: Failure::first(FailureKind::Outage, now),
+                under: FailedUnder::WrongKeys,
                 reason: "a rehearsal, which is undone".to_owned(),
                 expires_at: None,
                 memory: PairMemory::default(),

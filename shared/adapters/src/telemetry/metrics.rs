@@ -74,7 +74,9 @@ metrics! {
     Outages: Count,
     /// Streamers who were looked at and neither refreshed nor failed: not due, busy elsewhere, or left to the next run.
     Skipped: Count,
-    /// Of these, those whose token Twitch called valid.
+    /// Of these, those that wait for a retry after a failure.
+    Waiting: Count,
+    /// Of the skipped, those whose token Twitch called valid.
     Validated: Count,
     /// Streamers deactivated.
     Deactivated: Count,
@@ -152,6 +154,7 @@ pub(super) fn count_report(report: &Report) {
         (Metric::Refused, report.refused),
         (Metric::Outages, report.outages),
         (Metric::Skipped, report.skipped),
+        (Metric::Waiting, report.waiting),
         (Metric::Validated, report.validated),
         (Metric::Deactivated, report.deactivated),
         (Metric::HeldBack, report.alarms.held_back),

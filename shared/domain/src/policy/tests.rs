@@ -225,8 +225,20 @@ fn any_token() -> impl Strategy<Value = TokenState> {
             refreshed_at,
             validated_at,
             failure,
+            ..TokenState::default()
         },
     )
+}
+
+#[test]
+fn a_fault_of_ours_that_is_fixed_is_not_waited_for() {
+    for demand in [Demand::Due, Demand::DueByTime, Demand::DueOrUnproven] {
+        let failure = Some(Failure::first(FailureKind::Outage, now()));
+        let failed = TokenState { failure, ..living(minutes(90)) };
+        assert_ne!(decide(&failed, demand), Decision::Refresh, "{demand:?}");
+        let repaired = TokenState { repaired: true, ..failed };
+        assert_eq!(decide(&repaired, demand), Decision::Refresh, "{demand:?}");
+    }
 }
 
 proptest! {

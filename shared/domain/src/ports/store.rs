@@ -9,7 +9,7 @@ use crate::authorization::{Authorization, CampaignId, Membership, MembershipKey,
 use crate::clock::{Clock, Monotonic};
 use crate::evidence::History;
 use crate::notification::Told;
-use crate::policy::Failure;
+use crate::policy::{FailedUnder, Failure};
 use crate::schedule::Trigger;
 use crate::streamer::{Authorized, Caller, NoExpiry, Streamer, StreamerId, TokenState};
 use crate::token::{AccessToken, RefreshToken, TokenPair};
@@ -63,6 +63,14 @@ pub trait Store: Send + Sync {
         attempt: &Attempt,
         reason: &str,
         now: DateTime<Utc>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Ends the backoff of those of these streamers that are set aside. While the database is away it tries again until
+    /// `give_up_at`.
+    fn take_back(
+        &self,
+        ids: &[StreamerId],
+        give_up_at: Monotonic,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Those of these streamers that are set aside.
@@ -314,6 +322,8 @@ pub enum Change {
     Failed {
         /// The failure that stands.
         failure: Failure,
+        /// What of our configuration it is recorded under.
+        under: FailedUnder,
         /// What happened, without secrets.
         reason: String,
         /// What is known of the access token's expiry by now.

@@ -37,8 +37,12 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         &self,
         cycle: &Cycle,
         progress: &Progress<'_>,
-        claim: Claim,
+        mut claim: Claim,
     ) -> Attempted {
+        let opens = ![claim.access.as_ref().err(), claim.refresh.as_ref().err()]
+            .iter()
+            .any(|error| matches!(error, Some(Unreadable::Keys(_))));
+        claim.token = self.today(claim.token, opens);
         let mut attempt = self.begin(cycle, &claim);
         let attempting = self.attempt(cycle, progress, &claim, &mut attempt);
         let settled = AssertUnwindSafe(attempting).catch_unwind().await.unwrap_or_else(|_| {

@@ -5,13 +5,13 @@ use chrono::{DateTime, Utc};
 use super::attempt::remembered;
 use super::{Progress, RefreshService};
 use crate::evidence::Proof;
-use crate::policy::{Failure, FailureKind, Verdict};
+use crate::policy::{FailedUnder, Failure, FailureKind, Verdict};
 use crate::ports::{
     Attempt, Change, Claim, Expiry, Outage, PairMemory, Permit, Priority, Signals, Store, Twitch, Unreadable,
     Validity,
 };
 use crate::report::{Alarm, Outcome, Standing, TwitchHealth};
-use crate::streamer::NoExpiry;
+use crate::streamer::{NoExpiry, TokenState};
 
 /// A failed refresh, before it is decided what it changes.
 pub(super) struct Failed {
@@ -140,7 +140,22 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             Verdict::Repeated(_) => Standing::Repeated { retry_at },
             Verdict::Recorded(_) => Standing::Recorded { kind, retry_at },
         });
-        let Failed { reason, expires_at, memory, .. } = failed;
-        (Change::Failed { failure, reason, expires_at, memory }, outcome)
+        let Failed { reason, expires_at, memory, alarm, .. } = failed;
+        let under = match alarm {
+            Some(Alarm::Unreadable) => FailedUnder::WrongKeys,
+            _ => FailedUnder::Client(self.twitch.client_id()),
+        };
+        (Change::Failed { failure, under, reason, expires_at, memory }, outcome)
+    }
+
+    /// The state as it counts today: what led to a failure of ours may have been put right. Whether our keys open the tokens
+    /// is known under a lease, and `opens` until then.
+    pub(super) fn today(&self, token: TokenState, opens: bool) -> TokenState {
+        let repaired = match &token.failed_under {
+            Some(FailedUnder::WrongKeys) => opens,
+            Some(FailedUnder::Client(id)) => *id != self.twitch.client_id(),
+            None => false,
+        };
+        TokenState { repaired, ..token }
     }
 }

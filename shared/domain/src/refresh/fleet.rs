@@ -172,7 +172,8 @@ impl Store for Shared {
                     row.token.failure = None;
                     row.memory = memory.clone();
                 }
-                Change::Failed { failure, expires_at, memory, .. } => {
+                Change::Failed { failure, under, expires_at, memory, .. } => {
+                    row.token.failed_under = Some(under.clone());
                     let noticed = row.token.failure.is_some_and(|before| before.noticed);
                     row.token.failure = Some(crate::policy::Failure { noticed, ..*failure });
                     row.token.expires_at = *expires_at;
@@ -193,6 +194,10 @@ impl Store for Shared {
 
     async fn set_aside(&self, attempt: &Attempt, _: &str, _: DateTime<Utc>) -> Result<(), StoreError> {
         panic!("{attempt:?} was refused by no row")
+    }
+
+    async fn take_back(&self, _: &[StreamerId], _: Monotonic) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn are_set_aside(&self, _: &[StreamerId], _: DateTime<Utc>) -> Result<Vec<SetAside>, StoreError> {

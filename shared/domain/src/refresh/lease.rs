@@ -10,7 +10,7 @@ use futures::future;
 use super::cycle::LONGEST_ATTEMPT;
 use super::progress::Progress;
 use super::{Cycle, RefreshService, Whom};
-use crate::policy::{Decision, FailureKind};
+use crate::policy::{Decision, Demand, FailureKind};
 use crate::ports::{Claim, Outage, SetAside, Signals, Store, StoreError, Twitch};
 use crate::report::{Alarm, Outcome, Skip, Standing, Stop, TwitchHealth};
 use crate::streamer::{Streamer, TokenState};
@@ -111,7 +111,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     ) -> Vec<Streamer> {
         let mut due = Vec::new();
         for (streamer, token) in page {
-            match self.policy.decide(&token, cycle.demand, self.clock.now()) {
+            match self.policy.decide(&self.today(token, true), cycle.demand, self.clock.now()) {
                 // A grant is more than a refresh: whether there is nothing to refresh is decided under the lease.
                 _ if cycle.grants.is_some() => due.push(streamer),
                 Decision::Skip(reason) => progress.done(&streamer, &Outcome::Skipped(Skip::NotDue(reason))),
@@ -126,8 +126,11 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
 
     async fn lease(&self, leasing: &mut Leasing<'_>, due: &[Streamer]) -> Result<(), StoreError> {
         let ids: Vec<_> = due.iter().map(|streamer| streamer.id).collect();
-        let now = self.clock.now();
         let last_read = leasing.cycle.last_read(self.clock.monotonic());
+        if leasing.cycle.demand == Demand::Everybody {
+            self.store.take_back(&ids, last_read).await?;
+        }
+        let now = self.clock.now();
         let claim = self.store.claim(&ids, now, now + LEASE, last_read);
         let (claimed, ()) = future::join(claim, self.twitch.connect()).await;
         let claimed = claimed?;
