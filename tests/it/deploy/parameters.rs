@@ -40,7 +40,7 @@ const VALUES: [(&str, &str, &[&str], &[&str]); 21] = [
     (
         TEMPLATE,
         "NotificationStreamerUrl",
-        &["/", "/settings?tab=twitch", "https://your.domain", "https://your.domain/#/settings"],
+        &["/", "/settings?tab=twitch", "https://your.domain", "https://your.domain:8443/#/settings"],
         &[
             "",
             "settings",
