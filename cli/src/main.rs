@@ -74,7 +74,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Make streamers active again who were deactivated.
+    /// Make streamers active again that were deactivated.
     Reactivate(reactivate::Arguments),
     /// Check everything that has to be right: configuration, database, Twitch's credentials, keys, schedules, cycles.
     ///
@@ -176,7 +176,7 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> 
         }
         Command::Reactivate(arguments) => {
             let database = Database::open(config::database(&source)?).await?;
-            reactivate::run(&database, arguments, &database.clock()).await?;
+            return reactivate::run(&database, arguments, &database.clock()).await;
         }
         Command::Rekey(arguments) => return rekey::run(&source, arguments, stop).await,
         Command::Migrate { create_tables } => {

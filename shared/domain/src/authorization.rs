@@ -109,6 +109,21 @@ pub struct Participant {
     pub token: TokenState,
 }
 
+impl Participant {
+    /// One of which only this is known.
+    #[must_use]
+    pub fn unreadable(id: StreamerId, is_game_master: bool) -> Self {
+        Self {
+            streamer: Streamer::unnamed(id),
+            is_active: true,
+            is_game_master,
+            authorization: None,
+            has_refresh_token: false,
+            token: TokenState::default(),
+        }
+    }
+}
+
 /// What was asked for is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unknown {

@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::authorization::{CampaignId, Participant, Unknown};
 use crate::policy::FailureKind;
 use crate::ports::{Memberships, Signals, Store, StoreError, Twitch};
-use crate::refresh::{Cycle, RefreshService, Whom};
+use crate::refresh::{Cycle, RefreshService, Whom, unreadable};
 use crate::report::{Observer, Outcome, Report, Skip, Standing, Stop};
 use crate::streamer::StreamerId;
 
@@ -18,6 +18,9 @@ pub use crate::report::TwitchHealth;
 
 /// All that a caller learns of a fault of ours.
 const OUR_FAULT: &str = "a fault of this service's own; its log says which";
+
+/// Why a streamer was not checked that others work on.
+const BUSY: &str = "another run is refreshing the token, or its row is locked";
 
 /// What stands between a channel and a session; the first that applies. The names are the existing backend's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +144,14 @@ pub async fn check<S: Store + Memberships, T: Twitch, G: Signals>(
     let mut twitch = TwitchHealth::NotAsked;
     loop {
         let mut open = Vec::new();
-        for participant in participants {
+        // Each costs itself alone.
+        for (participant, error) in participants.unreadable {
+            settled.entry(participant.streamer.id).or_insert_with(|| {
+                observer.done(&participant.streamer, &unreadable(error.0));
+                Checked::unknown(participant, OUR_FAULT)
+            });
+        }
+        for participant in participants.readable {
             if settled.contains_key(&participant.streamer.id) {
                 continue;
             }
@@ -181,8 +191,8 @@ pub async fn check<S: Store + Memberships, T: Twitch, G: Signals>(
         // Read again: a streamer may have been deactivated meanwhile.
         let read = if again { service.store().participants(campaign).await.ok() } else { None };
         let Some(Ok(read)) = read else {
-            let busy = waiting.into_iter().map(Checked::busy);
-            settled.extend(busy.map(|checked| (checked.participant.streamer.id, checked)));
+            let busy = |participant| Checked::unknown(participant, BUSY);
+            settled.extend(waiting.into_iter().map(|one| (one.streamer.id, busy(one))));
             break;
         };
         participants = read;
@@ -219,10 +229,9 @@ impl Checked {
         Self { participant, finding: Finding::Issue(issue), detail: None, token_expires_at }
     }
 
-    fn busy(participant: Participant) -> Self {
+    fn unknown(participant: Participant, detail: &str) -> Self {
         let token_expires_at = participant.token.expires_at;
-        let detail = Some("another run is refreshing the token, or its row is locked".to_owned());
-        Self { participant, finding: Finding::Unknown, detail, token_expires_at }
+        Self { participant, finding: Finding::Unknown, detail: Some(detail.to_owned()), token_expires_at }
     }
 
     fn after(

@@ -128,7 +128,7 @@ async fn everybody_of_the_last_hours_is_reactivated() -> Result<()> {
 
     let printed = run(&world, &["reactivate", "--since", "2h"]).await?;
     assert_eq!(printed.code, 0);
-    assert!(printed.stdout.contains("Nobody who was deactivated within this time"), "{printed:?}");
+    assert!(printed.stdout.contains("No streamer that was deactivated within this time"), "{printed:?}");
     let printed = run(&world, &["reactivate", "--since", "1d"]).await?;
     assert!(printed.stdout.contains("Before (before), "), "{printed:?}");
     let id = others[2].to_string();
@@ -141,10 +141,39 @@ async fn everybody_of_the_last_hours_is_reactivated() -> Result<()> {
 }
 
 #[tokio::test]
+async fn all_that_are_inactive_are_listed_and_reactivated() -> Result<()> {
+    let (world, aria, _) = deactivated().await?;
+    let elsewhere = NewStreamer { is_active: false, ..NewStreamer::due("elsewhere") };
+    let elsewhere = world.add(elsewhere).await?;
+    world.add(NewStreamer::due("active")).await?;
+    let listed = format!(
+        "2 streamer(s)\n\n  - Elsewhere (elsewhere), {elsewhere}: not deactivated by us in the last 30 days\n  \
+         - Aria (aria), {aria}: deactivated at "
+    );
+
+    let dry = run(&world, &["reactivate", "--all", "--dry-run"]).await?;
+    assert!(
+        dry.stdout.starts_with(&format!("Dry run, nothing is written. Would be active again: {listed}")),
+        "{dry:?}"
+    );
+    assert!(!world.row(elsewhere).await?.is_active);
+
+    let printed = run(&world, &["reactivate", "--all"]).await?;
+    assert_eq!(printed.code, 0, "{printed:?}");
+    assert!(printed.stdout.starts_with(&format!("Inactive: {listed}")), "{printed:?}");
+    assert!(printed.stdout.contains(&format!("\nActive again: {listed}")), "{printed:?}");
+    assert!(world.row(aria).await?.is_active && world.row(elsewhere).await?.is_active);
+
+    let printed = run(&world, &["reactivate", "--all"]).await?;
+    assert_eq!((printed.code, printed.stdout.trim()), (0, "No streamer is inactive."));
+    Ok(())
+}
+
+#[tokio::test]
 async fn wrong_usage_is_explained() -> Result<()> {
     let world = world().await?;
     for (arguments, code, says) in [
-        (&["reactivate"][..], 2, "<STREAMER_ID|--since <TIME>>"),
+        (&["reactivate"][..], 2, "<STREAMER_ID|--since <TIME>|--all>"),
         (&["reactivate", "aria"], 2, "invalid value 'aria'"),
         (&["reactivate", "--since", "yesterday"], 2, "such as 90m, 2h or 7d"),
         (&["reactivate", "--since", "31d"], 2, "30d"),

@@ -4,15 +4,17 @@ use anyhow::{Context as _, Result};
 use chrono::TimeDelta;
 use domain::Clock as _;
 use domain::grant::GrantError;
+use domain::health::Finding;
 use domain::refresh::{Cycle, Limits};
 use domain::report::{Alarm, Outcome, Skip};
 use end_to_end::cycles::{forced, planned};
 use end_to_end::doomed::{has_newest_pair, until};
 use end_to_end::people::{device, refused_before, refused_streamer};
 use end_to_end::requests::{authorization, membership, request, runner};
-use end_to_end::{Ran, Still, on_write, run};
+use end_to_end::{Ran, Still, on_write, run, tokens};
 use local::twitch::{RefreshTokens, Settings};
 use local::world::{NewStreamer, World};
+use serde_json::{Value, json};
 
 const OTHERS: usize = 40;
 
@@ -229,6 +231,63 @@ async fn a_row_that_can_t_be_read_any_more_under_its_lease_is_set_aside() -> Res
     still.turn(1);
     let again = run(&service, &cycle).await;
     assert!(matches!(again.outcome("aria"), Outcome::Skipped(Skip::SetAside { .. })), "{:?}", again.report);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_participant_that_can_t_be_read_costs_itself_alone() -> Result<()> {
+    for unreadable in [
+        "ALTER TABLE streamers ALTER twitch_display_name DROP NOT NULL;
+         UPDATE streamers SET twitch_display_name = NULL WHERE twitch_login = 'aria'",
+        "ALTER TABLE streamers ALTER is_active DROP NOT NULL;
+         UPDATE streamers SET is_active = NULL WHERE twitch_login = 'aria'",
+    ] {
+        let still = still().await?;
+        let world = &still.world;
+        let of_valombre =
+            |login: &str| NewStreamer { campaign: "Valombre".to_owned(), ..NewStreamer::fresh(login) };
+        let aria = world.add(of_valombre("aria")).await?;
+        world.add_all(["bastien", "celeste"].map(of_valombre).into()).await?;
+        let campaign = membership(world, aria).await?.campaign;
+        sqlx::raw_sql(unreadable).execute(&world.pool).await?;
+
+        let checkup = runner(world).await?.check(campaign, &request(), TimeDelta::seconds(10)).await?;
+
+        assert_eq!(checkup.streamers.len(), 3, "{checkup:?}");
+        for one in &checkup.streamers {
+            let expected = if one.participant.streamer.id == aria { Finding::Unknown } else { Finding::Ok };
+            assert_eq!(one.finding, expected, "{unreadable}: {one:?}");
+        }
+        assert!(!checkup.is_healthy());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_streamer_that_can_t_be_reactivated_costs_itself_alone() -> Result<()> {
+    let still = still().await?;
+    let world = &still.world;
+    let inactive = ["aria", "bastien", "celeste"]
+        .map(|login| NewStreamer { is_active: false, ..NewStreamer::due(login) });
+    let streamers = world.add_all(inactive.into()).await?;
+    on_write(world, "public.streamers", "NEW.twitch_login = 'aria'", "RAISE EXCEPTION 'not this one'")
+        .await?;
+
+    let printed = tokens(&world.environment(), &["reactivate", "--all"]).await?;
+
+    assert_eq!(printed.code, 1, "{printed:?}");
+    assert!(printed.stdout.contains("Active again: 2 streamer(s)"), "{printed:?}");
+    let says =
+        format!("Aria (aria), {}: the database failed at reactivating streamers: not this one", streamers[0]);
+    assert!(printed.stderr.contains(&says), "{printed:?}");
+    let printed = tokens(&world.environment(), &["reactivate", "--all", "--json"]).await?;
+    assert_eq!(printed.code, 1, "{printed:?}");
+    let document: Value = serde_json::from_str(&printed.stdout)?;
+    assert_eq!(document["streamers"], json!([]));
+    assert_eq!(document["not_written"][0]["login"], "aria");
+    for (streamer, active) in streamers.into_iter().zip([false, true, true]) {
+        assert_eq!(world.row(streamer).await?.is_active, active);
+    }
     Ok(())
 }
 

@@ -224,7 +224,7 @@ async fn a_token_that_died_before_its_time_confirms_every_later_refusal() -> Res
         // Hours after the expiry that the token had.
         still.turn(600);
         let active = service.store().database().reactivate(&[id], still.now()).await?;
-        assert_eq!(active, [id]);
+        assert_eq!(active.active, [id]);
     }
     Ok(())
 }

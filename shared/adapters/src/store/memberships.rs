@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use domain::authorization::{Authorization, Membership, MembershipStatus, Participant, Unknown};
-use domain::ports::{Attempt, Memberships, StoreError};
+use domain::ports::{Attempt, Memberships, Participants, StoreError};
 use domain::{CampaignId, MembershipKey, StreamerId};
 use sqlx::Error;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use super::statements::Transaction;
-use super::{Database, LARGEST_SKEW, Moment, PgStore, StreamerRow, failed};
+use super::{Database, LARGEST_SKEW, Moment, PgStore, StreamerRow, failed, said, unless_of_a_row};
 
 /// Somebody waits; a database that takes longer is away.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -223,12 +223,55 @@ impl Database {
         })
     }
 
+    /// A row that can't be read costs itself alone: then each is read by itself.
     async fn participants(
         &self,
         campaign: CampaignId,
         now: DateTime<Utc>,
-    ) -> Result<Result<Vec<Participant>, Unknown>, StoreError> {
-        let query = sqlx::query!(
+    ) -> Result<Result<Participants, Unknown>, StoreError> {
+        const DOING: &str = "reading a campaign's streamers";
+        let read = async |only| unless_of_a_row(self.read_participants(campaign, only, now).await);
+        let participants = match in_time(DOING, read(None)).await? {
+            Ok(readable) => Participants { readable, unreadable: Vec::new() },
+            Err(_) => {
+                let mut participants = Participants::default();
+                for (id, is_game_master) in in_time(DOING, self.needed(campaign)).await? {
+                    match in_time(DOING, read(Some(id))).await? {
+                        Ok(readable) => participants.readable.extend(readable),
+                        Err(error) => {
+                            let error = StoreError(format!("its row can't be read: {}", said(&error)));
+                            let participant = Participant::unreadable(StreamerId(id), is_game_master);
+                            participants.unreadable.push((participant, error));
+                        }
+                    }
+                }
+                participants
+            }
+        };
+        let Participants { readable, unreadable } = &participants;
+        // A campaign without members would be called healthy.
+        if unreadable.is_empty() && readable.iter().all(|one| one.is_game_master) {
+            self.look_at_nothing().await?;
+        }
+        if unreadable.is_empty() && readable.is_empty() {
+            let query = sqlx::query_scalar!(
+                r#"SELECT EXISTS (SELECT FROM public.campaigns WHERE id = $1) AS "known!""#,
+                campaign.0
+            );
+            let known = in_time("reading a campaign", async { query.fetch_one(self).await }).await?;
+            return Ok(if known { Ok(participants) } else { Err(Unknown::Campaign) });
+        }
+        Ok(Ok(participants))
+    }
+
+    /// All that the campaign needs, or this one of them.
+    async fn read_participants(
+        &self,
+        campaign: CampaignId,
+        only: Option<Uuid>,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Participant>, Error> {
+        let rows = sqlx::query!(
             r#"
             WITH needed AS (
                 SELECT streamer_id FROM public.campaign_memberships WHERE campaign_id = $1 AND status = 'ACTIVE'
@@ -249,23 +292,13 @@ impl Database {
             LEFT JOIN token_refresh.streamers ours ON ours.streamer_id = s.id
             LEFT JOIN public.campaign_memberships m
                 ON m.campaign_id = c.id AND m.streamer_id = s.id AND m.status = 'ACTIVE'
-            WHERE c.id = $1
+            WHERE c.id = $1 AND ($2::uuid IS NULL OR needed.streamer_id = $2)
             "#,
-            campaign.0
-        );
-        let rows = in_time("reading a campaign's streamers", async { query.fetch_all(self).await }).await?;
-        // A campaign without members would be called healthy.
-        if rows.iter().all(|row| row.is_game_master) {
-            self.look_at_nothing().await?;
-        }
-        if rows.is_empty() {
-            let query = sqlx::query_scalar!(
-                r#"SELECT EXISTS (SELECT FROM public.campaigns WHERE id = $1) AS "known!""#,
-                campaign.0
-            );
-            let known = in_time("reading a campaign", async { query.fetch_one(self).await }).await?;
-            return Ok(if known { Ok(Vec::new()) } else { Err(Unknown::Campaign) });
-        }
+            campaign.0,
+            only as Option<Uuid>
+        )
+        .fetch_all(self)
+        .await?;
         let participants = rows.into_iter().map(|row| {
             let authorization = authorization(row.granted_at, row.expires_at);
             let (is_game_master, has_refresh_token) = (row.is_game_master, row.has_refresh_token);
@@ -273,7 +306,29 @@ impl Database {
             let (streamer, token) = streamer_row!(row).into_parts(now);
             Participant { streamer, is_active, is_game_master, authorization, has_refresh_token, token }
         });
-        Ok(Ok(participants.collect()))
+        Ok(participants.collect())
+    }
+
+    /// The ids of all that the campaign needs, and which of them is the game master's own channel.
+    async fn needed(&self, campaign: CampaignId) -> Result<Vec<(Uuid, bool)>, Error> {
+        let rows = sqlx::query!(
+            r#"
+            SELECT id AS "id!", bool_or(is_game_master) AS "is_game_master!"
+            FROM (
+                SELECT streamer_id, false FROM public.campaign_memberships
+                WHERE campaign_id = $1 AND status = 'ACTIVE'
+                UNION ALL
+                SELECT s.id, true FROM public.campaigns c JOIN public.streamers s ON s.user_id = c.owner_id
+                WHERE c.id = $1
+            ) AS needed (id, is_game_master)
+            WHERE id IS NOT NULL
+            GROUP BY id
+            "#,
+            campaign.0
+        )
+        .fetch_all(self)
+        .await?;
+        Ok(rows.into_iter().map(|row| (row.id, row.is_game_master)).collect())
     }
 }
 
@@ -282,10 +337,7 @@ impl Memberships for PgStore {
         self.database.membership(key, self.clock.now()).await
     }
 
-    async fn participants(
-        &self,
-        campaign: CampaignId,
-    ) -> Result<Result<Vec<Participant>, Unknown>, StoreError> {
+    async fn participants(&self, campaign: CampaignId) -> Result<Result<Participants, Unknown>, StoreError> {
         self.database.participants(campaign, self.clock.now()).await
     }
 

@@ -52,7 +52,7 @@ pub use self::history::{HISTORY_KEPT, HistoryEntry};
 pub(crate) use self::moment::Moment;
 pub use self::outbox::{OutboxCounts, OutboxEntry, PgOutbox};
 pub use self::pages::Lookup;
-pub use self::reactivate::Deactivated;
+pub use self::reactivate::{Deactivated, Reactivated};
 pub use self::rekey::{Left, Rekeyed};
 pub use self::schema::{SchemaVersion, migrate};
 use self::statements::Kept;

@@ -3,53 +3,97 @@
 use chrono::{DateTime, Utc};
 use domain::ports::StoreError;
 use domain::{Streamer, StreamerId};
+use sqlx::Error;
 use uuid::Uuid;
 
-use super::{Database, Moment, failed};
+use super::{Database, Moment, failed, unless_of_a_row};
 
-/// Somebody who was deactivated.
+/// A streamer that is inactive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deactivated {
-    /// Who.
+    /// The streamer.
     pub streamer: Streamer,
-    /// The last time by us; `None`: not in the last 30 days, or by somebody else.
+    /// When we last deactivated it; `None`: not in the last 30 days, or another program did.
     pub at: Option<DateTime<Utc>>,
 }
 
+/// The row of one. A name that is missing costs no listing.
+struct Row {
+    id: Uuid,
+    login: Option<String>,
+    display_name: Option<String>,
+    at: Option<Moment>,
+}
+
+impl From<Row> for Deactivated {
+    fn from(row: Row) -> Self {
+        let unnamed = Streamer::unnamed(StreamerId(row.id));
+        let login = row.login.unwrap_or(unnamed.login);
+        let display_name = row.display_name.unwrap_or(unnamed.display_name);
+        let streamer = Streamer { login, display_name, ..unnamed };
+        Self { streamer, at: row.at.and_then(Moment::known) }
+    }
+}
+
+/// What became of those that were to be active again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reactivated {
+    /// They were inactive until now.
+    pub active: Vec<StreamerId>,
+    /// Their rows can't be written, and why.
+    pub unwritable: Vec<(StreamerId, StoreError)>,
+}
+
 impl Database {
-    /// Those whom we deactivated from `since` on and who are inactive still, the latest first.
+    /// Those that we deactivated from `since` on and that are inactive still, the latest first.
     ///
     /// # Errors
     ///
     /// If the database fails.
     pub async fn deactivated_since(&self, since: DateTime<Utc>) -> Result<Vec<Deactivated>, StoreError> {
-        let rows = sqlx::query!(
+        let rows = sqlx::query_as!(
+            Row,
             r#"
-            SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name,
-                   max(d.deactivated_at) AS "at!: Moment"
+            SELECT s.id, s.twitch_login AS "login?", s.twitch_display_name AS "display_name?",
+                   max(d.deactivated_at) AS "at: Moment"
             FROM token_refresh.deactivations d JOIN public.streamers s ON s.id = d.streamer_id
             WHERE d.deactivated_at >= $1 AND NOT d.is_notice AND NOT s.is_active
             GROUP BY s.id ORDER BY max(d.deactivated_at) DESC, s.id
             "#,
             since
-        )
-        .fetch_all(self)
-        .await
-        .map_err(failed("reading the deactivations"))?;
+        );
+        self.deactivated(async { rows.fetch_all(self).await }).await
+    }
+
+    /// All that are inactive: first those that we did not deactivate, then ours, the latest first.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn inactive(&self) -> Result<Vec<Deactivated>, StoreError> {
+        let rows = sqlx::query_as!(
+            Row,
+            r#"
+            SELECT s.id, s.twitch_login AS "login?", s.twitch_display_name AS "display_name?",
+                   max(d.deactivated_at) AS "at: Moment"
+            FROM public.streamers s
+            LEFT JOIN token_refresh.deactivations d ON d.streamer_id = s.id AND NOT d.is_notice
+            WHERE NOT s.is_active
+            GROUP BY s.id ORDER BY max(d.deactivated_at) DESC NULLS FIRST, s.id
+            "#
+        );
+        self.deactivated(async { rows.fetch_all(self).await }).await
+    }
+
+    async fn deactivated(
+        &self,
+        rows: impl Future<Output = Result<Vec<Row>, Error>>,
+    ) -> Result<Vec<Deactivated>, StoreError> {
+        let rows = rows.await.map_err(failed("reading the deactivations"))?;
         if rows.is_empty() {
             self.look_at_nothing().await?;
         }
-        Ok(rows
-            .into_iter()
-            .map(|row| Deactivated {
-                streamer: Streamer {
-                    id: StreamerId(row.id),
-                    login: row.login,
-                    display_name: row.display_name,
-                },
-                at: row.at.known(),
-            })
-            .collect())
+        Ok(rows.into_iter().map(Deactivated::from).collect())
     }
 
     /// When we last deactivated this streamer; `None`: not in the last 30 days.
@@ -71,9 +115,7 @@ impl Database {
         .map_err(failed("reading the deactivations"))
     }
 
-    /// Makes these streamers active again, forgets their failures, and settles the notifications about them that
-    /// still wait. Answers those who were inactive until now. A lease that somebody holds is left alone; its result
-    /// is that of an attempt that began before and is judged by itself.
+    /// Makes these streamers active again. A row that can't be written costs itself alone: the batch is split.
     ///
     /// # Errors
     ///
@@ -82,7 +124,28 @@ impl Database {
         &self,
         ids: &[StreamerId],
         now: DateTime<Utc>,
-    ) -> Result<Vec<StreamerId>, StoreError> {
+    ) -> Result<Reactivated, StoreError> {
+        let doing = failed("reactivating streamers");
+        let mut reactivated = Reactivated::default();
+        let mut parts = vec![ids];
+        while let Some(part) = parts.pop() {
+            match unless_of_a_row(self.reactivate_all(part, now).await).map_err(&doing)? {
+                Ok(active) => reactivated.active.extend(active),
+                Err(error) => match part {
+                    [id] => reactivated.unwritable.push((*id, doing(error))),
+                    _ => parts.extend(<[_; 2]>::from(part.split_at(part.len() / 2))),
+                },
+            }
+        }
+        if reactivated.active.is_empty() {
+            self.look_at_unleased(ids).await?;
+        }
+        Ok(reactivated)
+    }
+
+    /// Forgets their failures as well, and settles the notifications about them that still wait. Answers with those that were
+    /// inactive until now. A lease is left alone; its result is that of an attempt that began before and is judged by itself.
+    async fn reactivate_all(&self, ids: &[StreamerId], now: DateTime<Utc>) -> Result<Vec<StreamerId>, Error> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
         let reactivated = sqlx::query_scalar!(
             r#"
@@ -116,12 +179,7 @@ impl Database {
             now
         )
         .fetch_all(self)
-        .await
-        .map_err(failed("reactivating streamers"))?;
-        if reactivated.is_empty() {
-            let ids: Vec<_> = ids.into_iter().map(StreamerId).collect();
-            self.look_at_unleased(&ids).await?;
-        }
+        .await?;
         Ok(reactivated.into_iter().map(StreamerId).collect())
     }
 }

@@ -121,7 +121,7 @@ pub trait Memberships: Send + Sync {
     fn participants(
         &self,
         campaign: CampaignId,
-    ) -> impl Future<Output = Result<Result<Vec<Participant>, Unknown>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Result<Participants, Unknown>, StoreError>> + Send;
 
     /// Waits until none of these is leased and no row of theirs is locked; `false` if `patience` is over before.
     fn released(
@@ -129,6 +129,15 @@ pub trait Memberships: Send + Sync {
         ids: &[StreamerId],
         patience: TimeDelta,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+}
+
+/// The streamers that a campaign needs.
+#[derive(Debug, Default)]
+pub struct Participants {
+    /// Those that could be read.
+    pub readable: Vec<Participant>,
+    /// Those that could not, of which only the id and the role are known, and why.
+    pub unreadable: Vec<(Participant, StoreError)>,
 }
 
 /// A page of authorized streamers.

@@ -164,7 +164,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
 }
 
 /// The row can't be read.
-fn unreadable(reason: String) -> Outcome {
+pub(crate) fn unreadable(reason: String) -> Outcome {
     Outcome::Failed {
         kind: FailureKind::Outage,
         reason,

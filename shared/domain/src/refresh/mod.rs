@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::cycle::{Cycle, LAST_WORDS, LONGEST_CALL, LONGEST_SIGNAL, Limits, SHORTEST_CYCLE, Whom};
 use self::failure::Failed;
+pub(crate) use self::lease::unreadable;
 use self::progress::Progress;
 use self::signal::Signaller;
 use crate::clock::{Clock, Monotonic};
