@@ -69,8 +69,6 @@ struct Piece<'a> {
 
 pub async fn run(database: &Database, arguments: &Arguments, clock: &dyn Clock) -> Result<()> {
     let now = clock.now();
-    // The functions do so every quarter of an hour; what has begun since counts as well.
-    database.remember_sessions(now).await?;
     let coverage = database.coverage(now - arguments.since, now).await?;
     let limit = arguments.limit.into();
     if arguments.json {

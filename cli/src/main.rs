@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use adapters::config::{self, LogConfig, Secret, Source, Whole};
 use adapters::shutdown::on_signals;
-use adapters::store::{Database, MissingTables, migrate};
+use adapters::store::{Database, MissingTables, Purpose, migrate};
 use adapters::telemetry;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
@@ -159,23 +159,24 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> 
         Command::Refresh(arguments) => return refresh::run(&source, arguments, stop).await,
         Command::Status { json } => {
             let (database, policy, signals) = config::database_and_rules(&source)?;
-            let database = Database::open(database).await?;
+            let database = Database::open_for(database, Purpose::Read).await?;
             status::run(&database, policy, signals.retries.is_some(), &database.clock(), json).await?;
         }
         Command::History { streamer_id, limit, json } => {
-            let database = Database::open(config::database(&source)?).await?;
+            let database = Database::open_for(config::database(&source)?, Purpose::Read).await?;
             history::run(&database, streamer_id, limit, &database.clock(), json).await?;
         }
         Command::Coverage(arguments) => {
-            let database = Database::open(config::database(&source)?).await?;
+            let database = Database::open_for(config::database(&source)?, Purpose::Read).await?;
             coverage::run(&database, &arguments, &database.clock()).await?;
         }
         Command::Notifications { limit, json } => {
-            let database = Database::open(config::database(&source)?).await?;
+            let database = Database::open_for(config::database(&source)?, Purpose::Read).await?;
             notifications::run(&database, limit, &database.clock(), json).await?;
         }
         Command::Reactivate(arguments) => {
-            let database = Database::open(config::database(&source)?).await?;
+            let purpose = Purpose::of(arguments.dry_run);
+            let database = Database::open_for(config::database(&source)?, purpose).await?;
             return reactivate::run(&database, arguments, &database.clock()).await;
         }
         Command::Rekey(arguments) => return rekey::run(&source, arguments, stop).await,

@@ -28,7 +28,7 @@ pub struct Arguments {
     all: bool,
     /// Show which streamers would be reactivated; write nothing.
     #[arg(long)]
-    dry_run: bool,
+    pub dry_run: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use adapters::SystemClock;
 use adapters::config::{RefreshConfig, Source};
 use adapters::signals::AwsSignals;
-use adapters::store::{Database, Lookup, PgStore};
+use adapters::store::{Database, Lookup, PgStore, Purpose};
 use adapters::twitch::TwitchClient;
 use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -89,7 +89,8 @@ pub async fn run(source: &Source, arguments: Arguments, stop: CancellationToken)
     let courier = notify.filter(|_| !arguments.dry_run).map(Courier::new).transpose()?;
     let limits = Limits::of_command(began, arguments.timeout);
     let reading = Reading { until: began + arguments.timeout, stop: stop.clone() };
-    let opening = Database::open_until(config.database, limits.start, Arc::new(SystemClock));
+    let purpose = Purpose::of(arguments.dry_run);
+    let opening = Database::open_until(config.database, purpose, limits.start, Arc::new(SystemClock));
     let database = reading.of(opening).await??;
     let clock: Arc<dyn Clock> = Arc::new(database.clock());
     let now = clock.now();

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use adapters::config::{self, Source};
-use adapters::store::{Database, Left, PgStore};
+use adapters::store::{Database, Left, PgStore, Purpose};
 use anyhow::Result;
 use domain::{CancellationToken, Clock, Streamer};
 use serde::Serialize;
@@ -56,7 +56,7 @@ impl From<Left> for Unreadable {
 /// Fails if something is left that this could not do: keep the old key until it succeeds.
 pub async fn run(source: &Source, arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> {
     let (database, cipher) = config::database_and_cipher(source)?;
-    let database = Database::open(database).await?;
+    let database = Database::open_for(database, Purpose::of(arguments.dry_run)).await?;
     let clock: Arc<dyn Clock> = Arc::new(database.clock());
     let store = PgStore::new(database, cipher, clock.clone());
     let mut done = Done { dry_run: arguments.dry_run, ..Done::default() };

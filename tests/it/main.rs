@@ -53,6 +53,7 @@ mod command {
     mod env_file;
     mod migrations;
     mod outbox_command;
+    mod read_only;
     mod rekey;
     mod tokens;
 }

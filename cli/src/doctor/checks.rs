@@ -39,8 +39,14 @@ pub fn out_of_reach(error: &StoreError) -> Check {
 }
 
 pub fn database(server: &Server) -> Check {
-    let Server { version, place, role, trust, .. } = server;
+    let Server { version, place, role, trust, takes_writes } = server;
     let connected = format!("connected to {place} as {role}: PostgreSQL {version}");
+    if !takes_writes {
+        return Topic::Database.fault(format!(
+            "{connected}, which takes no writes, so nothing can be refreshed: it is a standby, or was the writer before a \
+             failover, or all transactions of {role} are read only (default_transaction_read_only)"
+        ));
+    }
     match trust {
         Trust::Verified => Topic::Database.ok(format!("{connected}, its certificate is verified")),
         Trust::Near => Topic::Database.ok(format!("{connected}, on this machine")),
@@ -83,15 +89,21 @@ pub fn schema(version: Result<SchemaVersion, StoreError>, tables: Result<Tables,
     Topic::Schema.ok(text)
 }
 
+/// Whether a cycle's own statements were tried on a streamer's row.
+pub enum Trial {
+    Tried(Result<Rehearsal, StoreError>),
+    /// The login may not write, so the doctor does not try.
+    MayNotWrite,
+    NoKeys,
+}
+
 /// What this login can see, and what became of a cycle's own statements.
-pub fn rows(
-    role: &str,
-    hidden: Result<Vec<Hidden>, StoreError>,
-    rehearsal: Option<Result<Rehearsal, StoreError>>,
-) -> Check {
-    let (hidden, rehearsal) = match (hidden, rehearsal.transpose()) {
-        (Ok(hidden), Ok(rehearsal)) => (hidden, rehearsal),
-        (Err(error), _) | (_, Err(error)) => return Topic::Rows.fault(error.to_string()),
+pub fn rows(role: &str, hidden: Result<Vec<Hidden>, StoreError>, trial: Trial) -> Check {
+    let (hidden, rehearsal) = match (hidden, trial) {
+        (Err(error), _) | (_, Trial::Tried(Err(error))) => return Topic::Rows.fault(error.to_string()),
+        (Ok(hidden), Trial::Tried(Ok(rehearsal))) => (hidden, Ok(rehearsal)),
+        (Ok(hidden), Trial::MayNotWrite) => (hidden, Err(format!("{role} may not write"))),
+        (Ok(hidden), Trial::NoKeys) => (hidden, Err("no key for the tokens is configured".to_owned())),
     };
     let way_out = format!(
         "ALTER ROLE \"{role}\" BYPASSRLS, or give it policies FOR ALL with USING (true); a view has to become a table again"
@@ -107,13 +119,13 @@ pub fn rows(
         ));
     }
     match rehearsal {
-        Some(Rehearsal::NotLocked(streamer)) => {
+        Ok(Rehearsal::NotLocked(streamer)) => {
             return Topic::Rows.fault(format!(
                 "{role} can read {} and not lock the row, so nothing can be refreshed: {way_out}",
                 name(&streamer)
             ));
         }
-        Some(Rehearsal::NotWritten(streamer)) => {
+        Ok(Rehearsal::NotWritten(streamer)) => {
             return Topic::Rows.fault(format!(
                 "{role} can lock the row of {} and not change it, so every new token is lost: {way_out}",
                 name(&streamer)
@@ -128,14 +140,16 @@ pub fn rows(
         ));
     }
     match rehearsal {
-        Some(Rehearsal::NoStreamer) => Topic::Rows.warning(
+        Ok(Rehearsal::NoStreamer) => Topic::Rows.warning(
             "public.streamers has no active streamer: if the application has some, DATABASE_URL names another database",
         ),
-        Some(Rehearsal::Busy) => {
+        Ok(Rehearsal::Busy) => {
             Topic::Rows.ok("nothing is hidden; the rows that were tried are held by other runs")
         }
-        Some(_) => Topic::Rows.ok("nothing is hidden; a streamer's row was leased, locked, written, and put back"),
-        None => Topic::Rows.ok("nothing is hidden"),
+        Ok(_) => Topic::Rows.ok("nothing is hidden; a streamer's row was leased, locked, written, and put back"),
+        Err(why) => {
+            Topic::Rows.warning(format!("nothing is hidden; what a cycle does was not tried on a row: {why}"))
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use push::Vapid;
 use serde::Serialize;
 
 use self::check::{Check, State, Topic, not_among};
+use self::checks::Trial;
 use crate::output::{self, plain, table};
 use crate::refresh::all_authorized;
 
@@ -104,16 +105,19 @@ async fn database(config: &Whole, client_id: Option<&str>) -> Vec<Check> {
         .cipher
         .as_ref()
         .map(|cipher| PgStore::new(database.clone(), cipher.clone(), Arc::new(clock.clone())));
-    let rights = checks::rights(&server.role, database.missing_rights().await);
-    let has_rights = rights.state == State::Ok;
-    found.push(rights);
-    if has_rights {
-        let hidden = database.hidden().await;
-        let rehearsal = match &store {
-            Some(store) => Some(store.rehearse(now).await),
-            None => None,
+    let missing = database.missing_rights().await;
+    let (may_look, may_write) = missing.as_ref().map_or((false, false), |missing| {
+        let may_look = missing.iter().all(|right| !right.starts_with("SELECT"));
+        (may_look, missing.is_empty() && server.takes_writes)
+    });
+    found.push(checks::rights(&server.role, missing));
+    if may_look {
+        let trial = match &store {
+            _ if !may_write => Trial::MayNotWrite,
+            None => Trial::NoKeys,
+            Some(store) => Trial::Tried(store.rehearse(now).await),
         };
-        found.push(checks::rows(&server.role, hidden, rehearsal));
+        found.push(checks::rows(&server.role, database.hidden().await, trial));
     }
     found.push(checks::notify_role(database.notify_role().await));
     if let Some(store) = &store {

@@ -18,7 +18,7 @@ use crate::SystemClock;
 use crate::config::{RefreshConfig, TwitchConfig};
 use crate::secrets::Secrets;
 use crate::signals::AwsSignals;
-use crate::store::{Database, PgStore};
+use crate::store::{Database, PgStore, Purpose};
 use crate::telemetry::RefreshLog;
 use crate::telemetry::metrics::Metric;
 use crate::twitch::{Bounded, SetUpError, TwitchClient};
@@ -74,7 +74,9 @@ impl Runner {
         give_up_at: Option<Monotonic>,
     ) -> Result<Self, StoreError> {
         let machine = Arc::new(SystemClock);
-        let database = Database::open_until(config.database.clone(), give_up_at, machine.clone()).await?;
+        let database =
+            Database::open_until(config.database.clone(), Purpose::Write, give_up_at, machine.clone())
+                .await?;
         let clock = Arc::new(database.clock());
         Ok(Self::new(config, database, clock, machine))
     }

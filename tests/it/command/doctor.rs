@@ -1,11 +1,12 @@
 //! `tokens doctor`, as its own binary over the real PostgreSQL, the simulated Twitch and the simulated AWS: each fault alone
 //! has its line and the exit code 1, and no line shows a secret.
 
+mod causes;
 mod database;
 
 use anyhow::{Context as _, Result, ensure};
 use end_to_end::people::sender;
-use end_to_end::{binary, changed, tokens, world};
+use end_to_end::{Printed, binary, changed, tokens, world};
 use local::aws::{Fault as AwsFault, Service, SimulatedAws};
 use local::postgres::{Postgres, Settings as ServerSettings};
 use local::twitch::{Fault, Settings};
@@ -82,6 +83,18 @@ async fn doctor(environment: &Environment) -> Result<Said> {
             ensure!(!shown.contains(value), "{name} is shown: {shown}");
         }
     }
+    let said = read(&printed)?;
+    for (_, state, text) in &said.checks {
+        let line =
+            for_people.stdout.lines().any(|line| line.starts_with(state) && line.contains(text.as_str()));
+        // What it says of times may differ between the two.
+        ensure!(line || text.contains("ago"), "`{text}` is not in {}", for_people.stdout);
+    }
+    Ok(said)
+}
+
+/// What was printed with `--json`.
+fn read(printed: &Printed) -> Result<Said> {
     let document: Value = serde_json::from_str(&printed.stdout).with_context(|| format!("{printed:?}"))?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let lists = |name: &str| document[name].as_array().cloned().unwrap_or_default();
@@ -94,12 +107,6 @@ async fn doctor(environment: &Environment) -> Result<Said> {
         not_checked: lists("not_checked").iter().map(text).collect(),
     };
     ensure!(document["well"] == json!(said.code == 0), "{document}");
-    for (_, state, text) in &said.checks {
-        let line =
-            for_people.stdout.lines().any(|line| line.starts_with(state) && line.contains(text.as_str()));
-        // What it says of times may differ between the two.
-        ensure!(line || text.contains("ago"), "`{text}` is not in {}", for_people.stdout);
-    }
     Ok(said)
 }
 

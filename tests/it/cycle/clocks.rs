@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use adapters::SystemClock;
 use adapters::signals::NoSignals;
-use adapters::store::{Database, PgStore};
+use adapters::store::{Database, PgStore, Purpose};
 use adapters::twitch::TwitchClient;
 use anyhow::Result;
 use chrono::TimeDelta;
@@ -24,7 +24,7 @@ const STREAMERS: usize = 40;
 async fn host(world: &World, ahead: TimeDelta) -> Result<RefreshService<PgStore, TwitchClient, NoSignals>> {
     let config = world.config(&[("TWITCH_MAX_IN_FLIGHT", "8")])?;
     let machine = Arc::new(TurnableClock::running_from(SystemClock.now() + ahead));
-    let database = Database::open_until(config.database, None, machine).await?;
+    let database = Database::open_until(config.database, Purpose::Write, None, machine).await?;
     let clock: Arc<dyn Clock> = Arc::new(database.clock());
     assert!((clock.now() - SystemClock.now()).abs() < TimeDelta::minutes(1), "{ahead} is corrected");
     let in_flight = config.twitch.in_flight();

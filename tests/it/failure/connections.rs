@@ -7,7 +7,7 @@ use std::time::Duration;
 use adapters::SystemClock;
 use adapters::config::RefreshConfig;
 use adapters::runner::Runner;
-use adapters::store::{Database, Lookup, PgOutbox, PgStore};
+use adapters::store::{Database, Lookup, PgOutbox, PgStore, Purpose};
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, TimeDelta};
 use domain::Clock as _;
@@ -291,7 +291,7 @@ async fn a_server_that_is_away_for_longer_is_waited_for_until_the_deadline() -> 
     let relay = Relay::start(world)?;
     let open = |seconds| {
         let give_up_at = SystemClock.monotonic() + TimeDelta::seconds(seconds);
-        Database::open_until(relay.options(), Some(give_up_at), Arc::new(SystemClock))
+        Database::open_until(relay.options(), Purpose::Write, Some(give_up_at), Arc::new(SystemClock))
     };
     relay.refuse(usize::MAX, Refusal::Closes);
     let refused = timeout(Duration::from_secs(10), open(1)).await?.err().context("it is away")?.to_string();

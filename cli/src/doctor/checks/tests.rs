@@ -68,11 +68,18 @@ fn hidden_rows_are_a_fault_where_nothing_is_seen_or_nothing_can_be_changed() {
         ),
         (vec![hidden(true, true)], Rehearsal::Done, State::Warning, r#"ALTER ROLE "app" BYPASSRLS"#),
     ] {
-        let check = rows("app", Ok(found), Some(Ok(rehearsal.clone())));
+        let check = rows("app", Ok(found), Trial::Tried(Ok(rehearsal.clone())));
         assert_eq!(check.state, state, "{rehearsal:?}: {check:?}");
         assert!(check.text.contains(says), "{check:?}");
     }
-    assert_eq!(rows("app", Ok(vec![]), None).state, State::Ok);
+    for (trial, why) in [
+        (Trial::MayNotWrite, "was not tried on a row: app may not write"),
+        (Trial::NoKeys, "was not tried on a row: no key"),
+    ] {
+        let check = rows("app", Ok(vec![]), trial);
+        assert_eq!(check.state, State::Warning);
+        assert!(check.text.contains(why), "{check:?}");
+    }
 }
 
 #[test]

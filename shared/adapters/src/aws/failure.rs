@@ -2,6 +2,7 @@
 //! the headers that were signed, a connection that fails with its address), so only known ones are passed on.
 
 use std::error::Error;
+use std::iter;
 
 use aws_sdk_scheduler::error::{ProvideErrorMetadata, SdkError};
 
@@ -41,8 +42,10 @@ impl<E: ProvideErrorMetadata + Error + 'static> From<SdkError<E>> for Failure {
     fn from(error: SdkError<E>) -> Self {
         match &error {
             SdkError::ServiceError(answer) => {
-                let code = answer.err().code().unwrap_or("an error without a name");
                 let status = answer.raw().status().as_u16();
+                let Some(code) = answer.err().code() else {
+                    return Self::lasting(format!("what answers is not AWS ({status})"));
+                };
                 let message = answer.err().message().filter(|_| TELLING.contains(&code));
                 let reason = message
                     .map_or_else(|| format!("{code} ({status})"), |text| format!("{code}: {}", short(text)));
@@ -53,20 +56,19 @@ impl<E: ProvideErrorMetadata + Error + 'static> From<SdkError<E>> for Failure {
             SdkError::DispatchFailure(failure) if failure.is_timeout() => Self::lasting("no answer in time"),
             SdkError::ResponseError(_) => Self::lasting("an answer that can't be read"),
             SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) => {
-                Self::lasting(short(&root(&error)))
+                let root = causes(&error).last().map_or_else(String::new, ToString::to_string);
+                // The last of the providers that were tried says its own reason alone.
+                let about = causes(&error).any(|cause| cause.to_string().contains("credential"));
+                Self::lasting(short(&format!("{}{root}", if about { "no AWS credentials: " } else { "" })))
             }
             _ => Self::lasting("the AWS SDK failed"),
         }
     }
 }
 
-/// What lies at the bottom: the system's or the credentials' own words, without the address that those above add.
-fn root(error: &dyn Error) -> String {
-    let mut root = error;
-    while let Some(source) = root.source() {
-        root = source;
-    }
-    root.to_string()
+/// At the bottom lie the system's or the credentials' own words, without the address that those above add.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    iter::successors(Some(error), |&error| error.source())
 }
 
 fn short(text: &str) -> String {

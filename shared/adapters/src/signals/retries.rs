@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_sdk_scheduler::Client;
+use aws_sdk_scheduler::error::ProvideErrorMetadata as _;
 use aws_sdk_scheduler::operation::create_schedule::CreateScheduleError;
 use aws_sdk_scheduler::operation::get_schedule_group::GetScheduleGroupError;
 use aws_sdk_scheduler::types::{
@@ -65,10 +66,11 @@ impl RetryGroup {
             {
                 Self::Missing
             }
-            Err(error) => match Failure::from(error) {
-                Failure { reason, lasts: true } => Self::OutOfReach(reason),
-                Failure { reason, .. } => Self::Hidden(reason),
-            },
+            Err(error) => {
+                let hidden = error.code() == Some("AccessDeniedException");
+                let Failure { reason, .. } = error.into();
+                if hidden { Self::Hidden(reason) } else { Self::OutOfReach(reason) }
+            }
         }
     }
 }

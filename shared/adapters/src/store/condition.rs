@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::ports::StoreError;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use super::{Database, Moment, PgStore, SchemaVersion, failed, network, schema, tables};
+use super::{Database, Moment, PgStore, Purpose, SchemaVersion, failed, network, schema, tables};
 use crate::SystemClock;
 use crate::cipher::{Column, DecryptError};
 use crate::secrets::Live;
@@ -60,6 +60,8 @@ pub struct Server {
     pub role: String,
     /// What the connection relies on.
     pub trust: Trust,
+    /// It takes writes.
+    pub takes_writes: bool,
 }
 
 /// Why it is taken for the right one.
@@ -144,19 +146,20 @@ pub struct NotifyRole {
 }
 
 impl Database {
-    /// Connects, whatever the schema is.
+    /// Connects to look, whatever the schema is.
     ///
     /// # Errors
     ///
     /// As [`Database::open`], but for the schema.
     pub async fn reach(options: impl Into<Live<PgConnectOptions>>) -> Result<(Self, Server), StoreError> {
-        let database = Self::prepare(options.into(), Arc::new(SystemClock));
+        let database = Self::prepare(options.into(), Purpose::Read, Arc::new(SystemClock));
         let options = database.options.current();
         drop(database.acquire().await.map_err(|error| schema::unreachable(&error, &options))?);
         let row = sqlx::query!(
             r#"
             SELECT current_setting('server_version') AS "version!", current_user::text AS "role!",
-                   current_database()::text AS "name!"
+                   current_database()::text AS "name!",
+                   current_setting('transaction_read_only') = 'off' AS "takes_writes!"
             "#
         )
         .fetch_one(&database)
@@ -167,6 +170,7 @@ impl Database {
             place: format!("{} at {}", row.name, schema::place(&options)),
             role: row.role,
             trust: Trust::of(&options),
+            takes_writes: row.takes_writes,
         };
         Ok((database, server))
     }

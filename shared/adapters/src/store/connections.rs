@@ -64,8 +64,26 @@ struct Condition {
 /// How a transaction begins for which nothing has to be set.
 pub(super) const BEGIN: &str = "BEGIN";
 
+/// What a database is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To look: a standby, and a login whose transactions are read only, will do.
+    Read,
+    /// To refresh, and whatever else is written.
+    Write,
+}
+
+impl Purpose {
+    /// What a command needs that writes unless it is a dry run.
+    #[must_use]
+    pub fn of(dry_run: bool) -> Self {
+        if dry_run { Self::Read } else { Self::Write }
+    }
+}
+
 /// What is known of the pool's connections.
 pub(super) struct Known {
+    purpose: Purpose,
     /// What each answer of the server corrects.
     clock: DatabaseClock,
     /// The newest takes no writes.
@@ -81,10 +99,10 @@ pub(super) struct Known {
 }
 
 impl Known {
-    pub(super) fn new(options: &PgConnectOptions, clock: DatabaseClock) -> Self {
+    pub(super) fn new(options: &PgConnectOptions, clock: DatabaseClock, purpose: Purpose) -> Self {
         let unnamed = AtomicBool::new(!has_statement_cache(options));
         let (read_only, limited, shadowed, distrusted_at) = Default::default();
-        Self { clock, read_only, limited, shadowed, unnamed, distrusted_at }
+        Self { purpose, clock, read_only, limited, shadowed, unnamed, distrusted_at }
     }
 
     pub(super) fn clock(&self) -> DatabaseClock {
@@ -99,8 +117,13 @@ impl Known {
         !self.unnamed.load(Ordering::Relaxed)
     }
 
-    pub(super) fn is_read_only(&self) -> bool {
-        self.read_only.load(Ordering::Relaxed)
+    /// The server takes no writes, and that is what it is for.
+    pub(super) fn lacks_writes(&self) -> bool {
+        self.purpose == Purpose::Write && self.read_only.load(Ordering::Relaxed)
+    }
+
+    fn suits(&self, found: &Condition) -> bool {
+        self.purpose == Purpose::Read || !found.read_only
     }
 
     /// How a transaction begins.
@@ -144,14 +167,14 @@ pub(super) fn pool(options: PgConnectOptions, known: &Arc<Known>) -> PgPool {
                 known.read_only.store(found.read_only, Ordering::Relaxed);
                 known.limited.store(!found.unlimited, Ordering::Relaxed);
                 known.shadowed.store(found.shadowed, Ordering::Relaxed);
-                if found.read_only { Err(standby()) } else { Ok(()) }
+                if known.suits(&found) { Ok(()) } else { Err(standby()) }
             })
         })
         .before_acquire(move |connection, use_| {
             let known = acquired.clone();
             Box::pin(async move {
                 Ok(known.trusts(use_.age)
-                    && (use_.idle_for < UNTESTED_IDLE || is_well(connection, &known.clock).await))
+                    && (use_.idle_for < UNTESTED_IDLE || is_well(connection, &known).await))
             })
         })
         .connect_lazy_with(options)
@@ -164,10 +187,10 @@ pub(super) fn standby() -> Error {
     ))
 }
 
-async fn is_well(connection: &mut PgConnection, clock: &DatabaseClock) -> bool {
-    timeout(ANSWER_TIMEOUT, condition(connection, clock))
+async fn is_well(connection: &mut PgConnection, known: &Known) -> bool {
+    timeout(ANSWER_TIMEOUT, condition(connection, &known.clock))
         .await
-        .is_ok_and(|answer| answer.is_ok_and(|found| !found.read_only))
+        .is_ok_and(|answer| answer.is_ok_and(|found| known.suits(&found)))
 }
 
 async fn condition(connection: &mut PgConnection, clock: &DatabaseClock) -> Result<Condition, Error> {

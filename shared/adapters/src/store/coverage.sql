@@ -3,10 +3,23 @@
 --
 -- The history is read through the index of each session's streamer, and nothing that grows is joined with anything
 -- that grows: what the planner takes for small may be large, and the cost must stay that of what is read.
-WITH session AS (
-    SELECT membership_id, granted_at, streamer_id, campaign_id, ends_at,
-           greatest(granted_at, $1) AS counts_from, least(ends_at, $2) AS counts_until
-    FROM token_refresh.sessions
+WITH unseen AS (
+    SELECT m.id AS membership_id, m.streamer_id, m.campaign_id, m.poll_authorization_expires_at AS ends_at,
+           coalesce(m.poll_authorization_granted_at, m.poll_authorization_expires_at - interval '12 hours') AS granted_at
+    FROM public.campaign_memberships m
+    CROSS JOIN LATERAL (SELECT FROM public.streamers WHERE id = m.streamer_id AND is_active LIMIT 1) active
+    WHERE m.status = 'ACTIVE' AND m.poll_authorization_expires_at > $2 AND m.campaign_id IS NOT NULL
+),
+session AS (
+    SELECT *, greatest(granted_at, $1) AS counts_from, least(ends_at, $2) AS counts_until
+    FROM (
+        SELECT membership_id, granted_at, streamer_id, campaign_id, ends_at FROM token_refresh.sessions
+        UNION ALL
+        -- What has begun since the last run remembered the sessions.
+        SELECT membership_id, granted_at, streamer_id, campaign_id, ends_at FROM unseen
+        WHERE NOT EXISTS (SELECT FROM token_refresh.sessions known
+                          WHERE known.membership_id = unseen.membership_id AND known.granted_at = unseen.granted_at)
+    ) AS known
     WHERE ends_at > $1 AND granted_at < $2 AND granted_at < ends_at
 ),
 -- From one event to the next nothing was tried, and each tells of the token that was stored in between.
@@ -120,7 +133,7 @@ total AS (
 SELECT total.sessions AS "sessions!", coalesce(total.seconds, 0)::bigint AS "seconds!",
        gap.membership_id AS "membership_id?", gap.streamer_id AS "streamer_id?", s.twitch_login AS "login?",
        s.twitch_display_name AS "display_name?", gap.campaign_id AS "campaign_id?", c.name AS "campaign?",
-       gap.granted_at AS "granted_at?", gap.ends_at AS "ends_at?", gap.deactivated_at AS "deactivated_at: Moment", gap.dead AS "dead?",
+       gap.granted_at AS "granted_at?: Moment", gap.ends_at AS "ends_at?: Moment", gap.deactivated_at AS "deactivated_at: Moment", gap.dead AS "dead?",
        gap.begins_at AS "begins_at: Moment", gap.stops_at AS "stops_at: Moment", gap.reasons
 FROM total
 LEFT JOIN gap ON true

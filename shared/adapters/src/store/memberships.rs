@@ -231,23 +231,21 @@ impl Database {
     ) -> Result<Result<Participants, Unknown>, StoreError> {
         const DOING: &str = "reading a campaign's streamers";
         let read = async |only| unless_of_a_row(self.read_participants(campaign, only, now).await);
-        let participants = match in_time(DOING, read(None)).await? {
-            Ok(readable) => Participants { readable, unreadable: Vec::new() },
-            Err(_) => {
-                let mut participants = Participants::default();
-                for (id, is_game_master) in in_time(DOING, self.needed(campaign)).await? {
-                    match in_time(DOING, read(Some(id))).await? {
-                        Ok(readable) => participants.readable.extend(readable),
-                        Err(error) => {
-                            let error = StoreError(format!("its row can't be read: {}", said(&error)));
-                            let participant = Participant::unreadable(StreamerId(id), is_game_master);
-                            participants.unreadable.push((participant, error));
-                        }
+        let mut participants = Participants::default();
+        if let Ok(readable) = in_time(DOING, read(None)).await? {
+            participants.readable = readable;
+        } else {
+            for (id, is_game_master) in in_time(DOING, self.needed(campaign)).await? {
+                match in_time(DOING, read(Some(id))).await? {
+                    Ok(readable) => participants.readable.extend(readable),
+                    Err(error) => {
+                        let error = StoreError(format!("its row can't be read: {}", said(&error)));
+                        let participant = Participant::unreadable(StreamerId(id), is_game_master);
+                        participants.unreadable.push((participant, error));
                     }
                 }
-                participants
             }
-        };
+        }
         let Participants { readable, unreadable } = &participants;
         // A campaign without members would be called healthy.
         if unreadable.is_empty() && readable.iter().all(|one| one.is_game_master) {

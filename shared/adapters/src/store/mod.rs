@@ -27,6 +27,7 @@ mod tables;
 mod visible;
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,7 @@ use uuid::Uuid;
 
 pub use self::condition::{LastRuns, NotifyRole, Server, StoredTexts, StoredUnder, Tables, Trust, Waiting};
 use self::connections::Known;
+pub use self::connections::Purpose;
 pub use self::coverage::{BrokenSession, Coverage, Gap};
 pub(crate) use self::errors::Class;
 use self::errors::refuses_us;
@@ -100,7 +102,19 @@ impl Database {
     /// If the database can't be reached or does not accept the login, and if its migrations are missing or need a newer
     /// program; the text says what to do.
     pub async fn open(options: impl Into<Live<PgConnectOptions>>) -> Result<Self, StoreError> {
-        Self::open_until(options, None, Arc::new(SystemClock)).await
+        Self::open_for(options, Purpose::Write).await
+    }
+
+    /// The same, for this purpose.
+    ///
+    /// # Errors
+    ///
+    /// As [`Database::open`].
+    pub async fn open_for(
+        options: impl Into<Live<PgConnectOptions>>,
+        purpose: Purpose,
+    ) -> Result<Self, StoreError> {
+        Self::open_until(options, purpose, None, Arc::new(SystemClock)).await
     }
 
     /// The same, for a caller that has time until `give_up_at`, by this clock of the machine.
@@ -110,12 +124,13 @@ impl Database {
     /// As [`Database::open`].
     pub async fn open_until(
         options: impl Into<Live<PgConnectOptions>>,
+        purpose: Purpose,
         give_up_at: Option<Monotonic>,
         machine: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         let left = |at: Monotonic| (at - machine.monotonic()).to_std().unwrap_or_default();
         let patience = give_up_at.map_or(OPEN_TIMEOUT, left);
-        let database = Self::prepare(options.into(), machine);
+        let database = Self::prepare(options.into(), purpose, machine);
         let version = schema::check(&Self { patience, ..database.clone() }).await?;
         if version.is_newer() {
             tracing::info!("the database's schema is at version {version}");
@@ -124,9 +139,9 @@ impl Database {
     }
 
     /// Connects to nothing yet.
-    fn prepare(options: Live<PgConnectOptions>, machine: Arc<dyn Clock>) -> Self {
+    fn prepare(options: Live<PgConnectOptions>, purpose: Purpose, machine: Arc<dyn Clock>) -> Self {
         let current = options.current();
-        let known = Arc::new(Known::new(&current, DatabaseClock::new(machine)));
+        let known = Arc::new(Known::new(&current, DatabaseClock::new(machine), purpose));
         let pool = connections::pool(quiet(&current), &known);
         let connecting_with = Arc::new(Mutex::new(current));
         let (patience, hides_nothing_since) = (connections::CONNECT_TIMEOUT, Arc::default());
@@ -170,7 +185,8 @@ impl Database {
                 }
                 None => Err(error),
             },
-            Err(sqlx::Error::PoolTimedOut) if self.known.is_read_only() => Err(connections::standby()),
+            Err(sqlx::Error::PoolTimedOut) if self.known.lacks_writes() => Err(connections::standby()),
+            Err(sqlx::Error::PoolTimedOut) => Err(Box::pin(why_not(&options)).await),
             acquired => acquired,
         }
     }
@@ -197,6 +213,14 @@ impl Database {
             *connecting_with() = current.clone();
         }
         Ok(current)
+    }
+}
+
+/// Why the pool found no connection: it tries again until the end of its time, and doesn't say why it had to.
+async fn why_not(options: &PgConnectOptions) -> sqlx::Error {
+    match timeout(connections::ANSWER_TIMEOUT, schema::connect(options)).await {
+        Ok(Err(error)) => error,
+        Ok(Ok(_)) | Err(_) => sqlx::Error::PoolTimedOut,
     }
 }
 
@@ -380,7 +404,12 @@ fn failed(doing: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
 fn said(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            "the server closed the connection".to_owned()
+        }
         sqlx::Error::Io(error) => error.to_string(),
+        // What it says is for those who know the protocol.
+        sqlx::Error::Protocol(_) => "what answers is not PostgreSQL, or closed the connection".to_owned(),
         sqlx::Error::PoolTimedOut => "no answer in time".to_owned(),
         error => error.to_string(),
     }

@@ -7,9 +7,6 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Error, PgConnection, PgExecutor, Row};
 
-use tokio::time::timeout;
-
-use super::connections::ANSWER_TIMEOUT;
 use super::tables::{self, Found, MissingTables};
 use super::{Class, Database, failed, network, said};
 
@@ -100,11 +97,7 @@ async fn look(connection: &mut PgConnection) -> Result<Found, StoreError> {
 /// Says what is wrong if this program does not work on the database's schema; otherwise answers its version.
 pub(super) async fn check(database: &Database) -> Result<SchemaVersion, StoreError> {
     let options = database.options.current();
-    let acquired = match database.acquire().await {
-        Err(Error::PoolTimedOut) => Err(why_not(&options).await),
-        acquired => acquired,
-    };
-    drop(acquired.map_err(|error| unreachable(&error, &options))?);
+    drop(database.acquire().await.map_err(|error| unreachable(&error, &options))?);
     let version = SchemaVersion {
         database: applied(database).await.map_err(|error| unreadable(&error))?.unwrap_or(0),
         program: newest(),
@@ -169,16 +162,8 @@ async fn number(
     }
 }
 
-async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Error> {
+pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Error> {
     network::checked(options).await?.connect().await
-}
-
-/// Why the pool found no connection, which it doesn't say: it tried again until the end of its time.
-async fn why_not(options: &PgConnectOptions) -> Error {
-    match timeout(ANSWER_TIMEOUT, connect(options)).await {
-        Ok(Err(error)) => error,
-        Ok(Ok(_)) | Err(_) => Error::PoolTimedOut,
-    }
 }
 
 /// Where, but never with which password.
