@@ -12,7 +12,7 @@ use adapters::store::{Database, Lookup, PgStore, Purpose};
 use adapters::twitch::TwitchClient;
 use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::policy::{Demand, EXPIRY_MARGIN};
+use domain::policy::{EXPIRY_MARGIN, RefreshMode};
 use domain::refresh::{Cycle, Limits, RefreshService, Whom};
 use domain::report::{Human, Outcome, Report};
 use domain::schedule::Trigger;
@@ -100,7 +100,7 @@ pub async fn run(source: &Source, arguments: Arguments, stop: CancellationToken)
         None => None,
     };
     let cycle = Cycle {
-        demand: if arguments.force { Demand::Everybody } else { Demand::Due },
+        mode: if arguments.force { RefreshMode::Forced } else { RefreshMode::Due },
         dry_run: arguments.dry_run,
         whom: only.as_ref().map_or(Whom::Authorized, Whom::only),
         limits,

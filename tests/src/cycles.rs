@@ -1,6 +1,6 @@
 //! The cycles that tests run in their own process, and what they ask of an outcome.
 
-use domain::policy::{Demand, FailureKind};
+use domain::policy::{FailureKind, RefreshMode};
 use domain::refresh::Cycle;
 use domain::report::{Outcome, Standing};
 use domain::schedule::Trigger;
@@ -17,7 +17,7 @@ pub fn sweep() -> Cycle {
 
 /// As `tokens refresh --force` does.
 pub fn forced() -> Cycle {
-    Cycle { demand: Demand::Everybody, ..Cycle::new(Trigger::Command) }
+    Cycle { mode: RefreshMode::Forced, ..Cycle::new(Trigger::Command) }
 }
 
 /// What a failure that was recorded counts as.

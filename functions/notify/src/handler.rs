@@ -7,7 +7,7 @@ use adapters::runner::deadline;
 use adapters::secrets::Secrets;
 use adapters::telemetry::{log_deliveries, log_delivery};
 use domain::Clock;
-use domain::notify::{NotifyReport, NotifyService, SHORTEST_RUN};
+use domain::notify::{MIN_RUN, NotifyReport, NotifyService};
 use domain::ports::{Outbox, Push};
 use lambda_runtime::{Error, LambdaEvent};
 use serde_json::Value;
@@ -33,10 +33,10 @@ impl<O: Outbox, P: Push> Handler<O, P> {
         check(&event.payload)?;
         self.secrets.renew(&NotifyConfig::FOLLOWED).await;
         let deadline = deadline(event.context.deadline);
-        if deadline.is_some_and(|at| at - self.clock.monotonic() < SHORTEST_RUN) {
+        if deadline.is_some_and(|at| at - self.clock.monotonic() < MIN_RUN) {
             return Err(format!(
                 "no time to begin: a delivery may take {} s; give the function a timeout of at least a minute",
-                SHORTEST_RUN.num_seconds()
+                MIN_RUN.num_seconds()
             )
             .into());
         }

@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result, ensure};
 use chrono::TimeDelta;
 use domain::Clock;
-use domain::policy::Demand;
+use domain::policy::RefreshMode;
 use domain::ports::Push;
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
@@ -36,7 +36,7 @@ pub(super) async fn play<P: Push>(stage: &Stage<P>, browsers: &SimulatedPush) ->
     println!("\n\nA refresh that is refused twice, on a clock that is turned\n");
     sqlx::query(BREAK).execute(&world.pool).await?;
     println!("  {BREAK};");
-    let force = Cycle { demand: Demand::Everybody, ..Cycle::new(Trigger::Command) };
+    let force = Cycle { mode: RefreshMode::Forced, ..Cycle::new(Trigger::Command) };
     tell(stage, "refresh --force", &stage.run(&force).await?);
     look(stage, lyra).await?;
     let retry = *stage.scheduler.retries().first().context("no retry was armed")?;

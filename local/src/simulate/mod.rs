@@ -262,8 +262,8 @@ impl Scenario {
                 continue;
             }
             let now = firing.at;
-            let demand = Cycle::new(firing.trigger).demand;
-            match self.policy.decide(&token, demand, now) {
+            let mode = Cycle::new(firing.trigger).mode;
+            match self.policy.decide(&token, mode, now) {
                 Decision::Skip(_) => {}
                 // Twitch calls it valid, for a token that is not due has not died.
                 Decision::Validate if token.failure.is_none() => token.validated_at = Some(now),

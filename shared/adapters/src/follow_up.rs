@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use domain::Monotonic;
 use domain::ports::StoreError;
-use domain::refresh::LAST_WORDS;
+use domain::refresh::DEADLINE_MARGIN;
 use domain::schedule::Trigger;
 use tokio::time::timeout;
 
@@ -38,8 +38,8 @@ impl Runner {
         otherwise: &str,
         work: impl Future<Output = Result<(), StoreError>>,
     ) {
-        let left =
-            deadline.map_or(LONGEST, |at| (at - LAST_WORDS - self.monotonic()).to_std().unwrap_or_default());
+        let left = deadline
+            .map_or(LONGEST, |at| (at - DEADLINE_MARGIN - self.monotonic()).to_std().unwrap_or_default());
         let done = tokio::select! {
             biased;
             () = self.stop().cancelled() => return,

@@ -8,7 +8,7 @@ use domain::authorization::{Membership, Unknown};
 use domain::grant::{GrantError, grant};
 use domain::health::{CheckError, Checkup, check};
 use domain::ports::StoreError;
-use domain::refresh::{Cycle, LAST_WORDS, Limits, RefreshService};
+use domain::refresh::{Cycle, DEADLINE_MARGIN, Limits, RefreshService};
 use domain::schedule::Trigger;
 use domain::{Caller, CampaignId, MembershipKey, Monotonic, StreamerId};
 use tokio::time::Instant;
@@ -38,7 +38,7 @@ pub struct Request {
 impl Request {
     /// By when a request is answered that has this long: earlier, if the function ends before.
     fn answer_by(&self, now: Monotonic, time: TimeDelta) -> Monotonic {
-        self.deadline.map_or(now + time, |deadline| (now + time).min(deadline - LAST_WORDS))
+        self.deadline.map_or(now + time, |deadline| (now + time).min(deadline - DEADLINE_MARGIN))
     }
 
     fn cycle(&self, trigger: Trigger, answer_by: Monotonic) -> Cycle {

@@ -28,11 +28,11 @@ pub const TIME_TO_LIVE: TimeDelta = TimeDelta::hours(24);
 /// A notification has room for as many names.
 pub const NAMED_CAMPAIGNS: usize = 3;
 
-/// The wait after a first failed delivery; it doubles with each, up to [`LONGEST_PAUSE`].
+/// The wait after a first failed delivery; it doubles with each, up to [`MAX_PAUSE`].
 pub const FIRST_PAUSE: TimeDelta = TimeDelta::minutes(1);
 
 /// A push service that comes back is noticed within this long.
-pub const LONGEST_PAUSE: TimeDelta = TimeDelta::hours(1);
+pub const MAX_PAUSE: TimeDelta = TimeDelta::hours(1);
 
 /// For how long a push service's name must not exist before its subscription is deleted: a day, but for the hour in which
 /// a notification's last attempt falls.
@@ -239,7 +239,7 @@ impl Notification {
             | PushAnswer::NotAsked(_) => None,
         };
         let doubled = FIRST_PAUSE * 2_i32.pow(self.attempt.saturating_sub(1).min(10));
-        let pause = doubled.min(LONGEST_PAUSE).max(asked.unwrap_or_default().min(TIME_TO_LIVE));
+        let pause = doubled.min(MAX_PAUSE).max(asked.unwrap_or_default().min(TIME_TO_LIVE));
         let at = now + pause;
         if at < end { Next::RetryAt(at) } else { Next::GivenUp }
     }

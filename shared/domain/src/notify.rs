@@ -16,23 +16,23 @@ use crate::notification::{Next, Notification, Presentation, PushAnswer};
 use crate::ports::{Outbox, Push, PushMessage, StoreError};
 
 /// The longest that one push may take.
-pub const LONGEST_PUSH: TimeDelta = TimeDelta::seconds(10);
+pub const PUSH_TIMEOUT: TimeDelta = TimeDelta::seconds(10);
 
 /// Devices that are pushed to at the same time.
-const AT_ONCE: usize = 32;
+const IN_FLIGHT: usize = 32;
 
 /// The longest that a result is tried to be written while the database is away.
-const LONGEST_WRITE: TimeDelta = TimeDelta::seconds(10);
+const MAX_WRITE: TimeDelta = TimeDelta::seconds(10);
 
 /// For how long no other run takes what was claimed: another push while it waits for its turn, its own, and a write.
-const CLAIM: TimeDelta = TimeDelta::seconds(2 * LONGEST_PUSH.num_seconds() + LONGEST_WRITE.num_seconds());
+const CLAIM: TimeDelta = TimeDelta::seconds(2 * PUSH_TIMEOUT.num_seconds() + MAX_WRITE.num_seconds());
 
 /// A host that has left so many calls in a row without an answer is not called again in the same run: each would hold up
 /// the others for as long as we wait.
 const UNANSWERED: u32 = 3;
 
 /// With less time left, a run delivers nothing.
-pub const SHORTEST_RUN: TimeDelta = CLAIM;
+pub const MIN_RUN: TimeDelta = CLAIM;
 
 /// What a delivery did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -123,7 +123,7 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
         let claims = stream::unfold((), |()| async { Some((self.claim(deadline, &run).await?, ())) });
         claims
             .flat_map(stream::iter)
-            .for_each_concurrent(AT_ONCE, |(notification, until)| {
+            .for_each_concurrent(IN_FLIGHT, |(notification, until)| {
                 self.deliver(notification, until, &run, observer)
             })
             .await;
@@ -146,7 +146,7 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
             return None;
         }
         let until = now + CLAIM;
-        match self.outbox.claim(now, until, AT_ONCE).await {
+        match self.outbox.claim(now, until, IN_FLIGHT).await {
             Ok(claimed) if claimed.notifications.is_empty() && claimed.obsolete == 0 => None,
             Ok(claimed) => {
                 lock(run).report.obsolete += claimed.obsolete;
@@ -167,7 +167,7 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
         observer: Observer<'_>,
     ) {
         let now = self.clock.now();
-        if until - now < LONGEST_PUSH + LONGEST_WRITE {
+        if until - now < PUSH_TIMEOUT + MAX_WRITE {
             // It waited too long for its turn: another run could take it before it is written what became of it.
             return;
         }
@@ -185,7 +185,7 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
         };
         notification.note(&answer, now);
         let next = notification.after_attempt(&answer, now);
-        let give_up_at = self.clock.monotonic() + LONGEST_WRITE;
+        let give_up_at = self.clock.monotonic() + MAX_WRITE;
         match self.outbox.settle(&notification, next, answer.reason(), now, give_up_at).await {
             Ok(()) => {
                 let mut run = lock(run);
@@ -213,7 +213,7 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
                 let answer = other_key(&reason);
                 let now = self.clock.now();
                 notification.note(&answer, now);
-                let give_up_at = self.clock.monotonic() + LONGEST_WRITE;
+                let give_up_at = self.clock.monotonic() + MAX_WRITE;
                 let failed = lock(run).failed.is_some();
                 if !failed {
                     let settled =

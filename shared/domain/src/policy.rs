@@ -114,15 +114,15 @@ pub enum FailedUnder {
 }
 
 /// To a grant a refresh this young counts as one made now: a double click makes one call.
-pub const JUST_NOW: TimeDelta = TimeDelta::minutes(1);
+pub const DOUBLE_CLICK_WINDOW: TimeDelta = TimeDelta::minutes(1);
 
 /// Two checks that share a streamer share its refresh; and a token that Twitch gave for less than [`EXPIRY_MARGIN`] is not
 /// asked for again by those who waited for it.
-pub const AT_ONCE: TimeDelta = TimeDelta::seconds(10);
+pub const REFRESH_REUSE_WINDOW: TimeDelta = TimeDelta::seconds(10);
 
 /// What a trigger asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Demand {
+pub enum RefreshMode {
     /// Whatever is due. A planned run, and the command.
     #[default]
     Due,
@@ -131,8 +131,8 @@ pub enum Demand {
     /// Whatever is due; tokens that Twitch has not validated lately are validated. The sweep.
     DueOrUnproven,
     /// All, whatever the expiry or a failure says. `--force`.
-    Everybody,
-    /// All that were not refreshed [`JUST_NOW`]. A grant.
+    Forced,
+    /// All that were not refreshed within [`DOUBLE_CLICK_WINDOW`]. A grant.
     NotJustNow,
     /// Whatever expires soon, whatever a failure says; the rest is validated. The health check: a caller is waiting to use
     /// the tokens now.
@@ -219,23 +219,27 @@ impl Policy {
     /// left: a dead grant is better known before the token dies than after. Until then a sweep validates the token: one
     /// that lives needs no mark.
     #[must_use]
-    pub fn decide(&self, token: &TokenState, demand: Demand, now: DateTime<Utc>) -> Decision {
+    pub fn decide(&self, token: &TokenState, mode: RefreshMode, now: DateTime<Utc>) -> Decision {
         let valid = token.expires_at.map_or(NotDue::NoExpiry, |at| NotDue::Valid { left: at - now });
-        match demand {
-            Demand::NotJustNow if refreshed_within(JUST_NOW, token, now) => return Decision::Skip(valid),
-            Demand::NotJustNow | Demand::Everybody => return Decision::Refresh,
+        match mode {
+            RefreshMode::NotJustNow if refreshed_within(DOUBLE_CLICK_WINDOW, token, now) => {
+                return Decision::Skip(valid);
+            }
+            RefreshMode::NotJustNow | RefreshMode::Forced => return Decision::Refresh,
             // A token fresh from Twitch is fine, however short it lives.
-            Demand::Usable if expires_soon(token, now) && !refreshed_within(AT_ONCE, token, now) => {
+            RefreshMode::Usable
+                if expires_soon(token, now) && !refreshed_within(REFRESH_REUSE_WINDOW, token, now) =>
+            {
                 return Decision::Refresh;
             }
-            Demand::Usable => return Decision::Validate,
-            Demand::Due | Demand::DueByTime | Demand::DueOrUnproven => {}
+            RefreshMode::Usable => return Decision::Validate,
+            RefreshMode::Due | RefreshMode::DueByTime | RefreshMode::DueOrUnproven => {}
         }
         let due = match self.due_at(token) {
             Due::Always => true,
             Due::From(at) => at <= now,
             Due::AtNoTime => {
-                demand == Demand::Due
+                mode == RefreshMode::Due
                     && token.no_expiry == Some(NoExpiry::Unknown)
                     && !refreshed_within(VALIDATION_AGE, token, now)
             }
@@ -245,7 +249,7 @@ impl Policy {
         }
         let proven = token.refreshed_at.max(token.validated_at);
         let unproven = token.failure.is_some() || proven.is_none_or(|at| now - at >= VALIDATION_AGE);
-        if demand == Demand::DueOrUnproven && unproven {
+        if mode == RefreshMode::DueOrUnproven && unproven {
             return Decision::Validate;
         }
         Decision::Skip(self.waits_for_retry(token, now).unwrap_or(valid))

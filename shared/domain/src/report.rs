@@ -465,7 +465,7 @@ impl fmt::Display for Stop {
             Self::NoTime => write!(
                 f,
                 "no time to begin: an attempt may take {} s; give the function a timeout of at least three minutes, or the command a longer --timeout",
-                crate::refresh::SHORTEST_CYCLE.num_seconds()
+                crate::refresh::MIN_CYCLE.num_seconds()
             ),
             Self::Deadline => f.write_str("the deadline is near; the rest is left to the next run"),
             Self::Outages => write!(

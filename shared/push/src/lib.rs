@@ -32,7 +32,7 @@ pub use crate::vapid::{KeyError, Vapid, VapidFaults, VapidKey};
 /// A connection that takes longer will hardly come.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// From the look-up of the name to the end of the answer; within [`domain::notify::LONGEST_PUSH`].
+/// From the look-up of the name to the end of the answer; within [`domain::notify::PUSH_TIMEOUT`].
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A connection that was idle for longer may have slept in a frozen sandbox, and be dead without knowing.
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_push_ends_within_what_the_outbox_grants_it() {
-        assert!(TimeDelta::from_std(CALL_TIMEOUT).unwrap() < domain::notify::LONGEST_PUSH);
+        assert!(TimeDelta::from_std(CALL_TIMEOUT).unwrap() < domain::notify::PUSH_TIMEOUT);
     }
 
     #[tokio::test]

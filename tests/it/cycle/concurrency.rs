@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use chrono::TimeDelta;
 use domain::StreamerId;
-use domain::policy::Demand;
+use domain::policy::RefreshMode;
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
 use end_to_end::requests::{authorization, authorization_path, check_path, membership};
@@ -67,7 +67,7 @@ async fn no_pair_is_lost(world: &World, ids: Vec<StreamerId>) -> Result<()> {
     for id in ids {
         assert!(world.has_live_token(id).await?);
     }
-    let forced = Cycle { demand: Demand::Everybody, ..Cycle::new(Trigger::Command) };
+    let forced = Cycle { mode: RefreshMode::Forced, ..Cycle::new(Trigger::Command) };
     let ran = run(&world.service(&[]).await?, &forced).await;
     assert_eq!((ran.report.success, world.twitch.totals().reuses), (STREAMERS, 0));
     Ok(())
@@ -105,7 +105,7 @@ async fn forced_over_each_other_they_use_no_token_twice() -> Result<()> {
     let still = Still::with(one_time()).await?;
     let world = &still.world;
     let ids = due(world).await?;
-    let forced = Cycle { demand: Demand::Everybody, ..Cycle::new(Trigger::Command) };
+    let forced = Cycle { mode: RefreshMode::Forced, ..Cycle::new(Trigger::Command) };
     let ran = all_at_once(world, &vec![forced; 8]).await?;
 
     let success: u64 = ran.iter().map(|ran| ran.report.success).sum();

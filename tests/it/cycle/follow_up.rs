@@ -4,7 +4,7 @@ use adapters::store::HISTORY_KEPT;
 use anyhow::Result;
 use chrono::TimeDelta;
 use domain::Clock as _;
-use domain::refresh::LAST_WORDS;
+use domain::refresh::DEADLINE_MARGIN;
 use domain::schedule::Trigger;
 use end_to_end::Still;
 use end_to_end::requests::runner;
@@ -66,7 +66,7 @@ async fn what_was_forgotten_stays_so_where_the_rest_fails() -> Result<()> {
 async fn what_takes_too_long_is_given_up() -> Result<()> {
     let still = with_old_history().await?;
     at_the_second_deletion(&still.world, "PERFORM pg_sleep(3600)").await?;
-    let deadline = still.clock.monotonic() + LAST_WORDS + TimeDelta::seconds(2);
+    let deadline = still.clock.monotonic() + DEADLINE_MARGIN + TimeDelta::seconds(2);
     runner(&still.world).await?.follow_up(Trigger::Planned, Some(deadline)).await;
     let kept = kept(&still.world).await?;
     assert!([OLD, OLD - 10_000].contains(&kept), "{kept}");

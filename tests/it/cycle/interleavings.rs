@@ -10,7 +10,7 @@ use adapters::runner::Runner;
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::authorization::{AUTHORIZATION, Authorization};
-use domain::policy::{AT_ONCE, EXPIRY_MARGIN, JUST_NOW};
+use domain::policy::{DOUBLE_CLICK_WINDOW, EXPIRY_MARGIN, REFRESH_REUSE_WINDOW};
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
 use domain::{CampaignId, MembershipKey, StreamerId};
@@ -73,7 +73,7 @@ impl State {
         let expires_soon = self.expires_at - EXPIRY_MARGIN <= now;
         match deed {
             Deed::Grant(whose, campaign) if whose == streamer => {
-                if !self.refreshed_within(JUST_NOW, now) {
+                if !self.refreshed_within(DOUBLE_CLICK_WINDOW, now) {
                     self.refresh(now);
                 }
                 self.authorizations[campaign] = Some((now, now + AUTHORIZATION));
@@ -83,7 +83,9 @@ impl State {
                 self.authorizations[campaign] = Some((granted_at, now));
             }
             Deed::Check(campaign)
-                if self.authorized(campaign, now) && expires_soon && !self.refreshed_within(AT_ONCE, now) =>
+                if self.authorized(campaign, now)
+                    && expires_soon
+                    && !self.refreshed_within(REFRESH_REUSE_WINDOW, now) =>
             {
                 self.refresh(now);
             }
@@ -230,7 +232,7 @@ impl Played {
             before = after;
         }
         // What is stored works: nobody's pair was lost on the way.
-        let forced = Cycle { demand: domain::policy::Demand::Everybody, ..Cycle::new(Trigger::Command) };
+        let forced = Cycle { mode: domain::policy::RefreshMode::Forced, ..Cycle::new(Trigger::Command) };
         for streamer in 0..STREAMERS {
             self.act(Deed::Grant(streamer, 0)).await?;
         }

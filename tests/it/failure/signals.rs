@@ -11,9 +11,9 @@ use domain::CampaignId;
 use domain::Clock as _;
 use domain::Monotonic;
 use domain::StreamerId;
-use domain::policy::Demand;
+use domain::policy::RefreshMode;
 use domain::ports::{SignalError, Signals, StreamerDeactivated};
-use domain::refresh::{Cycle, LONGEST_SIGNAL, Limits};
+use domain::refresh::{Cycle, Limits, SIGNAL_TIMEOUT};
 use domain::schedule::{Trigger, retry_minute};
 use end_to_end::{Still, run};
 use local::aws::{Fault, Schedule, Service, SimulatedAws};
@@ -230,7 +230,7 @@ async fn thousands_of_failures_make_one_schedule_a_minute_once_in_a_process() ->
     .execute(&still.world.pool)
     .await?;
     let service = still.world.service_with(stage.signals()?, &[]).await?;
-    let cycle = Cycle { demand: Demand::Everybody, ..Cycle::new(Trigger::Command) };
+    let cycle = Cycle { mode: RefreshMode::Forced, ..Cycle::new(Trigger::Command) };
 
     for round in 1..=2 {
         let ran = run(&service, &cycle).await;
@@ -336,7 +336,7 @@ impl Slow {
                 let left = self.deadline - self.clock.monotonic() - TimeDelta::seconds(4);
                 self.clock.advance(left.to_std().unwrap_or_default());
             }
-            _ => self.clock.advance(LONGEST_SIGNAL.to_std().unwrap_or_default()),
+            _ => self.clock.advance(SIGNAL_TIMEOUT.to_std().unwrap_or_default()),
         }
     }
 }

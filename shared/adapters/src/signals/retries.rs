@@ -25,7 +25,7 @@ use crate::aws::{Failure, Sdk};
 use crate::config::RetryConfig;
 
 /// A schedule has to be there before its minute begins: as long as making it may take.
-const AHEAD: TimeDelta = domain::refresh::LONGEST_SIGNAL;
+const AHEAD: TimeDelta = domain::refresh::SIGNAL_TIMEOUT;
 
 /// In seconds. An invocation that EventBridge Scheduler couldn't deliver for this long has been overtaken by a sweep,
 /// which comes every 15 minutes; it goes to the dead-letter queue.

@@ -5,7 +5,7 @@
 
 use chrono::{DateTime, Utc};
 use domain::ports::StoreError;
-use domain::refresh::LONGEST_CALL;
+use domain::refresh::MAX_CALL;
 use domain::{Streamer, StreamerId};
 use sqlx::Error;
 use uuid::Uuid;
@@ -169,7 +169,7 @@ impl PgStore {
             "#,
             ids,
             now,
-            now + LONGEST_CALL
+            now + MAX_CALL
         )
         .fetch_all(&self.database)
         .await?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use domain::policy::{FailedUnder, Failure, FailureKind};
 use domain::ports::{Attempt, Change, Lease, PairMemory, Recorded, StoreError};
-use domain::refresh::LONGEST_CALL;
+use domain::refresh::MAX_CALL;
 use domain::schedule::Trigger;
 use domain::{Streamer, StreamerId};
 
@@ -238,7 +238,7 @@ impl PgStore {
         let Some(first) = candidates.first().map(|row| row.id) else { return Ok(Rehearsal::NoStreamer) };
         let ids: Vec<Uuid> = candidates.iter().map(|row| row.id).collect();
         let (leased, fences) =
-            super::claim::take_leases(&mut *transaction, &ids, now, now + LONGEST_CALL).await?;
+            super::claim::take_leases(&mut *transaction, &ids, now, now + MAX_CALL).await?;
         let id = leased.first().copied().unwrap_or(first);
         let Some(row) = candidates.into_iter().find(|row| row.id == id) else { return Ok(Rehearsal::Busy) };
         let streamer = Streamer { id: StreamerId(row.id), login: row.login, display_name: row.display_name };
@@ -252,8 +252,8 @@ impl PgStore {
             lease: Lease {
                 id: streamer.id,
                 fence,
-                until: now + LONGEST_CALL,
-                held_until: self.clock.monotonic() + LONGEST_CALL,
+                until: now + MAX_CALL,
+                held_until: self.clock.monotonic() + MAX_CALL,
                 started_from: row.refresh_token_encrypted,
                 pair: None,
             },

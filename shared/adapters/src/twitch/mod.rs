@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::ports::{Outage, Permit, Priority, RefreshError, TokenResponse, Twitch, Validity, Withheld};
-use domain::refresh::LONGEST_CALL;
+use domain::refresh::MAX_CALL;
 use domain::{AccessToken, Clock, RefreshToken};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, StatusCode};
@@ -320,9 +320,9 @@ async fn pause_until(moment: Instant, permit: &Permit<'_>) {
     }
 }
 
-/// From here on a call that began could not end within [`LONGEST_CALL`].
+/// From here on a call that began could not end within [`MAX_CALL`].
 fn latest() -> Instant {
-    Instant::now() + LONGEST_CALL.to_std().unwrap_or_default() - CALL_TIMEOUT
+    Instant::now() + MAX_CALL.to_std().unwrap_or_default() - CALL_TIMEOUT
 }
 
 fn is_busy(status: StatusCode) -> bool {

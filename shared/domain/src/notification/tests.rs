@@ -264,10 +264,10 @@ fn push_services_are_told_apart_by_host() {
 fn nothing_is_tried_after_a_day() {
     let notification = Notification { attempt: 9, ..to_streamer() };
     let busy = PushAnswer::Busy { retry_after: None, reason: String::new() };
-    let last = now() + TIME_TO_LIVE - LONGEST_PAUSE;
+    let last = now() + TIME_TO_LIVE - MAX_PAUSE;
     assert_eq!(notification.after_attempt(&busy, last), Next::GivenUp);
     let before = last - TimeDelta::microseconds(1);
-    assert_eq!(notification.after_attempt(&busy, before), Next::RetryAt(before + LONGEST_PAUSE));
+    assert_eq!(notification.after_attempt(&busy, before), Next::RetryAt(before + MAX_PAUSE));
     assert!(!notification.is_stale(now() + TIME_TO_LIVE - TimeDelta::microseconds(1)));
     assert!(notification.is_stale(now() + TIME_TO_LIVE));
 }

@@ -25,13 +25,13 @@ fn living(left: TimeDelta) -> TokenState {
     }
 }
 
-fn decide(token: &TokenState, demand: Demand) -> Decision {
-    Policy::default().decide(token, demand, now())
+fn decide(token: &TokenState, mode: RefreshMode) -> Decision {
+    Policy::default().decide(token, mode, now())
 }
 
-const SWEEP: Demand = Demand::DueOrUnproven;
-const FORCE: Demand = Demand::Everybody;
-const PLAIN: Demand = Demand::Due;
+const SWEEP: RefreshMode = RefreshMode::DueOrUnproven;
+const FORCE: RefreshMode = RefreshMode::Forced;
+const PLAIN: RefreshMode = RefreshMode::Due;
 
 #[test]
 fn a_token_is_due_within_its_last_hour() {
@@ -63,24 +63,24 @@ fn a_standing_failure_waits_for_its_retry_whatever_the_token_has_left() {
 #[test]
 fn a_double_click_on_a_grant_costs_one_call() {
     let mut token = living(minutes(230));
-    assert_eq!(decide(&token, Demand::NotJustNow), Decision::Refresh, "whatever is left of it");
+    assert_eq!(decide(&token, RefreshMode::NotJustNow), Decision::Refresh, "whatever is left of it");
     token.refreshed_at = Some(now() - TimeDelta::seconds(59));
-    assert_eq!(decide(&token, Demand::NotJustNow), Decision::Skip(NotDue::Valid { left: minutes(230) }));
+    assert_eq!(decide(&token, RefreshMode::NotJustNow), Decision::Skip(NotDue::Valid { left: minutes(230) }));
     token.failure = Some(failed(1, FailureKind::Refusal, 1));
-    assert_eq!(decide(&token, Demand::NotJustNow), Decision::Refresh, "something went wrong since");
+    assert_eq!(decide(&token, RefreshMode::NotJustNow), Decision::Refresh, "something went wrong since");
 }
 
 #[test]
 fn a_token_fresh_from_twitch_is_usable_however_short_it_lives() {
     let mut token = living(minutes(45));
-    assert_eq!(decide(&token, Demand::Usable), Decision::Refresh);
+    assert_eq!(decide(&token, RefreshMode::Usable), Decision::Refresh);
     token.failure = Some(failed(1, FailureKind::Outage, 0));
-    assert_eq!(decide(&token, Demand::Usable), Decision::Refresh, "a caller waits: no retry delay");
+    assert_eq!(decide(&token, RefreshMode::Usable), Decision::Refresh, "a caller waits: no retry delay");
     token = TokenState { refreshed_at: Some(now() - TimeDelta::seconds(2)), ..living(minutes(45)) };
-    assert_eq!(decide(&token, Demand::Usable), Decision::Validate);
-    token.refreshed_at = Some(now() - AT_ONCE);
-    assert_eq!(decide(&token, Demand::Usable), Decision::Refresh);
-    assert_eq!(decide(&living(minutes(61)), Demand::Usable), Decision::Validate);
+    assert_eq!(decide(&token, RefreshMode::Usable), Decision::Validate);
+    token.refreshed_at = Some(now() - REFRESH_REUSE_WINDOW);
+    assert_eq!(decide(&token, RefreshMode::Usable), Decision::Refresh);
+    assert_eq!(decide(&living(minutes(61)), RefreshMode::Usable), Decision::Validate);
 }
 
 #[test]
@@ -179,10 +179,10 @@ fn a_token_without_an_expiry_is_validated_hourly_and_refreshed_by_planned_runs_i
             let token = proven(no_expiry, minutes_ago);
             let (skip, old) = (Decision::Skip(NotDue::NoExpiry), minutes_ago >= 40);
             assert_eq!(decide(&token, SWEEP), if old { Decision::Validate } else { skip });
-            assert_eq!(decide(&token, Demand::DueByTime), skip, "a retry is for others");
+            assert_eq!(decide(&token, RefreshMode::DueByTime), skip, "a retry is for others");
             let due = old && no_expiry == NoExpiry::Unknown;
             assert_eq!(decide(&token, PLAIN), if due { Decision::Refresh } else { skip });
-            assert_eq!(decide(&token, Demand::Usable), Decision::Validate);
+            assert_eq!(decide(&token, RefreshMode::Usable), Decision::Validate);
             assert_eq!(decide(&token, FORCE), Decision::Refresh);
             assert_eq!(Policy::default().due_at(&token), Due::AtNoTime);
         }
@@ -232,12 +232,12 @@ fn any_token() -> impl Strategy<Value = TokenState> {
 
 #[test]
 fn a_fault_of_ours_that_is_fixed_is_not_waited_for() {
-    for demand in [Demand::Due, Demand::DueByTime, Demand::DueOrUnproven] {
+    for mode in [RefreshMode::Due, RefreshMode::DueByTime, RefreshMode::DueOrUnproven] {
         let failure = Some(Failure::first(FailureKind::Outage, now()));
         let failed = TokenState { failure, ..living(minutes(90)) };
-        assert_ne!(decide(&failed, demand), Decision::Refresh, "{demand:?}");
+        assert_ne!(decide(&failed, mode), Decision::Refresh, "{mode:?}");
         let repaired = TokenState { repaired: true, ..failed };
-        assert_eq!(decide(&repaired, demand), Decision::Refresh, "{demand:?}");
+        assert_eq!(decide(&repaired, mode), Decision::Refresh, "{mode:?}");
     }
 }
 
@@ -250,14 +250,14 @@ proptest! {
     #[test]
     fn a_grant_refreshes_whatever_was_not_refreshed_just_now(token in any_token()) {
         let just_now = token.failure.is_none()
-            && token.refreshed_at.is_some_and(|at| now() - at < JUST_NOW)
+            && token.refreshed_at.is_some_and(|at| now() - at < DOUBLE_CLICK_WINDOW)
             && token.expires_at.is_none_or(|at| at > now());
-        prop_assert_eq!(decide(&token, Demand::NotJustNow) == Decision::Refresh, !just_now);
+        prop_assert_eq!(decide(&token, RefreshMode::NotJustNow) == Decision::Refresh, !just_now);
     }
 
     #[test]
     fn before_a_session_a_token_is_refreshed_or_asked_about(token in any_token()) {
-        prop_assert!(matches!(decide(&token, Demand::Usable), Decision::Refresh | Decision::Validate));
+        prop_assert!(matches!(decide(&token, RefreshMode::Usable), Decision::Refresh | Decision::Validate));
     }
 
     #[test]

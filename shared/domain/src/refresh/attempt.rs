@@ -5,12 +5,12 @@ use std::panic::AssertUnwindSafe;
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
 
-use super::cycle::LONGEST_ATTEMPT;
+use super::cycle::MAX_ATTEMPT;
 use super::failure::{Failed, Known};
 use super::lease::LEASE;
 use super::write::{not_recorded, not_stored, stored_as};
 use super::{Arrived, Attempted, Cycle, Progress, RefreshService, Refused};
-use crate::policy::{Decision, Demand, FailureKind, NotDue};
+use crate::policy::{Decision, FailureKind, NotDue, RefreshMode};
 use crate::ports::{
     Attempt, Change, Claim, Expiry, Lease, Lifetime, Outage, PairMemory, Permit, Priority, RefreshError,
     Signals, Store, Twitch, Unreadable, Validation, Validity, Withheld,
@@ -134,7 +134,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 let memory = remembered(&validation, &memory, now);
                 let expires_at = memory.expiry.and_then(Expiry::at);
                 let outcome = match self.unusable(&memory, twitch_user_id, &validation.missing_scopes) {
-                    Some(why) if cycle.demand == Demand::Usable => {
+                    Some(why) if cycle.mode == RefreshMode::Usable => {
                         Outcome::Skipped(Skip::Unusable { why, expires_at })
                     }
                     _ => with_expiry(&outcome, expires_at),
@@ -184,21 +184,21 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         if !claim.is_active {
             return skip(Skip::Leased);
         }
-        if self.must_stop(cycle, progress) || claim.lease.left(self.clock.as_ref()) < LONGEST_ATTEMPT {
+        if self.must_stop(cycle, progress) || claim.lease.left(self.clock.as_ref()) < MAX_ATTEMPT {
             return skip(Skip::Stopped);
         }
         let mut known =
             Known { expires_at: claim.token.expires_at, memory: claim.memory.clone(), dead: false };
         // A pair that another program has stored: what it says of the expiry is Twitch's word.
         known.memory.expiry = known.memory.expiry.or(claim.token.expires_at.map(Expiry::At));
-        match self.policy.decide(&claim.token, cycle.demand, now) {
+        match self.policy.decide(&claim.token, cycle.mode, now) {
             Decision::Skip(reason) => skip(Skip::NotDue(reason)),
             Decision::Refresh => self.refresh(cycle, progress, claim, known, attempt).await,
             Decision::Validate => {
                 let Ok(access) = &claim.access else {
                     // What can't be asked about waits for its retry all the same.
                     return match self.policy.waits_for_retry(&claim.token, now) {
-                        Some(waits) if cycle.demand == Demand::DueOrUnproven => skip(Skip::NotDue(waits)),
+                        Some(waits) if cycle.mode == RefreshMode::DueOrUnproven => skip(Skip::NotDue(waits)),
                         _ => self.refresh(cycle, progress, claim, known, attempt).await,
                     };
                 };
@@ -206,7 +206,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 match self.validate(progress, access, priority, &self.permit(&claim.lease)).await {
                     Err(outage) => skip(Skip::NotValidated(outage.0)),
                     Ok(Validity::Invalid) => match self.policy.waits_for_retry(&claim.token, now) {
-                        Some(waits) if cycle.demand == Demand::DueOrUnproven => skip(Skip::NotDue(waits)),
+                        Some(waits) if cycle.mode == RefreshMode::DueOrUnproven => skip(Skip::NotDue(waits)),
                         _ => {
                             known.expires_at = Some(now);
                             known.dead = true;
@@ -243,14 +243,14 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         };
         token.validated_at = Some(now);
         known.expires_at = token.expires_at;
-        let is_due = self.policy.decide(&token, cycle.demand, now) == Decision::Refresh;
+        let is_due = self.policy.decide(&token, cycle.mode, now) == Decision::Refresh;
         // Twitch gives no new pair for another application's token.
         if is_due && !matches!(unusable, Some(Unusable::OtherClient(_))) {
             return self.refresh(cycle, progress, claim, known, attempt).await;
         }
         let expires_at = known.expires_at;
         let skip = match unusable {
-            Some(why) if why.is_ours() || cycle.demand == Demand::Usable => {
+            Some(why) if why.is_ours() || cycle.mode == RefreshMode::Usable => {
                 Skip::Unusable { why, expires_at }
             }
             _ => Skip::Validated { left: expires_at.map(|at| at - now) },
@@ -319,7 +319,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                 };
                 let unusable = self.unusable(&memory, &claim.twitch_user_id, &grant.missing_scopes);
                 let outcome = match unusable {
-                    Some(why) if cycle.demand == Demand::Usable => {
+                    Some(why) if cycle.mode == RefreshMode::Usable => {
                         Outcome::Skipped(Skip::Unusable { why, expires_at })
                     }
                     _ => Outcome::Refreshed { expires_at },
@@ -389,7 +389,7 @@ pub(super) fn remembered(validation: &Validation, before: &PairMemory, now: Date
 
 /// Whether Twitch is to be asked about a new pair.
 fn is_open(cycle: &Cycle, memory: &PairMemory) -> bool {
-    memory.expiry.is_none() || cycle.demand == Demand::Usable && memory.user_id.is_none()
+    memory.expiry.is_none() || cycle.mode == RefreshMode::Usable && memory.user_id.is_none()
 }
 
 /// Whether the token is fresh from Twitch after this, so that a campaign may be authorized.

@@ -4,22 +4,22 @@ use chrono::TimeDelta;
 
 use crate::authorization::CampaignId;
 use crate::clock::Monotonic;
-use crate::policy::Demand;
+use crate::policy::RefreshMode;
 use crate::ports::Priority;
 use crate::schedule::Trigger;
 use crate::streamer::{Authorized, Caller, Streamer, TokenState};
 
 /// The longest that one call to Twitch may take, its quick retries included.
-pub const LONGEST_CALL: TimeDelta = TimeDelta::seconds(20);
+pub const MAX_CALL: TimeDelta = TimeDelta::seconds(20);
 
 /// The longest that one streamer may take: validate, refresh, validate.
-pub(super) const LONGEST_ATTEMPT: TimeDelta = TimeDelta::seconds(3 * LONGEST_CALL.num_seconds());
+pub(super) const MAX_ATTEMPT: TimeDelta = TimeDelta::seconds(3 * MAX_CALL.num_seconds());
 
 /// Kept free before a deadline, to report what could not be written.
-pub const LAST_WORDS: TimeDelta = TimeDelta::seconds(5);
+pub const DEADLINE_MARGIN: TimeDelta = TimeDelta::seconds(5);
 
 /// The longest that one signal may take, its quick retries included.
-pub const LONGEST_SIGNAL: TimeDelta = TimeDelta::seconds(2);
+pub const SIGNAL_TIMEOUT: TimeDelta = TimeDelta::seconds(2);
 
 /// Kept free before a deadline for what follows the last signal: the report.
 const REPORTING: TimeDelta = TimeDelta::seconds(1);
@@ -31,14 +31,14 @@ const WRITE_PATIENCE: TimeDelta = TimeDelta::minutes(5);
 const READ_PATIENCE: TimeDelta = TimeDelta::minutes(1);
 
 /// The least time that a function must leave a cycle: enough for one attempt.
-pub const SHORTEST_CYCLE: TimeDelta =
-    TimeDelta::seconds(LONGEST_ATTEMPT.num_seconds() + LAST_WORDS.num_seconds());
+pub const MIN_CYCLE: TimeDelta =
+    TimeDelta::seconds(MAX_ATTEMPT.num_seconds() + DEADLINE_MARGIN.num_seconds());
 
 /// A request that meets another run's lease waits this long for its outcome.
 const LEASE_PATIENCE: TimeDelta = TimeDelta::seconds(5);
 
 /// Less time than this before a request is to be answered is too little to ask Twitch and write what it said.
-const SHORTEST_REQUEST: TimeDelta = TimeDelta::seconds(3);
+const MIN_REQUEST: TimeDelta = TimeDelta::seconds(3);
 
 /// What a trigger asks for.
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ pub struct Cycle {
     /// Why the cycle runs.
     pub trigger: Trigger,
     /// What it asks for beyond what is due.
-    pub demand: Demand,
+    pub mode: RefreshMode,
     /// Decide only: call nothing, write nothing.
     pub dry_run: bool,
     /// The streamers that it is for.
@@ -92,9 +92,9 @@ impl Limits {
     #[must_use]
     pub fn of_function(deadline: Option<Monotonic>) -> Self {
         Self {
-            start: deadline.map(|at| at - SHORTEST_CYCLE),
-            write: deadline.map(|at| at - LAST_WORDS),
-            signal: deadline.map(|at| at - LONGEST_SIGNAL - REPORTING),
+            start: deadline.map(|at| at - MIN_CYCLE),
+            write: deadline.map(|at| at - DEADLINE_MARGIN),
+            signal: deadline.map(|at| at - SIGNAL_TIMEOUT - REPORTING),
         }
     }
 
@@ -104,9 +104,9 @@ impl Limits {
     pub fn of_command(began: Monotonic, time: TimeDelta) -> Self {
         let (deadline, half) = (began + time, time / 2);
         Self {
-            start: Some(deadline - SHORTEST_CYCLE.min(half)),
-            write: Some(deadline - LAST_WORDS.min(half)),
-            signal: Some(deadline - (LONGEST_SIGNAL + REPORTING).min(half)),
+            start: Some(deadline - MIN_CYCLE.min(half)),
+            write: Some(deadline - DEADLINE_MARGIN.min(half)),
+            signal: Some(deadline - (SIGNAL_TIMEOUT + REPORTING).min(half)),
         }
     }
 
@@ -116,9 +116,9 @@ impl Limits {
     #[must_use]
     pub fn of_request(answer_by: Monotonic, deadline: Option<Monotonic>) -> Self {
         Self {
-            start: Some(answer_by - SHORTEST_REQUEST),
-            write: Some(deadline.map_or(answer_by, |at| at - LAST_WORDS).max(answer_by)),
-            signal: Some(answer_by - LONGEST_SIGNAL),
+            start: Some(answer_by - MIN_REQUEST),
+            write: Some(deadline.map_or(answer_by, |at| at - DEADLINE_MARGIN).max(answer_by)),
+            signal: Some(answer_by - SIGNAL_TIMEOUT),
         }
     }
 
@@ -133,16 +133,16 @@ impl Cycle {
     /// A cycle over all that are authorized, with what its trigger asks for.
     #[must_use]
     pub fn new(trigger: Trigger) -> Self {
-        let demand = match trigger {
-            Trigger::Sweep => Demand::DueOrUnproven,
-            Trigger::Grant => Demand::NotJustNow,
-            Trigger::HealthCheck => Demand::Usable,
-            Trigger::Retry => Demand::DueByTime,
-            Trigger::Planned | Trigger::Command => Demand::Due,
+        let mode = match trigger {
+            Trigger::Sweep => RefreshMode::DueOrUnproven,
+            Trigger::Grant => RefreshMode::NotJustNow,
+            Trigger::HealthCheck => RefreshMode::Usable,
+            Trigger::Retry => RefreshMode::DueByTime,
+            Trigger::Planned | Trigger::Command => RefreshMode::Due,
         };
         Self {
             trigger,
-            demand,
+            mode,
             dry_run: false,
             whom: Whom::Authorized,
             grants: None,
@@ -153,7 +153,7 @@ impl Cycle {
 
     /// Only a sweep can leave a validation to the next one; elsewhere a caller waits for it.
     pub(super) fn priority_of_validations(&self) -> Priority {
-        if self.demand == Demand::DueOrUnproven { Priority::Optional } else { Priority::Vital }
+        if self.mode == RefreshMode::DueOrUnproven { Priority::Optional } else { Priority::Vital }
     }
 
     pub(super) fn last_write(&self, now: Monotonic) -> Monotonic {

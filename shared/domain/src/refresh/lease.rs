@@ -7,16 +7,16 @@ use futures::SinkExt;
 use futures::channel::mpsc;
 use futures::future;
 
-use super::cycle::LONGEST_ATTEMPT;
+use super::cycle::MAX_ATTEMPT;
 use super::progress::Progress;
 use super::{Cycle, RefreshService, Whom};
-use crate::policy::{Decision, Demand, FailureKind};
+use crate::policy::{Decision, FailureKind, RefreshMode};
 use crate::ports::{Claim, Outage, SetAside, Signals, Store, StoreError, Twitch};
 use crate::report::{Alarm, Outcome, Skip, Standing, Stop, TwitchHealth};
 use crate::streamer::{Streamer, TokenState};
 
 /// How long a lease holds: the longest attempt, as long again for its turn to come, and a minute to write.
-pub(super) const LEASE: TimeDelta = TimeDelta::seconds(2 * LONGEST_ATTEMPT.num_seconds() + 60);
+pub(super) const LEASE: TimeDelta = TimeDelta::seconds(2 * MAX_ATTEMPT.num_seconds() + 60);
 
 /// The first batch of leases is this part of the calls in flight, and each is twice the one before: the first calls go
 /// out early, and they don't all come back at the same moment.
@@ -111,7 +111,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     ) -> Vec<Streamer> {
         let mut due = Vec::new();
         for (streamer, token) in page {
-            match self.policy.decide(&self.today(token, true), cycle.demand, self.clock.now()) {
+            match self.policy.decide(&self.today(token, true), cycle.mode, self.clock.now()) {
                 // A grant is more than a refresh: whether there is nothing to refresh is decided under the lease.
                 _ if cycle.grants.is_some() => due.push(streamer),
                 Decision::Skip(reason) => progress.done(&streamer, &Outcome::Skipped(Skip::NotDue(reason))),
@@ -127,7 +127,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     async fn lease(&self, leasing: &mut Leasing<'_>, due: &[Streamer]) -> Result<(), StoreError> {
         let ids: Vec<_> = due.iter().map(|streamer| streamer.id).collect();
         let last_read = leasing.cycle.last_read(self.clock.monotonic());
-        if leasing.cycle.demand == Demand::Everybody {
+        if leasing.cycle.mode == RefreshMode::Forced {
             self.store.take_back(&ids, last_read).await?;
         }
         let now = self.clock.now();

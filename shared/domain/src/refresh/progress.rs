@@ -11,7 +11,7 @@ use crate::ports::{Outage, Priority, StoreError};
 use crate::report::{Observer, Outcome, Report, Stop};
 use crate::streamer::{Streamer, StreamerId};
 
-/// What has been seen so far, shared by the loops.
+/// The report as it grows, and whether the cycle goes on.
 pub(super) struct Progress<'a> {
     pub(super) observer: &'a dyn Observer,
     state: Mutex<State>,
