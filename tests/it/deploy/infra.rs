@@ -6,7 +6,7 @@ use std::fs::{read_dir, read_to_string};
 
 use anyhow::{Context as _, Result};
 use end_to_end::settings::{Setting, settings};
-use end_to_end::template::Template;
+use end_to_end::template::{Template, section};
 use local::binaries::workspace;
 use local::postgres::{Postgres, Settings as ServerSettings};
 use serde_json::json;
@@ -68,6 +68,25 @@ fn the_databases_stack_gives_what_the_template_takes() -> Result<()> {
     // What else it gives is for people.
     let rest: Vec<_> = given.difference(&taken).map(String::as_str).collect();
     assert_eq!(rest, ["BastionId", "ClusterEndpoint", "OwnerSecretArn"]);
+    Ok(())
+}
+
+/// Aurora's own name in `DATABASE_HOST` would keep the functions at the old cluster after a restore, whatever their secrets say.
+#[test]
+fn only_a_proxy_comes_before_the_host_in_the_secrets() -> Result<()> {
+    let host = &section("infra/database.yaml", "Outputs")?["DatabaseHost"];
+    assert_eq!(host["Condition"], "HasProxy");
+    assert_eq!(host["Value"], json!({ "!GetAtt": "Proxy.Endpoint" }));
+    assert_eq!(section("template.yaml", "Parameters")?["DatabaseHost"]["Default"], "");
+    // Each secret has the host that the functions go by.
+    let stack = Template::of("infra/database.yaml")?;
+    for secret in ["DatabaseSecret", "NotifyDatabaseSecret"] {
+        let text = &stack.0[secret]["Properties"]["GenerateSecretString"]["SecretStringTemplate"]["!Sub"];
+        assert!(
+            text.as_str().context("a text")?.contains(r#""host": "${Cluster.Endpoint.Address}""#),
+            "{secret}"
+        );
+    }
     Ok(())
 }
 

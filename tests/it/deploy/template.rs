@@ -12,14 +12,14 @@ use domain::schedule::{NOTIFY_TIMER, PLANNED_RUNS, SWEEP};
 use end_to_end::people::{refused_for_good, sender};
 use end_to_end::requests::membership;
 use end_to_end::settings::settings;
-use end_to_end::template::{Template, elements, variables};
+use end_to_end::template::{Template, elements, section, variables};
 use end_to_end::{binary, world};
 use local::aws::SimulatedAws;
 use local::binaries::workspace;
 use local::lambda::Function;
 use local::world::{NewStreamer, World};
 use push::VapidKey;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 const TIME_LEFT: Duration = Duration::from_mins(5);
 
@@ -105,6 +105,38 @@ fn the_routes_are_the_apis_and_none_is_open() -> Result<()> {
         methods.map(move |method| (format!("{} {path}", method.to_uppercase()), function))
     });
     assert_eq!(found.collect::<BTreeSet<_>>(), operations.collect());
+    Ok(())
+}
+
+/// Before a restore: `Rules=DISABLED` and `Api=DISABLED`.
+#[test]
+fn standing_still_stops_all_that_starts_by_itself_and_all_requests() -> Result<()> {
+    let template = Template::read()?;
+    let events: Vec<_> =
+        ["Schedule", "EventBridgeRule"].iter().flat_map(|kind| template.events(kind)).collect();
+    let all: usize = template
+        .functions()
+        .values()
+        .filter_map(|function| function["Events"].as_object())
+        .map(Map::len)
+        .sum();
+    assert_eq!(events.len(), all, "no other kind of event wakes a function");
+    for (function, event) in events {
+        assert_eq!(event["State"], json!({ "!Ref": "Rules" }), "{function}");
+    }
+    assert_eq!(
+        section("template.yaml", "Conditions")?["ApiEnabled"],
+        json!({ "!Equals": [{ "!Ref": "Api" }, "ENABLED"] })
+    );
+    for (_, stage) in template.of_type("AWS::ApiGatewayV2::Stage") {
+        for limit in ["ThrottlingRateLimit", "ThrottlingBurstLimit"] {
+            let limit = elements(&stage["DefaultRouteSettings"][limit]["!If"]).collect::<Vec<_>>();
+            assert!(
+                matches!(limit[..], [condition, _, stopped] if *condition == "ApiEnabled" && *stopped == 0),
+                "{limit:?}"
+            );
+        }
+    }
     Ok(())
 }
 
