@@ -37,7 +37,7 @@ pub struct Arguments {
 /// What is left to do for streamers whose tokens Twitch refuses.
 const LEFT_TO_DO: &str = "\
 a reactivation brings no new tokens. A streamer whose refresh token Twitch refuses has to reconnect with Twitch
-(/auth/twitch/redirect) to get a new, valid one. Until then their polls fail, and two more refusals deactivate them again.
+(in the application's settings) to get a new, valid one. Until then their polls fail, and two more refusals deactivate them again.
 `tokens refresh STREAMER_ID --force` shows whether Twitch takes the old one.";
 
 /// The JSON that is printed.
@@ -175,7 +175,7 @@ mod tests {
           - JULES (jules), 00000000-0000-0000-0000-000000000000: not deactivated by us in the last 30 days
 
         What is left to do: a reactivation brings no new tokens. A streamer whose refresh token Twitch refuses has to reconnect with Twitch
-        (/auth/twitch/redirect) to get a new, valid one. Until then their polls fail, and two more refusals deactivate them again.
+        (in the application's settings) to get a new, valid one. Until then their polls fail, and two more refusals deactivate them again.
         `tokens refresh STREAMER_ID --force` shows whether Twitch takes the old one.
 
         Times are UTC, now 2026-11-24 08:00:00
