@@ -358,8 +358,8 @@ EXPECTED = {
     ),
 }
 
-# Each story is told with every seed of chance, and with something else where CloudWatch leaves it open. The last time all
-# metrics stop when the fault is over.
+# Each story runs with every seed, and with something else where the documentation leaves it open. With the last one all metrics
+# stop when the fault is over.
 TRIALS = [
     (0, Unknown(more=2, fills_empty=True)),
     (1, Unknown(more=1, fills_empty=False)),

@@ -50,7 +50,10 @@ def findings(policy: dict, role: str | None) -> set[tuple[str, str]]:
     found = parliament.analyze_policy_string(json.dumps(policy), include_community_auditors=not role).findings
     details = [finding.detail or finding.location.get("actions") or finding.location.get("string") for finding in found]
     texts = [" ".join(map(str, detail)) if isinstance(detail, list) else str(detail) for detail in details]
-    return {(finding.issue, text) for finding, text in zip(found, texts)}
+    # parliament looks no further where all actions are named.
+    named = [statement.get("Action") for statement in policy["Statement"] if statement.get("Effect") == "Allow"]
+    wide = {("ALL_ACTIONS", "*") for actions in named if actions == "*" or isinstance(actions, list) and "*" in actions}
+    return wide | {(finding.issue, text) for finding, text in zip(found, texts)}
 
 
 def main(paths: list[str]) -> None:
