@@ -11,7 +11,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::duration;
-use crate::output::{self, plain, table, time, times_are_utc};
+use crate::output::{self, table, time, times_are_utc};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -163,11 +163,11 @@ fn percent(share: f64) -> f64 {
 
 fn block(session: &BrokenSession) -> String {
     let streamer = match &session.streamer {
-        Some((login, name)) => format!("{} ({})", plain(name), plain(login)),
+        Some((login, name)) => format!("{name} ({login})"),
         None => format!("{} (removed)", session.streamer_id),
     };
     let campaign = match &session.campaign {
-        Some(name) => plain(name),
+        Some(name) => name.clone(),
         None => format!("{} (removed)", session.campaign_id),
     };
     let mut facts = Vec::new();
@@ -183,12 +183,11 @@ fn block(session: &BrokenSession) -> String {
     let (granted_at, ends_at) = (time(Some(session.granted_at)), time(Some(session.ends_at)));
     let mut text = format!("{streamer}, {campaign}, {granted_at} to {ends_at}: {}", facts.join(", "));
     let rows = session.gaps.iter().map(|gap| {
-        let reasons: Vec<_> = gap.reasons.iter().map(|reason| plain(reason)).collect();
         vec![
             format!("  {} to {}", time(Some(gap.from)), gap.until.format("%H:%M:%S")),
             if gap.dead { "dead" } else { "unknown" }.to_owned(),
             Human(gap.length()).to_string(),
-            reasons.join("; then "),
+            gap.reasons.join("; then "),
         ]
     });
     let _ = write!(text, "\n{}", table(rows.collect()));
@@ -215,7 +214,7 @@ mod tests {
             streamer_id: StreamerId(Uuid::nil()),
             streamer: Some((login.to_owned(), login.to_uppercase())),
             campaign_id: Uuid::nil(),
-            campaign: Some("Valombre\u{1b}[2J".to_owned()),
+            campaign: Some("Valombre".to_owned()),
             granted_at: at(8, 0),
             ends_at: at(20, 0),
             deactivated_at: None,
@@ -253,7 +252,7 @@ mod tests {
         Dead: 39 min in 1 of them; 99.9 % had none
         Unknown: 1 h 30, which may have been dead or not
 
-        ARIA (aria), Valombre[2J, 2026-11-23 08:00:00 to 2026-11-23 20:00:00: dead 39 min, longest 35 min, deactivated at 2026-11-23 12:35:00
+        ARIA (aria), Valombre, 2026-11-23 08:00:00 to 2026-11-23 20:00:00: dead 39 min, longest 35 min, deactivated at 2026-11-23 12:35:00
           2026-11-23 10:00:00 to 10:04:00  dead  4 min   no refresh was tried
           2026-11-23 12:00:00 to 12:35:00  dead  35 min  no refresh was tried; then failed: Twitch answered 400: Invalid refresh token
 
@@ -267,7 +266,7 @@ mod tests {
         Dead: 39 min in 1 of them; 99.9 % had none
         Unknown: 1 h 30, which may have been dead or not
 
-        ARIA (aria), Valombre[2J, 2026-11-23 08:00:00 to 2026-11-23 20:00:00: dead 39 min, longest 35 min, deactivated at 2026-11-23 12:35:00
+        ARIA (aria), Valombre, 2026-11-23 08:00:00 to 2026-11-23 20:00:00: dead 39 min, longest 35 min, deactivated at 2026-11-23 12:35:00
           2026-11-23 10:00:00 to 10:04:00  dead  4 min   no refresh was tried
           2026-11-23 12:00:00 to 12:35:00  dead  35 min  no refresh was tried; then failed: Twitch answered 400: Invalid refresh token
 
@@ -295,7 +294,7 @@ mod tests {
               "login": "aria",
               "display_name": "ARIA",
               "campaign_id": "00000000-0000-0000-0000-000000000000",
-              "campaign": "Valombre\u001b[2J",
+              "campaign": "Valombre",
               "granted_at": "2026-11-23T08:00:00Z",
               "ends_at": "2026-11-23T20:00:00Z",
               "deactivated_at": "2026-11-23T12:35:00Z",

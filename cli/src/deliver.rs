@@ -13,8 +13,6 @@ use domain::{CancellationToken, Clock, Monotonic};
 use push::{Loopback, Vapid, WebPush};
 use serde::Serialize;
 
-use crate::output::plain;
-
 /// What became of the notifications that were due.
 #[derive(Debug, Default, Serialize)]
 pub struct Delivery {
@@ -62,9 +60,9 @@ impl Courier {
 fn line(notification: &Notification, answer: &PushAnswer, next: Next) -> String {
     let to = match &notification.recipient {
         Recipient::Streamer => "the streamer".to_owned(),
-        Recipient::GameMaster(campaigns) => format!("the game master of {}", plain(&campaigns.listed())),
+        Recipient::GameMaster(campaigns) => format!("the game master of {}", campaigns.listed()),
     };
-    let about = plain(&notification.streamer_name);
+    let about = &notification.streamer_name;
     let reason = answer.reason().unwrap_or_default();
     let (mark, what) = match next {
         Next::Delivered => ("✓", "delivered".to_owned()),
@@ -115,7 +113,7 @@ mod tests {
                 auth: String::new(),
             },
             streamer: StreamerId(Uuid::nil()),
-            streamer_name: "Aria\u{1b}[2J".to_owned(),
+            streamer_name: "Aria".to_owned(),
             recipient,
             also_lost: AlsoLost::default(),
             no_name_since: None,
@@ -143,10 +141,10 @@ mod tests {
         };
         insta::assert_snapshot!(text(&delivery).unwrap(), @r"
         Notifications: 1 delivered, 1 postponed, 1 gone, 1 given up, 2 obsolete
-          ✓ to the streamer, about Aria[2J: delivered
-          - to the game master of Les Brumes, about Aria[2J: the push service does not know the subscription any more; it is deleted
-          ✗ to the game master of Les Brumes, about Aria[2J: push.example.com answered 503 (retry at 20:00:00)
-          ✗ to the game master of Les Brumes, about Aria[2J: push.example.com answered 413 (given up)
+          ✓ to the streamer, about Aria: delivered
+          - to the game master of Les Brumes, about Aria: the push service does not know the subscription any more; it is deleted
+          ✗ to the game master of Les Brumes, about Aria: push.example.com answered 503 (retry at 20:00:00)
+          ✗ to the game master of Les Brumes, about Aria: push.example.com answered 413 (given up)
         ");
         assert_eq!(text(&Delivery::default()), None);
     }

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use domain::Clock;
 use serde::Serialize;
 
-use crate::output::{self, plain, table, time};
+use crate::output::{self, table, time};
 
 /// For machines.
 #[derive(Serialize)]
@@ -34,19 +34,19 @@ fn text(counts: OutboxCounts, notifications: &[OutboxEntry], now: DateTime<Utc>)
     let rows = notifications.iter().map(|one| {
         let role = match &one.campaign_name {
             Some(campaign) if one.campaigns > 1 => {
-                format!("game master of {} and {} more", plain(campaign), one.campaigns - 1)
+                format!("game master of {} and {} more", campaign, one.campaigns - 1)
             }
-            Some(campaign) => format!("game master of {}", plain(campaign)),
+            Some(campaign) => format!("game master of {campaign}"),
             None => "streamer".to_owned(),
         };
         vec![
             time(Some(one.created_at)),
-            format!("{} ({role})", plain(&one.user_name)),
-            plain(&one.streamer_name),
+            format!("{} ({role})", one.user_name),
+            one.streamer_name.clone(),
             one.state.replace('_', " "),
             one.attempts.to_string(),
             time(one.next_attempt_at),
-            one.last_error.as_deref().map_or_else(|| "-".to_owned(), plain),
+            one.last_error.clone().unwrap_or_else(|| "-".to_owned()),
         ]
     });
     let OutboxCounts { pending, delivered, gone, given_up, obsolete } = counts;
@@ -72,7 +72,7 @@ mod tests {
             created_at: now - TimeDelta::minutes(5),
             user_name: "Corvin".to_owned(),
             streamer_id: Uuid::nil(),
-            streamer_name: "Aria\u{1b}[2J".to_owned(),
+            streamer_name: "Aria".to_owned(),
             campaign_name: Some("Les Brumes".to_owned()),
             campaigns: 1,
             subscription_id: Uuid::nil(),
@@ -98,12 +98,12 @@ mod tests {
         ];
         let counts = OutboxCounts { pending: 1, delivered: 1, gone: 1, given_up: 1, obsolete: 1 };
         insta::assert_snapshot!(text(counts, &entries, now), @r"
-        CREATED              FOR                                            ABOUT    STATE      ATTEMPTS  NEXT ATTEMPT         LAST ERROR
-        2026-11-23 19:55:00  Aria (streamer)                                Aria[2J  delivered  1         -                    -
-        2026-11-23 19:55:00  Corvin (game master of Les Brumes)             Aria[2J  pending    2         2026-11-23 20:02:00  the push service answered 503
-        2026-11-23 19:55:00  Corvin (game master of Les Brumes)             Aria[2J  given up   9         -                    the push service answered 413
-        2026-11-23 19:55:00  Corvin (game master of Les Brumes and 2 more)  Aria[2J  gone       1         -                    the push service does not know the subscription any more
-        2026-11-23 19:55:00  Corvin (game master of Les Brumes)             Aria[2J  obsolete   0         -                    the streamer is active again
+        CREATED              FOR                                            ABOUT  STATE      ATTEMPTS  NEXT ATTEMPT         LAST ERROR
+        2026-11-23 19:55:00  Aria (streamer)                                Aria   delivered  1         -                    -
+        2026-11-23 19:55:00  Corvin (game master of Les Brumes)             Aria   pending    2         2026-11-23 20:02:00  the push service answered 503
+        2026-11-23 19:55:00  Corvin (game master of Les Brumes)             Aria   given up   9         -                    the push service answered 413
+        2026-11-23 19:55:00  Corvin (game master of Les Brumes and 2 more)  Aria   gone       1         -                    the push service does not know the subscription any more
+        2026-11-23 19:55:00  Corvin (game master of Les Brumes)             Aria   obsolete   0         -                    the streamer is active again
 
         In 30 days: 1 pending, 1 delivered, 1 gone, 1 given up, 1 obsolete; a row is a device, times are UTC, now 2026-11-23 20:00:00
         ");

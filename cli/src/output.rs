@@ -25,14 +25,9 @@ pub fn error(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Text that comes from outside, without what could steer a terminal.
-pub fn plain(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
-}
-
 /// `DisplayName (login)`.
 pub fn name(streamer: &Streamer) -> String {
-    format!("{} ({})", plain(&streamer.display_name), plain(&streamer.login))
+    format!("{} ({})", streamer.display_name, streamer.login)
 }
 
 /// A point in time; `-` if there is none.

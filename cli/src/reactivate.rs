@@ -155,11 +155,7 @@ mod tests {
 
     #[test]
     fn who_is_active_again_and_what_is_left_to_do() {
-        let streamer = |login: &str| Streamer {
-            id: StreamerId(Uuid::nil()),
-            login: login.to_owned(),
-            display_name: login.to_uppercase(),
-        };
+        let streamer = |login: &str| Streamer::new(StreamerId(Uuid::nil()), login, login.to_uppercase());
         let now = Utc.with_ymd_and_hms(2026, 11, 24, 8, 0, 0).unwrap();
         let found = [
             Deactivated {

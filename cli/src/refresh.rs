@@ -293,11 +293,7 @@ mod tests {
 
     fn authorized(login: &str, expires_at: Option<DateTime<Utc>>) -> Authorized {
         Authorized {
-            streamer: Streamer {
-                id: StreamerId(Uuid::nil()),
-                login: login.to_owned(),
-                display_name: login.to_uppercase(),
-            },
+            streamer: Streamer::new(StreamerId(Uuid::nil()), login, login.to_uppercase()),
             until: Utc.with_ymd_and_hms(2026, 11, 24, 6, 0, 0).unwrap(),
             token: TokenState { expires_at, ..TokenState::default() },
         }

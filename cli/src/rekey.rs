@@ -111,11 +111,7 @@ mod tests {
 
     #[test]
     fn what_is_left_is_named() {
-        let streamer = Streamer {
-            id: StreamerId(Uuid::nil()),
-            login: "aria".to_owned(),
-            display_name: "Aria\u{1b}".to_owned(),
-        };
+        let streamer = Streamer::new(StreamerId(Uuid::nil()), "aria", "Aria\u{1b}");
         let left = |column, reason| Unreadable::from(Left { streamer: streamer.clone(), column, reason });
         let unknown = cipher::DecryptError::UnknownKey { key_id: "2025".to_owned() };
         let unreadable = vec![

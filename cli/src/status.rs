@@ -118,11 +118,7 @@ mod tests {
     fn each_state_has_its_words() {
         let now = Utc.with_ymd_and_hms(2026, 11, 23, 20, 0, 0).unwrap();
         let status = |login: &str, token| {
-            let streamer = Streamer {
-                id: StreamerId(Uuid::nil()),
-                login: login.to_owned(),
-                display_name: login.to_uppercase(),
-            };
+            let streamer = Streamer::new(StreamerId(Uuid::nil()), login, login.to_uppercase());
             let authorized = Authorized { streamer, until: now + TimeDelta::hours(2), token };
             Status::new(authorized, Policy::default(), true, now)
         };

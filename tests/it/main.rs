@@ -52,6 +52,7 @@ mod command {
     mod documents;
     mod env_file;
     mod migrations;
+    mod names;
     mod outbox_command;
     mod read_only;
     mod rekey;

@@ -1,5 +1,6 @@
 //! One line of the doctor's: what was looked at, and how it is.
 
+use domain::plain;
 use serde::{Serialize, Serializer};
 
 /// What is looked at.
@@ -56,16 +57,21 @@ impl Topic {
         }
     }
 
-    pub fn ok(self, text: impl Into<String>) -> Check {
-        Check { topic: self, state: State::Ok, text: text.into() }
+    /// The text may name tables, roles and policies of others.
+    fn is(self, state: State, text: impl AsRef<str>) -> Check {
+        Check { topic: self, state, text: plain(text) }
     }
 
-    pub fn warning(self, text: impl Into<String>) -> Check {
-        Check { topic: self, state: State::Warning, text: text.into() }
+    pub fn ok(self, text: impl AsRef<str>) -> Check {
+        self.is(State::Ok, text)
     }
 
-    pub fn fault(self, text: impl Into<String>) -> Check {
-        Check { topic: self, state: State::Fault, text: text.into() }
+    pub fn warning(self, text: impl AsRef<str>) -> Check {
+        self.is(State::Warning, text)
+    }
+
+    pub fn fault(self, text: impl AsRef<str>) -> Check {
+        self.is(State::Fault, text)
     }
 }
 

@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use self::check::{Check, State, Topic, not_among};
 use self::checks::Trial;
-use crate::output::{self, plain, table};
+use crate::output::{self, table};
 use crate::refresh::all_authorized;
 
 /// For how long back the rules' runs are looked for at first: to read the whole history takes seconds.
@@ -164,7 +164,7 @@ async fn credentials(config: TwitchConfig) -> Check {
 
 fn text(checks: &[Check], not_checked: &[Topic]) -> String {
     let row = |check: &Check| {
-        vec![check.state.as_str().to_owned(), check.topic.as_str().to_owned(), plain(&check.text)]
+        vec![check.state.as_str().to_owned(), check.topic.as_str().to_owned(), check.text.clone()]
     };
     let count = |state| checks.iter().filter(|check| check.state == state).count();
     let mut summary = match (count(State::Fault), count(State::Warning)) {
@@ -184,11 +184,10 @@ mod tests {
 
     #[test]
     fn each_check_has_a_line_and_the_end_sums_up() {
-        let check = |topic, state, text: &str| Check { topic, state, text: text.to_owned() };
         let checks = [
-            check(Topic::Configuration, State::Ok, "complete"),
-            check(Topic::Database, State::Fault, "no\u{1b}[2J answer"),
-            check(Topic::Twitch, State::Warning, "slow"),
+            Topic::Configuration.ok("complete"),
+            Topic::Database.fault("no\u{1b}[2J answer"),
+            Topic::Twitch.warning("slow"),
         ];
         insta::assert_snapshot!(text(&checks, &[Topic::Schema, Topic::Rights]), @r"
         ok       configuration  complete

@@ -5,10 +5,10 @@ pub mod metrics;
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
 
-use domain::Streamer;
 use domain::notification::{Next, Notification, PushAnswer};
 use domain::notify::NotifyReport;
 use domain::report::{Observer, Outcome, Report, Skip};
+use domain::{Streamer, plain};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -73,7 +73,8 @@ pub fn start(config: LogConfig) {
 /// A panic is a line like any other, and so has the request's id.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let location = panic.location().map(tracing::field::display);
-    tracing::error!(location, "panicked: {}", panic.payload_as_str().unwrap_or("without a message"));
+    let message = plain(panic.payload_as_str().unwrap_or("without a message"));
+    tracing::error!(location, "panicked: {message}");
 }
 
 /// Logs a function's cycle: failures as warnings, what somebody has to look at as an error, the report at the end, which it

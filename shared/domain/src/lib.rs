@@ -11,6 +11,7 @@ pub mod grant;
 pub mod health;
 pub mod notification;
 pub mod notify;
+mod plain;
 pub mod policy;
 pub mod ports;
 pub mod refresh;
@@ -22,6 +23,7 @@ mod token;
 
 pub use authorization::{CampaignId, MembershipKey};
 pub use clock::{Clock, Monotonic};
+pub use plain::plain;
 pub use retry_after::retry_after;
 pub use streamer::{Authorized, Caller, NoExpiry, Streamer, StreamerId, TokenState};
 pub use token::{AccessToken, RefreshToken, TokenPair};

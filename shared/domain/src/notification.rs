@@ -104,8 +104,7 @@ impl Campaigns {
     /// For an operator: `A, B, C and 2 more`.
     #[must_use]
     pub fn listed(&self) -> String {
-        let plain = |name: &str| name.chars().filter(|c| !c.is_control()).collect();
-        match self.named(plain) {
+        match self.named(str::to_owned) {
             (names, 0) => names.join(", "),
             (names, more) => format!("{} and {more} more", names.join(", ")),
         }

@@ -264,7 +264,6 @@ impl fmt::Display for Standing {
 impl fmt::Display for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, recipient, devices, campaigns: _ } = self;
-        let name: String = name.chars().filter(|c| !c.is_control()).collect();
         match recipient {
             Recipient::Streamer => write!(f, "{name} (streamer)")?,
             Recipient::GameMaster(campaigns) => {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::authorization::AUTHORIZATION;
+use crate::plain;
 use crate::policy::{FailedUnder, Failure};
 
 /// A streamer's primary key.
@@ -32,6 +33,12 @@ pub struct Streamer {
 }
 
 impl Streamer {
+    /// With its names as they may be shown.
+    #[must_use]
+    pub fn new(id: StreamerId, login: impl AsRef<str>, display_name: impl AsRef<str>) -> Self {
+        Self { id, login: plain(login), display_name: plain(display_name) }
+    }
+
     /// One whose row can't be read.
     #[must_use]
     pub fn unnamed(id: StreamerId) -> Self {

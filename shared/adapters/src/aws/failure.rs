@@ -5,6 +5,7 @@ use std::error::Error;
 use std::iter;
 
 use aws_sdk_scheduler::error::{ProvideErrorMetadata, SdkError};
+use domain::plain;
 
 /// Errors whose message says what to mend, and holds names and ARNs at most.
 const TELLING: [&str; 6] = [
@@ -72,5 +73,5 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 }
 
 fn short(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(LONGEST_TEXT).collect()
+    plain(text).chars().take(LONGEST_TEXT).collect()
 }

@@ -2,8 +2,8 @@
 //! and what can't be seen. Reads only.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::StreamerId;
 use domain::ports::StoreError;
+use domain::{StreamerId, plain};
 use uuid::Uuid;
 
 use super::{Database, Moment, failed};
@@ -149,7 +149,7 @@ impl Database {
             else {
                 continue;
             };
-            let mut reasons = row.reasons.unwrap_or_default();
+            let mut reasons: Vec<_> = row.reasons.unwrap_or_default().iter().map(plain).collect();
             reasons.dedup();
             let gap = Gap { dead, from: begins_at.end(), until: stops_at.end(), reasons };
             let key = Some((membership_id, granted_at));
@@ -157,9 +157,9 @@ impl Database {
                 Some(session) if last == key => session.gaps.push(gap),
                 _ => coverage.broken.push(BrokenSession {
                     streamer_id: StreamerId(streamer_id),
-                    streamer: row.login.zip(row.display_name),
+                    streamer: row.login.map(plain).zip(row.display_name.map(plain)),
                     campaign_id,
-                    campaign: row.campaign,
+                    campaign: row.campaign.map(plain),
                     granted_at: granted_at.end(),
                     ends_at: ends_at.end(),
                     deactivated_at: row.deactivated_at.and_then(Moment::known),

@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use domain::CampaignId;
 use domain::StreamerId;
 use domain::notification::{Campaigns, DEVICES_OF_A_PERSON, NAMED_CAMPAIGNS, Recipient, Told};
 use domain::policy::{BUDGET_PERIOD, deactivation_budget};
 use domain::ports::{Attempt, Change, Deactivation};
+use domain::{CampaignId, plain};
 use sqlx::Error;
 use uuid::Uuid;
 
@@ -346,7 +346,7 @@ async fn tell(
         .map(|row| {
             let ids = row.campaign_ids.unwrap_or_default();
             Told {
-                name: row.name,
+                name: plain(row.name),
                 recipient: recipient(&ids, row.campaign_names.unwrap_or_default()),
                 devices: row.devices.try_into().unwrap_or(u32::MAX),
                 campaigns: ids.into_iter().map(CampaignId).collect(),
@@ -356,8 +356,8 @@ async fn tell(
 }
 
 /// No campaign means that it is for the streamer.
-pub(super) fn recipient(campaigns: &[Uuid], mut names: Vec<String>) -> Recipient {
+pub(super) fn recipient(campaigns: &[Uuid], names: Vec<String>) -> Recipient {
     let Some(first) = campaigns.first().copied().map(CampaignId) else { return Recipient::Streamer };
-    names.truncate(NAMED_CAMPAIGNS);
+    let names = names.into_iter().take(NAMED_CAMPAIGNS).map(plain).collect();
     Recipient::GameMaster(Campaigns { first, names, count: campaigns.len() })
 }

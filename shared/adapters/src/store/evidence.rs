@@ -45,11 +45,7 @@ impl Database {
         Ok(rows
             .into_iter()
             .map(|row| Misplaced {
-                streamer: Streamer {
-                    id: StreamerId(row.id),
-                    login: row.login,
-                    display_name: row.display_name,
-                },
+                streamer: Streamer::new(StreamerId(row.id), &row.login, &row.display_name),
                 other_client: row.other_client,
             })
             .collect())

@@ -1,8 +1,8 @@
 //! The history of refreshes: read by the command, kept for 30 days like all that is ours and happened.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::StreamerId;
 use domain::ports::StoreError;
+use domain::{StreamerId, plain};
 use serde::Serialize;
 use sqlx::Postgres;
 use sqlx::postgres::PgArguments;
@@ -60,10 +60,10 @@ impl Database {
             started_at: row.started_at.end(),
             ended_at: row.ended_at.end(),
             outcome: row.outcome,
-            reason: row.reason,
+            reason: row.reason.map(plain),
             expires_before: row.expires_before.and_then(Moment::known),
             expires_after: row.expires_after.and_then(Moment::known),
-            caller: row.caller,
+            caller: row.caller.map(plain),
         });
         Ok(entries.collect())
     }

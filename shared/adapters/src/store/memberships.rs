@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use domain::authorization::{Authorization, Membership, MembershipStatus, Participant, Unknown};
 use domain::ports::{Attempt, Memberships, Participants, StoreError};
-use domain::{CampaignId, MembershipKey, StreamerId};
+use domain::{CampaignId, MembershipKey, StreamerId, plain};
 use sqlx::Error;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
@@ -135,7 +135,7 @@ impl Database {
             let (streamer, token) = streamer_row!(row).into_parts(now);
             memberships.push(Membership {
                 campaign,
-                campaign_name,
+                campaign_name: plain(campaign_name),
                 streamer,
                 streamer_is_active,
                 status,

@@ -36,7 +36,7 @@ use domain::evidence::History;
 use domain::notification::Told;
 use domain::policy::{FailedUnder, Failure, FailureKind};
 use domain::ports::{Attempt, Claim, Deactivation, Page, Place, Recorded, SetAside, Store, StoreError};
-use domain::{Clock, Monotonic, NoExpiry, Streamer, StreamerId, TokenState};
+use domain::{Clock, Monotonic, NoExpiry, Streamer, StreamerId, TokenState, plain};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{ConnectOptions, Postgres};
@@ -403,7 +403,7 @@ fn failed(doing: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
 /// What is wrong, without the line of PostgreSQL's source. Its texts name columns and roles, never values of ours.
 fn said(error: &sqlx::Error) -> String {
     match error {
-        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Database(error) => plain(error.message()),
         sqlx::Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
             "the server closed the connection".to_owned()
         }
@@ -476,8 +476,7 @@ impl StreamerRow {
             failed_under,
             repaired: false,
         };
-        let streamer =
-            Streamer { id: StreamerId(self.id), login: self.login, display_name: self.display_name };
+        let streamer = Streamer::new(StreamerId(self.id), &self.login, &self.display_name);
         (streamer, token)
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use domain::notification::{AlsoLost, Next, Notification, Subscription};
 use domain::ports::{Claimed, Outbox, StoreError};
-use domain::{Clock, Monotonic, StreamerId};
+use domain::{Clock, Monotonic, StreamerId, plain};
 use serde::Serialize;
 use sqlx::Error;
 use uuid::Uuid;
@@ -145,12 +145,12 @@ impl PgOutbox {
                     auth: row.auth.unwrap_or_default(),
                 },
                 streamer: StreamerId(row.streamer_id),
-                streamer_name: row.streamer_name,
+                streamer_name: plain(row.streamer_name),
                 recipient: recipient(
                     &row.campaign_ids.unwrap_or_default(),
                     row.campaign_names.unwrap_or_default(),
                 ),
-                also_lost: also_lost(row.also_names.unwrap_or_default(), row.also_own),
+                also_lost: also_lost(row.also_names.unwrap_or_default().iter().map(plain).collect(), row.also_own),
                 no_name_since: row.no_name_since.and_then(Moment::known),
                 other_key: row.other_key,
             });
@@ -330,17 +330,17 @@ impl Database {
         .map_err(failed("reading notifications"))?;
         let entries = rows.into_iter().map(|row| OutboxEntry {
             created_at: row.created_at.end(),
-            user_name: row.user_name,
+            user_name: plain(row.user_name),
             streamer_id: row.streamer_id,
-            streamer_name: row.streamer_name,
-            campaign_name: row.campaign_name,
+            streamer_name: plain(row.streamer_name),
+            campaign_name: row.campaign_name.map(plain),
             campaigns: row.campaigns,
             subscription_id: row.subscription_id,
             state: row.state,
             attempts: row.attempts,
             next_attempt_at: row.next_attempt_at.and_then(Moment::known),
             settled_at: row.settled_at.and_then(Moment::known),
-            last_error: row.last_error,
+            last_error: row.last_error.map(plain),
         });
         Ok(entries.collect())
     }

@@ -30,7 +30,7 @@ impl From<Row> for Deactivated {
         let unnamed = Streamer::unnamed(StreamerId(row.id));
         let login = row.login.unwrap_or(unnamed.login);
         let display_name = row.display_name.unwrap_or(unnamed.display_name);
-        let streamer = Streamer { login, display_name, ..unnamed };
+        let streamer = Streamer::new(unnamed.id, login, display_name);
         Self { streamer, at: row.at.and_then(Moment::known) }
     }
 }

@@ -292,11 +292,7 @@ fn anew(cipher: &TokenCipher, row: Row, now: DateTime<Utc>) -> Result<(Option<An
                 changes = true;
             }
             Err(reason) => {
-                let streamer = Streamer {
-                    id: StreamerId(row.id),
-                    login: row.login.clone(),
-                    display_name: row.display_name.clone(),
-                };
+                let streamer = Streamer::new(StreamerId(row.id), &row.login, &row.display_name);
                 left.push(Left { streamer, column, reason });
             }
         }

@@ -241,7 +241,7 @@ impl PgStore {
             super::claim::take_leases(&mut *transaction, &ids, now, now + MAX_CALL).await?;
         let id = leased.first().copied().unwrap_or(first);
         let Some(row) = candidates.into_iter().find(|row| row.id == id) else { return Ok(Rehearsal::Busy) };
-        let streamer = Streamer { id: StreamerId(row.id), login: row.login, display_name: row.display_name };
+        let streamer = Streamer::new(StreamerId(row.id), &row.login, &row.display_name);
         let Some(fence) = fences.first().copied() else {
             // Last: a lock that cannot be had ends the transaction.
             let shut_out = shuts_out(&mut *transaction, streamer.id).await?;

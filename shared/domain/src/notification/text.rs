@@ -9,7 +9,7 @@ pub(super) struct Text {
     pub action: &'static str,
 }
 
-/// Names come from outside; a notification shows a line or two.
+/// A notification shows a line or two.
 const LONGEST_NAME: usize = 80;
 
 /// What lists are made of. In pairs: of one, and of more.
@@ -73,11 +73,7 @@ impl Words {
 }
 
 fn short(name: &str) -> String {
-    // Marks of direction could turn the rest of the sentence around.
-    let turns =
-        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let mut kept: String =
-        name.chars().filter(|c| !c.is_control() && !turns(*c)).take(LONGEST_NAME + 1).collect();
+    let mut kept: String = name.chars().take(LONGEST_NAME + 1).collect();
     if kept.chars().count() > LONGEST_NAME {
         kept.pop();
         kept.push('…');
