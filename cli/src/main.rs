@@ -19,7 +19,10 @@ mod vapid;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use adapters::SystemClock;
+use adapters::aws::{Access, Sdk};
 use adapters::config::{self, LogConfig, Secret, Source, Whole};
 use adapters::shutdown::on_signals;
 use adapters::store::{Database, MissingTables, Purpose, migrate};
@@ -37,6 +40,11 @@ struct Arguments {
     /// Read this file instead of `.env` in this directory.
     #[arg(long, global = true, value_name = "PATH")]
     env_file: Option<PathBuf>,
+    /// Take the settings of this deployed stack instead, for what the environment doesn't say.
+    ///
+    /// They are those of its functions, as the stack's outputs name them.
+    #[arg(long, global = true, value_name = "NAME", conflicts_with = "env_file")]
+    stack: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -142,10 +150,12 @@ async fn run_until(arguments: Arguments, stop: CancellationToken) -> Result<Exit
 
 /// Succeeds if nothing failed; wrong usage has ended the program before.
 async fn run(arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> {
-    let Arguments { env_file, command } = arguments;
-    let source = match env_file {
-        Some(path) => Source::environment().and_file(&path)?,
-        None => Source::environment().and_env_in(Path::new("."))?,
+    let Arguments { env_file, stack, command } = arguments;
+    let sdk = Sdk::from(Access::SignedIn);
+    let source = match (stack, env_file) {
+        (Some(stack), _) => Source::environment().and_stack(&stack, &sdk).await?,
+        (None, Some(path)) => Source::environment().and_file(&path)?,
+        (None, None) => Source::environment().and_env_in(Path::new("."))?,
     };
     // The doctor tells by itself of all that others would stop at, or log.
     if !matches!(command, Command::Doctor { .. })
@@ -154,7 +164,7 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> 
         telemetry::start(config);
     }
     // What is wrong with the log is found again with whatever the command reads, and told together.
-    let source = source.with_secrets(command.secrets()).await;
+    let source = source.with_secrets_at(command.secrets(), sdk, Arc::new(SystemClock)).await;
     match command {
         Command::Refresh(arguments) => return refresh::run(&source, arguments, stop).await,
         Command::Status { json } => {

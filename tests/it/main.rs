@@ -56,6 +56,7 @@ mod command {
     mod outbox_command;
     mod read_only;
     mod rekey;
+    mod stack;
     mod tokens;
 }
 

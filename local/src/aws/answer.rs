@@ -38,10 +38,15 @@ impl Refusal {
     pub(super) fn throttled(service: Service) -> Self {
         // JSON 1.1 has 400 for whatever is the client's doing.
         let status = match service {
-            Service::Scheduler => StatusCode::TOO_MANY_REQUESTS,
-            Service::Events | Service::Secrets => StatusCode::BAD_REQUEST,
+            Service::Scheduler | Service::Lambda | Service::Portal => StatusCode::TOO_MANY_REQUESTS,
+            Service::Events | Service::Secrets | Service::CloudFormation => StatusCode::BAD_REQUEST,
         };
-        Self::new(service, status, "ThrottlingException", "Rate exceeded")
+        let code = match service {
+            Service::CloudFormation => "Throttling",
+            Service::Lambda | Service::Portal => "TooManyRequestsException",
+            Service::Scheduler | Service::Events | Service::Secrets => "ThrottlingException",
+        };
+        Self::new(service, status, code, "Rate exceeded")
     }
 
     pub(super) fn internal(service: Service) -> Self {
@@ -49,6 +54,9 @@ impl Refusal {
             Service::Scheduler => "InternalServerException",
             Service::Events => "InternalException",
             Service::Secrets => "InternalServiceError",
+            Service::CloudFormation => "InternalFailure",
+            Service::Lambda => "ServiceException",
+            Service::Portal => "InternalServerError",
         };
         Self::new(service, StatusCode::INTERNAL_SERVER_ERROR, code, "Unexpected error")
     }
@@ -58,9 +66,13 @@ impl Refusal {
             Service::Scheduler => (StatusCode::FORBIDDEN, "scheduler:CreateSchedule"),
             Service::Events => (StatusCode::BAD_REQUEST, "events:PutEvents"),
             Service::Secrets => (StatusCode::BAD_REQUEST, "secretsmanager:GetSecretValue"),
+            Service::CloudFormation => (StatusCode::FORBIDDEN, "cloudformation:DescribeStacks"),
+            Service::Lambda => (StatusCode::FORBIDDEN, "lambda:GetFunctionConfiguration"),
+            Service::Portal => (StatusCode::FORBIDDEN, "sso:GetRoleCredentials"),
         };
+        let code = if service == Service::CloudFormation { "AccessDenied" } else { "AccessDeniedException" };
         let message = format!("User is not authorized to perform: {action}");
-        Self::new(service, status, "AccessDeniedException", message)
+        Self::new(service, status, code, message)
     }
 }
 
@@ -72,7 +84,15 @@ impl IntoResponse for Refusal {
             Self::Stall => return Body::from_stream(stream::pending::<io::Result<Bytes>>()).into_response(),
         };
         match service {
-            Service::Scheduler => {
+            Service::CloudFormation => query(
+                status,
+                format!(
+                    "<ErrorResponse xmlns=\"http://cloudformation.amazonaws.com/doc/2010-05-15/\"><Error><Type>Sender</Type>\
+                     <Code>{code}</Code><Message>{}</Message></Error></ErrorResponse>",
+                    xml(&message)
+                ),
+            ),
+            Service::Scheduler | Service::Lambda | Service::Portal => {
                 let mut response = rest(status, &json!({ "Message": message }));
                 response.headers_mut().insert("x-amzn-errortype", header::HeaderValue::from_static(code));
                 response
@@ -87,6 +107,16 @@ impl IntoResponse for Refusal {
 /// An answer in REST's JSON.
 pub(super) fn rest(status: StatusCode, body: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+/// An answer in the Query protocol.
+pub(super) fn query(status: StatusCode, body: String) -> Response {
+    (status, [(header::CONTENT_TYPE, "text/xml")], body).into_response()
+}
+
+/// As text of an element.
+pub(super) fn xml(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 /// An answer in JSON 1.1.

@@ -1,7 +1,7 @@
 //! Faults that can be switched on.
 
 /// One of the simulated services.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Service {
     /// EventBridge Scheduler (REST, JSON).
     Scheduler,
@@ -9,6 +9,12 @@ pub enum Service {
     Events,
     /// Secrets Manager (JSON 1.1).
     Secrets,
+    /// CloudFormation (Query).
+    CloudFormation,
+    /// Lambda (REST, JSON).
+    Lambda,
+    /// IAM Identity Center's portal (REST, JSON), whose requests have a token in place of a signature.
+    Portal,
 }
 
 /// How a request can fail.

@@ -1,11 +1,12 @@
 //! What the simulated services keep.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::faults::{Fault, Faults, Service};
+use super::operator::Outputs;
 use super::secrets::Versions;
 
 /// All of it.
@@ -18,9 +19,11 @@ pub struct Held {
     /// By name.
     pub(super) secrets: BTreeMap<String, Versions>,
     pub(super) faults: Faults,
-    scheduler_requests: usize,
-    events_requests: usize,
-    secrets_requests: usize,
+    /// By name.
+    pub(super) stacks: BTreeMap<String, Outputs>,
+    /// Variables, by the function's name.
+    pub(super) functions: BTreeMap<String, BTreeMap<String, String>>,
+    requests: HashMap<Service, usize>,
 }
 
 /// A one-shot schedule.
@@ -102,20 +105,12 @@ impl Held {
     /// Requests that came to this service, whatever became of them.
     #[must_use]
     pub fn requests(&self, service: Service) -> usize {
-        match service {
-            Service::Scheduler => self.scheduler_requests,
-            Service::Events => self.events_requests,
-            Service::Secrets => self.secrets_requests,
-        }
+        self.requests.get(&service).copied().unwrap_or(0)
     }
 
     /// Counts a request, and says which fault it meets.
     pub(super) fn count(&mut self, service: Service) -> Option<Fault> {
-        match service {
-            Service::Scheduler => self.scheduler_requests += 1,
-            Service::Events => self.events_requests += 1,
-            Service::Secrets => self.secrets_requests += 1,
-        }
+        *self.requests.entry(service).or_default() += 1;
         self.faults.take(service)
     }
 

@@ -1,5 +1,5 @@
-//! A simulated AWS: EventBridge Scheduler, EventBridge and Secrets Manager over real HTTP on loopback, as strict as the
-//! real ones, with faults that can be switched on while it runs.
+//! A simulated AWS: EventBridge Scheduler, EventBridge, Secrets Manager, and what the command asks besides, over real HTTP on loopback,
+//! as strict as the real ones, with faults that can be switched on while it runs.
 //!
 //! It keeps what it is given and never calls anybody: [`SimulatedAws::due`] hands out the schedules whose minute has
 //! come, on a clock that can be turned, and whoever asked invokes the function. Whatever isn't documented about the
@@ -9,6 +9,7 @@ mod answer;
 mod events;
 mod faults;
 mod held;
+mod operator;
 mod schedules;
 mod secrets;
 mod signature;
@@ -25,7 +26,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::Clock;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -43,6 +44,10 @@ const ACCOUNT: &str = "123456789012";
 /// The one access key that is known. It opens nothing but this simulation.
 const KEY_ID: &str = "AKIALOCALSIMULATION0";
 const SECRET: &str = "local-secret-of-the-simulated-aws";
+
+/// Who has signed in to IAM Identity Center, and as what.
+const SSO_TOKEN: &str = "local-token-of-the-simulated-portal";
+const ROLE: &str = "operator";
 
 /// The schedule group and the event bus that there are beside `default`.
 const GROUP: &str = "token-refresh";
@@ -147,6 +152,36 @@ impl SimulatedAws {
         secrets::arn(name)
     }
 
+    /// Deploys a stack with these outputs.
+    pub fn put_stack(&self, name: &str, outputs: &[(&str, &str)]) {
+        let outputs = outputs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        self.simulation.held.send_modify(|held| {
+            held.stacks.insert(name.to_owned(), outputs);
+        });
+    }
+
+    /// Deploys a function with these variables.
+    pub fn put_function(&self, name: &str, variables: &[(String, String)]) {
+        let variables = variables.iter().cloned().collect();
+        self.simulation.held.send_modify(|held| {
+            held.functions.insert(name.to_owned(), variables);
+        });
+    }
+
+    /// A profile of a person who has signed in to IAM Identity Center, and the session's token as the AWS CLI keeps it.
+    #[must_use]
+    pub fn portal(&self) -> (String, String) {
+        let profile = format!(
+            "[sso-session polls]\nsso_region = {REGION}\nsso_start_url = https://polls.awsapps.com/start\n\
+             [default]\nregion = {REGION}\nsso_session = polls\nsso_account_id = {ACCOUNT}\nsso_role_name = {ROLE}\n"
+        );
+        let expires_at = (self.simulation.clock.now() + TimeDelta::hours(1)).format("%Y-%m-%dT%H:%M:%SZ");
+        let token = format!(
+            r#"{{ "accessToken": "{SSO_TOKEN}", "expiresAt": "{expires_at}", "region": "{REGION}" }}"#
+        );
+        (profile, token)
+    }
+
     /// Requests that came to this service, whatever became of them.
     #[must_use]
     pub fn requests(&self, service: Service) -> usize {
@@ -202,7 +237,9 @@ impl Drop for SimulatedAws {
 
 fn router(simulation: Arc<Simulation>) -> Router {
     Router::new()
-        .route("/", post(json_1_1))
+        .route("/", post(of_one_path))
+        .route("/2015-03-31/functions/{name}/configuration", get(operator::function))
+        .route("/federation/credentials", get(operator::credentials))
         .route("/schedule-groups/{name}", get(schedules::get_group))
         .route("/schedules", get(schedules::list))
         .route("/schedules/{name}", get(schedules::get).post(schedules::create).delete(schedules::delete))
@@ -213,9 +250,15 @@ fn router(simulation: Arc<Simulation>) -> Router {
         .with_state(simulation)
 }
 
-/// The services that speak JSON 1.1 are told apart by the operation.
-async fn json_1_1(State(simulation): State<Arc<Simulation>>, headers: HeaderMap, body: Bytes) -> Response {
+/// Of the services that have one path for all, those that speak JSON 1.1 are told apart by the operation.
+async fn of_one_path(State(simulation): State<Arc<Simulation>>, headers: HeaderMap, body: Bytes) -> Response {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    if text("content-type") == Some("application/x-www-form-urlencoded") {
+        let answer = simulation
+            .admit(Service::CloudFormation, &headers)
+            .and_then(|_| operator::describe(&simulation, &body));
+        return answer.unwrap_or_else(Refusal::into_response);
+    }
     let is_json = text("content-type") == Some("application/x-amz-json-1.1");
     let answer = match text("x-amz-target").filter(|_| is_json) {
         Some(events::TARGET) => simulation

@@ -2,10 +2,13 @@
 
 use axum::http::{HeaderMap, StatusCode};
 
-use super::{KEY_ID, REGION, Refusal, Service};
+use super::{KEY_ID, REGION, Refusal, SSO_TOKEN, Service};
 
 /// Whether the request is signed as AWS wants it.
 pub(super) fn check(service: Service, headers: &HeaderMap) -> Result<(), Refusal> {
+    if service == Service::Portal {
+        return portal(headers);
+    }
     let refused = |code, message: String| Refusal::new(service, StatusCode::FORBIDDEN, code, message);
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let Some(authorization) = text("authorization") else {
@@ -27,6 +30,9 @@ pub(super) fn check(service: Service, headers: &HeaderMap) -> Result<(), Refusal
         Service::Scheduler => "scheduler",
         Service::Events => "events",
         Service::Secrets => "secretsmanager",
+        Service::CloudFormation => "cloudformation",
+        Service::Lambda => "lambda",
+        Service::Portal => "awsssoportal",
     };
     let scope = format!("{KEY_ID}/{}/{REGION}/{name}/aws4_request", &date[..8]);
     if credential != scope {
@@ -41,6 +47,16 @@ pub(super) fn check(service: Service, headers: &HeaderMap) -> Result<(), Refusal
         return Err(incomplete("Signature is not 64 hexadecimal digits"));
     }
     Ok(())
+}
+
+/// What somebody has signed in with before.
+fn portal(headers: &HeaderMap) -> Result<(), Refusal> {
+    let token = headers.get("x-amz-sso_bearer_token").and_then(|value| value.to_str().ok());
+    if token == Some(SSO_TOKEN) {
+        return Ok(());
+    }
+    let message = "Session token not found or invalid";
+    Err(Refusal::new(Service::Portal, StatusCode::UNAUTHORIZED, "UnauthorizedException", message))
 }
 
 /// `20261123T041500Z`.

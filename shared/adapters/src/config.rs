@@ -11,6 +11,8 @@ mod notify;
 mod secrets;
 mod signals;
 mod source;
+#[cfg(feature = "command")]
+mod stack;
 mod twitch;
 mod whole;
 
@@ -337,7 +339,8 @@ mod tests {
             ("DATABASE_URL", "nonsense"),
             ("DATABASE_URL", "postgres://app@db.example.com/twitch_polls"),
             ("DATABASE_URL", "postgres://app@db.example.com/twitch_polls?sslmode=require"),
-            ("DATABASE_HOST", "proxy.example.com:5432"),
+            ("DATABASE_HOST", "proxy.example.com:65536"),
+            ("DATABASE_HOST", "https://proxy.example.com"),
             ("TWITCH_ID_URL", "http://id.twitch.tv"),
             ("TWITCH_ID_URL", "https://user:pass@id.twitch.tv"),
             ("TWITCH_ID_URL", "twitch"),

@@ -1,10 +1,12 @@
 //! The Lambda function, as its own binary, fed by a Runtime API.
 
-use std::process::Stdio;
+use std::fs::read_to_string;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Result;
 use end_to_end::{binary, changed, world};
+use local::binaries::workspace;
 use local::lambda::Function;
 use local::twitch::Fault;
 use local::world::{NewStreamer, World};
@@ -86,5 +88,31 @@ async fn twitch_being_down_is_no_error_but_a_timeout_that_is_too_short_is() -> R
     world.twitch.fault_for_everybody(Fault::ServerError);
     let report = function.invoke(json!({"trigger": "planned"}), TIME_LEFT).await?;
     assert!(report["stopped"].as_str().unwrap().contains("Twitch seems to be down"), "{report}");
+    Ok(())
+}
+
+/// What a person signs in with is the command's alone: the functions' zips have no part of it.
+#[test]
+fn the_functions_are_built_without_what_the_command_needs_of_aws() -> Result<()> {
+    let only_the_commands =
+        ["aws-sdk-cloudformation", "aws-sdk-lambda", "aws-sdk-signin", "aws-sdk-sso", "aws-sdk-ssooidc"];
+    let build = read_to_string(workspace().join(".ci/lambda/build"))?;
+    let words: Vec<_> = build.split_whitespace().collect();
+    let functions: Vec<_> =
+        words.windows(2).filter(|pair| pair[0] == "--package").map(|pair| pair[1]).collect();
+    assert_eq!(functions.len(), 5, "{functions:?}");
+    for (packages, has_them) in [(functions.as_slice(), false), (&["tokens"], true)] {
+        let tree = Command::new(env!("CARGO"))
+            .args(["tree", "--locked", "--offline", "--edges", "normal", "--prefix", "none"])
+            .args(packages.iter().flat_map(|package| ["--package", package]))
+            .current_dir(workspace())
+            .output()?;
+        let tree = String::from_utf8(tree.stdout)?;
+        let has = |name: &str| tree.lines().any(|line| line.starts_with(&format!("{name} ")));
+        assert!(has("aws-config"), "{packages:?}: {tree}");
+        for name in only_the_commands {
+            assert_eq!(has(name), has_them, "{name} in {packages:?}");
+        }
+    }
     Ok(())
 }

@@ -8,12 +8,14 @@ use aws_sdk_scheduler::error::{ProvideErrorMetadata, SdkError};
 use domain::plain;
 
 /// Errors whose message says what to mend, and holds names and ARNs at most.
-const TELLING: [&str; 6] = [
+const TELLING: [&str; 8] = [
+    "AccessDenied",
     "AccessDeniedException",
     "DecryptionFailure",
     "InvalidRequestException",
     "ResourceNotFoundException",
     "ServiceQuotaExceededException",
+    "ValidationError",
     "ValidationException",
 ];
 
@@ -57,7 +59,7 @@ impl<E: ProvideErrorMetadata + Error + 'static> From<SdkError<E>> for Failure {
             SdkError::DispatchFailure(failure) if failure.is_timeout() => Self::lasting("no answer in time"),
             SdkError::ResponseError(_) => Self::lasting("an answer that can't be read"),
             SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) => {
-                let root = causes(&error).last().map_or_else(String::new, ToString::to_string);
+                let root = root(&error);
                 // The last of the providers that were tried says its own reason alone.
                 let about = causes(&error).any(|cause| cause.to_string().contains("credential"));
                 Self::lasting(short(&format!("{}{root}", if about { "no AWS credentials: " } else { "" })))
@@ -72,6 +74,11 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     iter::successors(Some(error), |&error| error.source())
 }
 
-fn short(text: &str) -> String {
+/// What lies at the bottom.
+pub(super) fn root(error: &(dyn Error + 'static)) -> String {
+    causes(error).last().map_or_else(String::new, ToString::to_string)
+}
+
+pub(super) fn short(text: &str) -> String {
     plain(text).chars().take(LONGEST_TEXT).collect()
 }

@@ -3,6 +3,10 @@
 
 mod failure;
 mod sdk;
+#[cfg(feature = "command")]
+mod sign_in;
+#[cfg(feature = "command")]
+pub(crate) mod stack;
 
 pub(crate) use self::failure::Failure;
 pub(crate) use self::sdk::LONGEST_OPERATION;

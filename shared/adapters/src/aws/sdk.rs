@@ -42,6 +42,9 @@ pub enum Access {
     /// or machine's metadata service.
     #[default]
     Found,
+    /// The same, and what a person may have signed in with.
+    #[cfg(feature = "command")]
+    SignedIn,
     /// A simulated one.
     At {
         /// Base URL.
@@ -86,7 +89,7 @@ impl Parts {
             .build();
         let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(FIRST_PAUSE);
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
-            .http_client(http_client()?)
+            .http_client(http_client(self.trusted())?)
             .timeout_config(timeouts)
             .retry_config(retries);
         if let Access::At { endpoint, region, key_id, secret } = &self.access {
@@ -96,13 +99,27 @@ impl Parts {
                 .region(Region::new(region.clone()))
                 .credentials_provider(SharedCredentialsProvider::new(credentials));
         }
-        Ok(loader.load().await)
+        let config = loader.load().await;
+        #[cfg(feature = "command")]
+        if matches!(self.access, Access::SignedIn) {
+            return super::sign_in::signed_in(config).await;
+        }
+        Ok(config)
+    }
+
+    fn trusted(&self) -> TrustStore {
+        let roots = TrustStore::empty().with_pem_certificate(ROOTS);
+        match self.access {
+            // Where people sign in, and what their company puts between.
+            #[cfg(feature = "command")]
+            Access::SignedIn => roots.with_native_roots(true),
+            _ => roots,
+        }
     }
 }
 
-fn http_client() -> Result<SharedHttpClient, Failure> {
-    let roots =
-        TlsContext::builder().with_trust_store(TrustStore::empty().with_pem_certificate(ROOTS)).build();
+fn http_client(trusted: TrustStore) -> Result<SharedHttpClient, Failure> {
+    let roots = TlsContext::builder().with_trust_store(trusted).build();
     let roots = roots.map_err(|_| Failure::lasting("TLS can't be set up"))?;
     Ok(aws_smithy_http_client::Builder::new()
         .pool_idle_timeout(LONGEST_IDLE)
@@ -145,6 +162,6 @@ mod tests {
 
     #[test]
     fn the_client_takes_the_roots() {
-        assert!(http_client().is_ok());
+        assert!(http_client(Parts::default().trusted()).is_ok());
     }
 }

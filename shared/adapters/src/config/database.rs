@@ -41,7 +41,7 @@ const ESCAPES: &str = "percent-encode it (`#` is %23, `/` is %2F, `?` is %3F, `@
 
 const FORM: &str = "postgres://user:password@host/database";
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     /// `DATABASE_URL`; or the parts of one, which are the existing backend's variables, or what RDS keeps in a secret.
     pub(super) fn database(&mut self) -> Option<PgConnectOptions> {
         let plaintext = self.switch("DATABASE_PLAINTEXT").unwrap_or(false);
@@ -49,8 +49,11 @@ impl Reader<'_> {
             Some(url) => ("DATABASE_URL", self.of_url(url)?),
             None => self.of_parts(plaintext)?,
         };
-        let options = match self.source.get("DATABASE_HOST").map(str::trim) {
-            Some(host) => self.at_host("DATABASE_HOST", options, host),
+        let options = match self.elsewhere() {
+            Some((host, port)) => {
+                let port = port.unwrap_or(options.get_port());
+                verified_by_name(self.at_host("DATABASE_HOST", options, host).port(port))
+            }
             None => options,
         };
         // sqlx takes an address of IPv6 without the brackets that it has in a URL.
@@ -139,7 +142,7 @@ impl Reader<'_> {
         let [username, password, secret_host, secret_port, database] =
             RDS_PARTS.map(|part| self.source.get(part));
         let is_secret = password.is_some();
-        let elsewhere = self.source.get("DATABASE_HOST").map(str::trim);
+        let elsewhere = self.elsewhere().map(|(host, _)| host);
         let host = secret_host.or(elsewhere).or(self.source.get("DB_HOST")).map(str::trim);
         let name = if is_secret { "DATABASE_SECRET_ID" } else { "DB_HOST" };
         let Some(host) = host else {
@@ -201,10 +204,20 @@ impl Reader<'_> {
             return options.socket(host);
         }
         if Host::parse(host).is_err() && address(host).is_none() {
-            self.fault(format!("{name} is not the name of a host: leave out scheme and port"));
+            self.fault(format!("{name} is not the name of a host, without a scheme"));
             return options;
         }
         options.host(host)
+    }
+
+    /// `DATABASE_HOST`, which may have a port: an RDS Proxy, or a port that is forwarded to this machine.
+    fn elsewhere(&self) -> Option<(&'a str, Option<u16>)> {
+        let text = self.source.get("DATABASE_HOST")?.trim();
+        // An address of IPv6 has colons of its own.
+        let is_apart = |host: &str| host.ends_with(']') || !host.contains(':');
+        let port = text.rsplit_once(':').filter(|(host, _)| is_apart(host));
+        let port = port.and_then(|(host, port)| Some((host, port.parse().ok()?)));
+        Some(port.map_or((text, None), |(host, port)| (host, Some(port))))
     }
 
     /// With the roots of RDS besides the public ones, if it is there; unless `sslrootcert` or
@@ -224,6 +237,15 @@ impl Reader<'_> {
     fn url_names_its_authority(&self) -> bool {
         let url = self.source.get("DATABASE_URL").and_then(|url| Url::parse(url.trim()).ok());
         url.is_some_and(|url| url.query_pairs().any(|(name, _)| name == "sslrootcert"))
+    }
+}
+
+/// Unless it is a port of this machine that leads on: no certificate has this machine's name. There the connection is encrypted,
+/// and the certificate not verified.
+fn verified_by_name(options: PgConnectOptions) -> PgConnectOptions {
+    match options.get_ssl_mode() {
+        PgSslMode::VerifyFull if is_near(&options) => options.ssl_mode(PgSslMode::Require),
+        _ => options,
     }
 }
 
@@ -481,6 +503,20 @@ mod tests {
         let config = with(&[url, ("DATABASE_HOST", " proxy.example.com ")]).unwrap();
         let options = config.database.current();
         assert_eq!((options.get_host(), options.get_port()), ("proxy.example.com", 5433));
+        for (elsewhere, host, port, is_verified) in [
+            ("proxy.example.com:6432", "proxy.example.com", 6432, true),
+            ("[2001:db8::1]:6432", "2001:db8::1", 6432, true),
+            ("2001:db8::1", "2001:db8::1", 5433, true),
+            ("localhost:15432", "localhost", 15432, false),
+            ("127.0.0.1", "127.0.0.1", 5433, false),
+        ] {
+            let config = with(&[url, ("DATABASE_HOST", elsewhere)]).unwrap();
+            let options = config.database.current();
+            assert_eq!((options.get_host(), options.get_port()), (host, port), "{elsewhere}");
+            let mode = options.get_ssl_mode();
+            assert_eq!(matches!(mode, PgSslMode::VerifyFull), is_verified, "{elsewhere}");
+            assert!(is_verified || matches!(mode, PgSslMode::Require), "{elsewhere}: {mode:?}");
+        }
         // It is the host that is called which decides whether it has to prove itself.
         let faults = faults(&[("DATABASE_HOST", "proxy.example.com")]);
         assert!(faults[0].contains("add ?sslmode=verify-full"), "{faults:?}");

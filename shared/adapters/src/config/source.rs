@@ -98,7 +98,10 @@ impl Source {
     }
 
     /// Takes in what is not set yet, and answers its names.
-    fn add_missing(&mut self, entries: Vec<(String, String)>) -> HashSet<String> {
+    pub(super) fn add_missing(
+        &mut self,
+        entries: impl IntoIterator<Item = (String, String)>,
+    ) -> HashSet<String> {
         let mut added = HashSet::new();
         for (name, value) in entries {
             if name != TWITCH_ID_URL_ALLOW && self.get(&name).is_none() {

@@ -160,6 +160,12 @@ mod tests {
     }
 
     #[test]
+    fn what_a_server_says_is_plain() {
+        let raised = Error::Database(Box::new(Answered("P0001", "not \u{202e}this\n  one\u{1b}[2J")));
+        assert_eq!(super::super::said(&raised), "not this   one[2J");
+    }
+
+    #[test]
     fn each_code_has_its_class() {
         for (class, codes) in [
             (

@@ -150,7 +150,10 @@ impl PgOutbox {
                     &row.campaign_ids.unwrap_or_default(),
                     row.campaign_names.unwrap_or_default(),
                 ),
-                also_lost: also_lost(row.also_names.unwrap_or_default().iter().map(plain).collect(), row.also_own),
+                also_lost: also_lost(
+                    row.also_names.unwrap_or_default().iter().map(plain).collect(),
+                    row.also_own,
+                ),
                 no_name_since: row.no_name_since.and_then(Moment::known),
                 other_key: row.other_key,
             });
