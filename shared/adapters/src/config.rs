@@ -20,6 +20,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use chrono::TimeDelta;
+use domain::plain;
 use domain::policy::{Policy, RETRY_DELAY, RETRY_WINDOW};
 use sqlx::postgres::PgConnectOptions;
 use url::{Host, Url};
@@ -45,7 +46,8 @@ pub struct ConfigError(pub Vec<String>);
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the configuration is not complete:")?;
-        self.0.iter().try_for_each(|fault| write!(f, "\n  - {fault}"))
+        // One may name a file, as a `.env` has it.
+        self.0.iter().try_for_each(|fault| write!(f, "\n  - {}", plain(fault)))
     }
 }
 
