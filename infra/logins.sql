@@ -23,6 +23,7 @@ GRANT SELECT ON public.push_subscriptions TO token_app;
 GRANT SELECT ON token_refresh.streamers TO token_app;
 GRANT INSERT ON token_refresh.streamers TO token_app;
 GRANT UPDATE ON token_refresh.streamers TO token_app;
+GRANT DELETE ON token_refresh.streamers TO token_app;
 GRANT SELECT ON token_refresh.refreshes TO token_app;
 GRANT INSERT ON token_refresh.refreshes TO token_app;
 GRANT DELETE ON token_refresh.refreshes TO token_app;

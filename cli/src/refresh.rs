@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use adapters::SystemClock;
 use adapters::config::{RefreshConfig, Source};
@@ -80,6 +81,9 @@ struct Document<'a> {
     notifications_error: Option<&'a str>,
 }
 
+/// It takes seconds with 100,000 streamers.
+const KEEP_UP_TIMEOUT: Duration = Duration::from_secs(30);
+
 const DRY_RUN: &str = "\nDry run: nobody is called, nothing is written.\n";
 const STARTING: &str = "\nStarting refresh cycle...\n";
 
@@ -137,6 +141,9 @@ pub async fn run(source: &Source, arguments: Arguments, stop: CancellationToken)
     let report = Box::pin(service.run(&cycle, &observe)).await;
     bar.finish_and_clear();
 
+    if !cycle.dry_run && matches!(cycle.whom, Whom::Authorized) {
+        keep_up(&database, clock.now(), began + arguments.timeout, &stop).await;
+    }
     let details = details.into_inner().unwrap_or_else(PoisonError::into_inner);
     // The report tells of it as well.
     let (delivered, undelivered) = match courier {
@@ -196,6 +203,21 @@ fn report_faults(report: &Report, dry_run: bool) -> bool {
         ));
     }
     report.failed + waiting == 0 && report.stopped.is_none()
+}
+
+/// As after each cycle of the functions, should only this command run, from cron.
+async fn keep_up(database: &Database, now: DateTime<Utc>, until: Monotonic, stop: &CancellationToken) {
+    let left = (until - SystemClock.monotonic()).to_std().unwrap_or_default();
+    let kept = tokio::select! {
+        kept = timeout(left.min(KEEP_UP_TIMEOUT), database.keep_up(now)) => kept,
+        () = stop.cancelled() => return,
+    };
+    let failure = match kept {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.0,
+        Err(_) => "there was not enough time".to_owned(),
+    };
+    output::error(&format!("\nNot all was remembered or forgotten: {failure}. The next run makes up for it"));
 }
 
 /// What is read before the cycle holds nothing, so it ends at once.

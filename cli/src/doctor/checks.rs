@@ -83,6 +83,12 @@ pub fn schema(version: Result<SchemaVersion, StoreError>, tables: Result<Tables,
         let _ =
             write!(text, "; without a time zone, taken to be UTC: {}", tables.without_time_zone.join(", "));
     }
+    if !tables.missing.is_empty() {
+        return Topic::Schema.warning(format!(
+            "{text}; missing since a table was dropped, and restored by `tokens migrate` as the tables' owner: {}",
+            tables.missing.join(", ")
+        ));
+    }
     if version.is_newer() {
         return Topic::Schema.warning(format!("{text}; deploy the program that migrated it"));
     }

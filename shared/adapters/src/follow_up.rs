@@ -21,14 +21,9 @@ impl Runner {
     /// Does what follows a cycle, in a function that is ended by force at `deadline`.
     pub async fn follow_up(&self, trigger: Trigger, deadline: Option<Monotonic>) {
         let (database, now) = (self.database(), self.now());
-        let remember = async { database.remember_sessions(now).await.map(drop) };
-        self.in_time(deadline, "the sessions were not remembered", remember).await;
+        self.in_time(deadline, "not all was remembered or forgotten", database.keep_up(now)).await;
         if trigger == Trigger::Sweep {
             self.in_time(deadline, "not all was measured", self.measure()).await;
-        }
-        if trigger == Trigger::Planned {
-            self.in_time(deadline, "not all old history was forgotten", database.forget_old_history(now))
-                .await;
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::fs::read_to_string;
 
+use adapters::store::{MissingTables, migrate};
 use anyhow::{Context as _, Result};
 use end_to_end::people::refused_before;
 use end_to_end::{Printed, binary, changed, tokens};
@@ -10,7 +11,8 @@ use local::binaries::workspace;
 use local::postgres::{Postgres, Settings as ServerSettings};
 use local::twitch::Settings;
 use local::world::{NewStreamer, World};
-use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, PgPool};
 
 /// The document's own statements, of which this is one.
 fn statements(one: &str) -> Result<String> {
@@ -44,6 +46,28 @@ async fn ours(world: &World) -> Result<Vec<String>> {
 fn says(printed: &Printed, code: i32, text: &str) {
     assert_eq!(printed.code, code, "{printed:?}");
     assert!(printed.stdout.contains(text), "`{text}` is not in {}", printed.stdout);
+}
+
+/// The owner of the tables may not create roles, so there is none for notify.
+#[tokio::test]
+async fn without_the_right_to_create_roles_it_is_given_back_as_well() -> Result<()> {
+    let postgres = Postgres::own(ServerSettings::default()).await?;
+    let database = postgres.create_empty().await?;
+    let superuser = PgPool::connect(database.url()).await?;
+    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&superuser).await?;
+    let owner = format!("CREATE ROLE owner LOGIN; ALTER DATABASE {name} OWNER TO owner");
+    sqlx::raw_sql(AssertSqlSafe(owner)).execute(&superuser).await?;
+    let options = database.url().parse::<PgConnectOptions>()?.username("owner");
+
+    migrate(&options, MissingTables::Create).await?;
+
+    let roles = "SELECT count(*) FROM pg_roles WHERE rolname = 'token_refresh_notify'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(roles).fetch_one(&superuser).await?, 0);
+    let pool = PgPool::connect_with(options).await?;
+    sqlx::raw_sql(AssertSqlSafe(without_a_trace()?)).execute(&pool).await?;
+    let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = 'token_refresh'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(schemas).fetch_one(&pool).await?, 0);
+    Ok(())
 }
 
 #[tokio::test]

@@ -245,6 +245,16 @@ async fn application_tables_are_found_whatever_the_search_path_is() -> Result<()
     Ok(())
 }
 
+/// Runs the migrations up to this one.
+async fn migrate_to(version: i64, connection: &mut PgConnection) -> Result<()> {
+    let all = Migrator::new(workspace().join("migrations")).await?;
+    let some = all.iter().filter(|migration| migration.version <= version).cloned().collect();
+    let mut some = Migrator { migrations: some, ..Migrator::DEFAULT };
+    some.dangerous_set_table_name("token_refresh._sqlx_migrations");
+    some.create_schema("token_refresh");
+    Ok(some.run(connection).await?)
+}
+
 /// The version before took the tables that its search path found first: its own, in another schema.
 #[tokio::test]
 async fn an_installation_in_another_schema_is_moved_to_the_applications_tables() -> Result<()> {
@@ -254,12 +264,7 @@ async fn an_installation_in_another_schema_is_moved_to_the_applications_tables()
     sqlx::raw_sql(NOTIFICATIONS).execute(&pool).await?;
     let mut astray = PgConnection::connect(database.url()).await?;
     sqlx::raw_sql("CREATE SCHEMA other; SET search_path = other").execute(&mut astray).await?;
-    let all = Migrator::new(workspace().join("migrations")).await?;
-    let released = all.iter().filter(|migration| migration.version <= 5).cloned().collect();
-    let mut released = Migrator { migrations: released, ..Migrator::DEFAULT };
-    released.dangerous_set_table_name("token_refresh._sqlx_migrations");
-    released.create_schema("token_refresh");
-    released.run(&mut astray).await?;
+    migrate_to(5, &mut astray).await?;
     sqlx::raw_sql(
         "INSERT INTO other.streamers (twitch_user_id, twitch_login, twitch_display_name, created_at, updated_at)
              VALUES ('9', 'astray', 'Astray', now(), now());
@@ -279,6 +284,119 @@ async fn an_installation_in_another_schema_is_moved_to_the_applications_tables()
         sqlx::query_scalar("SELECT count(*) FROM token_refresh.streamers").fetch_one(&pool).await?;
     assert_eq!(kept, 1);
     sqlx::query("SELECT token_expires_at FROM public.streamers").execute(&pool).await?;
+    Ok(())
+}
+
+/// A database at this version.
+async fn migrated_to(version: i64) -> Result<(local::postgres::Database, PgPool)> {
+    let database = Postgres::shared().await?.create_empty().await?;
+    let pool = PgPool::connect(database.url()).await?;
+    sqlx::raw_sql(APPLICATION).execute(&pool).await?;
+    sqlx::raw_sql(NOTIFICATIONS).execute(&pool).await?;
+    migrate_to(version, &mut PgConnection::connect(database.url()).await?).await?;
+    Ok((database, pool))
+}
+
+/// Its application drops its tables one by one, as its `migration:rollback` does, and makes them again, as it knows them.
+async fn fresh(pool: &PgPool) -> Result<()> {
+    for table in [
+        "notification_preferences",
+        "push_subscriptions",
+        "campaign_memberships",
+        "campaigns",
+        "streamers",
+        "users",
+    ] {
+        sqlx::raw_sql(AssertSqlSafe(format!("DROP TABLE {table}"))).execute(pool).await?;
+    }
+    sqlx::raw_sql(APPLICATION).execute(pool).await?;
+    sqlx::raw_sql(NOTIFICATIONS).execute(pool).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_applications_migrations_drop_is_missed_and_restored() -> Result<()> {
+    for version in [10, i64::MAX] {
+        let (database, pool) = migrated_to(version).await?;
+        let options: PgConnectOptions = database.url().parse()?;
+        migrate(&options, MissingTables::Refuse).await?;
+        let remember = "INSERT INTO token_refresh.streamers (streamer_id, fence) SELECT id, 1 FROM streamers";
+        sqlx::raw_sql(remember).execute(&pool).await?;
+        let ours = Database::open(options.clone()).await?;
+        assert_eq!(ours.tables().await?.missing, [""; 0]);
+        let notify = "SELECT string_agg(relname || relacl::text, ' ' ORDER BY relname) FROM pg_class
+                      WHERE relacl::text LIKE '%token_refresh_notify%' AND relnamespace = 'public'::regnamespace";
+        let before: String = sqlx::query_scalar(notify).fetch_one(&pool).await?;
+
+        fresh(&pool).await?;
+
+        let tables = ours.tables().await?;
+        assert_eq!(tables.missing.len(), 8, "{tables:?}");
+        assert_eq!(tables.faults.len(), 3, "{tables:?}");
+        assert!(tables.faults[0].ends_with("which `tokens migrate` adds"), "{tables:?}");
+        migrate(&options, MissingTables::Refuse).await?;
+        let tables = ours.tables().await?;
+        assert_eq!((tables.missing, tables.faults), (vec![], vec![]));
+        assert_eq!(sqlx::query_scalar::<_, String>(notify).fetch_one(&pool).await?, before);
+        sqlx::raw_sql(remember).execute(&pool).await?;
+        // Of those that were there before.
+        assert_eq!(ours.forget_gone().await?, 1);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_index_that_the_application_has_is_not_made_again() -> Result<()> {
+    let database = Postgres::shared().await?.create_empty().await?;
+    let pool = PgPool::connect(database.url()).await?;
+    sqlx::raw_sql(APPLICATION).execute(&pool).await?;
+    sqlx::raw_sql(NOTIFICATIONS).execute(&pool).await?;
+    sqlx::raw_sql(
+        "CREATE INDEX theirs ON push_subscriptions (user_id);
+         CREATE INDEX also ON campaign_memberships (streamer_id, poll_authorization_expires_at) WHERE status = 'ACTIVE'",
+    )
+    .execute(&pool)
+    .await?;
+    let options: PgConnectOptions = database.url().parse()?;
+    let ours = async || -> Result<Vec<String>> {
+        migrate(&options, MissingTables::Refuse).await?;
+        let names =
+            "SELECT indexname::text FROM pg_indexes WHERE indexname LIKE 'token\\_refresh\\_%' ORDER BY 1";
+        Ok(sqlx::query_scalar(names).fetch_all(&pool).await?)
+    };
+    assert_eq!(ours().await?, ["token_refresh_authorized_idx", "token_refresh_streamers_user_idx"]);
+    let looked = Database::open(options.clone()).await?;
+    assert_eq!(looked.tables().await?.missing, [""; 0]);
+    sqlx::raw_sql("DROP INDEX theirs").execute(&pool).await?;
+    assert_eq!(
+        looked.tables().await?.missing,
+        ["the index token_refresh_push_subscriptions_idx on public.push_subscriptions"]
+    );
+    assert_eq!(ours().await?.len(), 3);
+    Ok(())
+}
+
+/// The logins were given their rights on the version before.
+#[tokio::test]
+async fn who_may_update_what_we_remember_may_delete_it() -> Result<()> {
+    let postgres = Postgres::own(Settings::default()).await?;
+    let database = postgres.create_empty().await?;
+    let pool = PgPool::connect(database.url()).await?;
+    migrate_to(10, &mut PgConnection::connect(database.url()).await?).await?;
+    sqlx::raw_sql(
+        "CREATE ROLE \"the app\"; CREATE ROLE viewer; GRANT UPDATE ON token_refresh.streamers TO \"the app\";
+         GRANT SELECT ON token_refresh.streamers TO viewer",
+    )
+    .execute(&pool)
+    .await?;
+    migrate(&database.url().parse()?, MissingTables::Refuse).await?;
+    let may: (bool, bool) = sqlx::query_as(
+        "SELECT has_table_privilege('the app', 'token_refresh.streamers', 'DELETE'),
+                has_table_privilege('viewer', 'token_refresh.streamers', 'DELETE')",
+    )
+    .fetch_one(&pool)
+    .await?;
+    assert_eq!(may, (true, false));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The command, as its own binary: the brief's scenarios 2 and 3, and what it says to bad input.
 
 use adapters::config::{NotifyConfig, VapidConfig};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use chrono::TimeDelta;
 use end_to_end::{Printed, changed, tokens, world};
 use local::postgres::{Postgres, Server, Settings as ServerSettings};
@@ -29,6 +29,31 @@ async fn two() -> Result<(World, domain::StreamerId, domain::StreamerId)> {
     let due = world.add(NewStreamer::due("bastien")).await?;
     let fresh = world.add(NewStreamer::fresh("aria")).await?;
     Ok((world, due, fresh))
+}
+
+/// As from cron, where no function runs.
+#[tokio::test]
+async fn a_cycle_of_the_command_remembers_the_sessions() -> Result<()> {
+    let world = world().await?;
+    let aria = world.add(NewStreamer::due("aria")).await?.to_string();
+    world.add(NewStreamer::due("gone")).await?;
+    let remembered = async || -> Result<(i64, i64)> {
+        Ok(sqlx::query_as(
+            "SELECT (SELECT count(*) FROM token_refresh.sessions), (SELECT count(*) FROM token_refresh.streamers)",
+        )
+        .fetch_one(&world.pool)
+        .await?)
+    };
+    for alone in [&["refresh", "--dry-run"][..], &["refresh", &aria]] {
+        ensure!(tokens(&world.environment(), alone).await?.code == 0);
+        assert_eq!(remembered().await?.0, 0, "{alone:?}");
+    }
+    ensure!(tokens(&world.environment(), &["refresh"]).await?.code == 0);
+    assert_eq!(remembered().await?, (2, 2));
+    sqlx::query("DELETE FROM streamers WHERE twitch_login = 'gone'").execute(&world.pool).await?;
+    ensure!(tokens(&world.environment(), &["refresh"]).await?.code == 0);
+    assert_eq!(remembered().await?, (2, 1));
+    Ok(())
 }
 
 #[tokio::test]

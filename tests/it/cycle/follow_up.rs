@@ -1,15 +1,18 @@
 //! What a function does when its cycle is over, and that it ends in time.
 
-use adapters::store::HISTORY_KEPT;
+use adapters::store::{Database, HISTORY_KEPT};
 use anyhow::Result;
 use chrono::TimeDelta;
 use domain::Clock as _;
 use domain::refresh::DEADLINE_MARGIN;
 use domain::schedule::Trigger;
-use end_to_end::Still;
+use end_to_end::cycles::planned;
 use end_to_end::requests::runner;
-use local::world::World;
+use end_to_end::roles::app_under_row_level_security;
+use end_to_end::{Still, run};
+use local::world::{NewStreamer, World};
 use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnectOptions;
 
 /// More than are forgotten at once.
 const OLD: i64 = 25_000;
@@ -33,6 +36,31 @@ async fn all_old_history_is_forgotten_if_there_is_time() -> Result<()> {
     let still = with_old_history().await?;
     runner(&still.world).await?.follow_up(Trigger::Planned, None).await;
     assert_eq!(kept(&still.world).await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn after_a_sweep_nothing_is_left_of_streamers_that_are_gone() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    world.add_all((0..120).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
+    run(&world.service(&[]).await?, &planned()).await;
+    sqlx::query("DELETE FROM streamers WHERE twitch_login <> 's0'").execute(&world.pool).await?;
+    let remembered = async || -> Result<i64> {
+        Ok(sqlx::query_scalar("SELECT count(*) FROM token_refresh.streamers").fetch_one(&world.pool).await?)
+    };
+    assert_eq!(remembered().await?, 120);
+    // What this login can't see is not gone.
+    app_under_row_level_security(&world.pool).await?;
+    sqlx::raw_sql("ALTER TABLE streamers ENABLE ROW LEVEL SECURITY").execute(&world.pool).await?;
+    let app = world.database_url().replace("postgres@", "app@");
+    assert_eq!(Database::open(app.parse::<PgConnectOptions>()?).await?.forget_gone().await?, 0);
+    // A part that holds one that is there is the last one of a run.
+    let runner = runner(world).await?;
+    for _ in 0..3 {
+        runner.follow_up(Trigger::Sweep, None).await;
+    }
+    assert_eq!(remembered().await?, 1);
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::ports::StoreError;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use super::{Database, Moment, PgStore, Purpose, SchemaVersion, failed, network, schema, tables};
+use super::{Database, Moment, PgStore, Purpose, SchemaVersion, failed, network, restore, schema, tables};
 use crate::SystemClock;
 use crate::cipher::{Column, DecryptError};
 use crate::secrets::Live;
@@ -19,7 +19,7 @@ const TABLE_RIGHTS: [(&str, &[&str]); 10] = [
     ("public.campaigns", &["SELECT"]),
     ("public.notification_preferences", &["SELECT"]),
     ("public.push_subscriptions", &["SELECT"]),
-    ("token_refresh.streamers", &["SELECT", "INSERT", "UPDATE"]),
+    ("token_refresh.streamers", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("token_refresh.refreshes", &["SELECT", "INSERT", "DELETE"]),
     ("token_refresh.deactivations", &["SELECT", "INSERT", "DELETE"]),
     ("token_refresh.sessions", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
@@ -90,6 +90,8 @@ impl Trust {
 pub struct Tables {
     /// What has to be another way.
     pub faults: Vec<String>,
+    /// What of ours is missing on them: everything works without it, but slower, or without notifications.
+    pub missing: Vec<String>,
     /// Columns of times that have no time zone, and are taken to be UTC.
     pub without_time_zone: Vec<String>,
 }
@@ -190,9 +192,16 @@ impl Database {
     ///
     /// If the database fails.
     pub async fn tables(&self) -> Result<Tables, StoreError> {
-        let found = async { tables::look(&mut self.transaction().await?).await };
-        let found = found.await.map_err(failed("looking at the application's tables"))?;
-        Ok(Tables { faults: found.after(), without_time_zone: found.without_time_zone() })
+        let looked = async {
+            let mut transaction = self.transaction().await?;
+            Ok((tables::look(&mut transaction).await?, restore::look(&mut transaction).await?))
+        };
+        let (found, ours) = looked.await.map_err(failed("looking at the application's tables"))?;
+        Ok(Tables {
+            faults: found.after(),
+            missing: ours.missing(),
+            without_time_zone: found.without_time_zone(),
+        })
     }
 
     /// What this login may not do and has to, as it stands in a `GRANT`: `UPDATE (is_active) ON public.streamers`.

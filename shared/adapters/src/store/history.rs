@@ -16,6 +16,9 @@ pub const HISTORY_KEPT: TimeDelta = TimeDelta::days(30);
 /// So many rows are deleted in one transaction: a tenth of a second.
 const PART: i64 = 10_000;
 
+/// So many of what we remember are looked at after each run, whatever the size of the table.
+const GONE_PART: i64 = 50;
+
 /// One refresh that was tried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HistoryEntry {
@@ -66,6 +69,54 @@ impl Database {
             caller: row.caller.map(plain),
         });
         Ok(entries.collect())
+    }
+
+    /// Remembers the sessions, and forgets streamers that are gone and what is old: for a run over all streamers that is done. What
+    /// fails ends it, and the next run makes up for it.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn keep_up(&self, now: DateTime<Utc>) -> Result<(), StoreError> {
+        self.remember_sessions(now).await?;
+        self.forget_old_history(now).await?;
+        self.forget_gone().await.map(drop)
+    }
+
+    /// Deletes what we remember of streamers that have been deleted: of a few from a place by chance on, and again while all of them
+    /// are gone, as when the application has made its tables anew. Rows that are hidden from this login are not gone.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn forget_gone(&self) -> Result<u64, StoreError> {
+        let mut forgotten = 0;
+        loop {
+            // `LIMIT 1` says that each is looked up by its key.
+            let gone = sqlx::query!(
+                r#"
+                WITH place AS MATERIALIZED (SELECT gen_random_uuid() AS id),
+                part AS (
+                    (SELECT streamer_id FROM token_refresh.streamers
+                     WHERE streamer_id >= (SELECT id FROM place) ORDER BY streamer_id LIMIT $1)
+                    UNION ALL
+                    (SELECT streamer_id FROM token_refresh.streamers
+                     WHERE streamer_id < (SELECT id FROM place) ORDER BY streamer_id LIMIT $1)
+                    LIMIT $1
+                )
+                DELETE FROM token_refresh.streamers WHERE streamer_id = ANY(ARRAY(
+                    SELECT part.streamer_id FROM part
+                    LEFT JOIN LATERAL (SELECT id FROM public.streamers WHERE id = part.streamer_id LIMIT 1) there ON true
+                    WHERE there.id IS NULL AND NOT (SELECT token_refresh.may_hide('public.streamers', 'r'))))
+                "#,
+                GONE_PART
+            );
+            let gone = gone.execute(self).await.map_err(failed("forgetting streamers that are gone"))?;
+            forgotten += gone.rows_affected();
+            if gone.rows_affected() < GONE_PART.unsigned_abs() {
+                return Ok(forgotten);
+            }
+        }
     }
 
     /// Forgets what is older than 30 days, a part at a time: what is forgotten stays so if there is no time for the rest.

@@ -20,6 +20,7 @@ mod pages;
 mod reactivate;
 mod record;
 mod rekey;
+mod restore;
 mod schema;
 mod sessions;
 mod statements;

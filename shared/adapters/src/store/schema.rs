@@ -5,10 +5,10 @@ use std::fmt::{self, Display, Formatter};
 use domain::ports::StoreError;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection, Error, PgConnection, PgExecutor, Row};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Error, PgConnection, PgExecutor, Row};
 
 use super::tables::{self, Found, MissingTables};
-use super::{Class, Database, failed, network, said};
+use super::{Class, Database, failed, network, restore, said};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
 
@@ -79,7 +79,22 @@ async fn migrate_through(
     MIGRATIONS.run(&mut *connection).await.map_err(|error| {
         StoreError(format!("the migration failed, and what it began was undone: {error}"))
     })?;
+    restore_all(connection).await.map_err(failed("restoring what is ours on the application's tables"))?;
     after(connection, SchemaVersion { database: program, program }).await
+}
+
+/// What dropped a table of the application's took along. All of it or nothing, and by one at a time.
+async fn restore_all(connection: &mut PgConnection) -> Result<(), Error> {
+    let mut transaction = connection.begin().await?;
+    sqlx::raw_sql("SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('token_refresh restore'))")
+        .execute(&mut *transaction)
+        .await?;
+    let mut statements = tables::look(&mut *transaction).await?.statements();
+    statements.extend(restore::look(&mut *transaction).await?.statements());
+    for statement in statements {
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await
 }
 
 async fn after(connection: &mut PgConnection, version: SchemaVersion) -> Result<SchemaVersion, StoreError> {

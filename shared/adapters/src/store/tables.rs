@@ -84,8 +84,6 @@ pub(super) struct Found {
     tables: BTreeMap<String, Relation>,
     /// Other schemas that have a table `streamers`.
     elsewhere: Vec<String>,
-    /// The foreign key of our own table leads to another table.
-    astray: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -123,21 +121,12 @@ where
                      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                      WHERE c.relname = 'streamers' AND c.relkind IN ('r', 'p', 'v')
                        AND n.nspname NOT IN ('public', 'token_refresh')
-                     ORDER BY 1) AS "elsewhere!",
-               (SELECT k.confrelid::regclass::text FROM pg_catalog.pg_constraint k
-                WHERE k.conrelid = pg_catalog.to_regclass('token_refresh.streamers') AND k.contype = 'f'
-                  AND k.confrelid IS DISTINCT FROM pg_catalog.to_regclass('public.streamers')
-                LIMIT 1) AS astray
+                     ORDER BY 1) AS "elsewhere!"
         "#
     )
     .fetch_one(connection)
     .await?;
-    let mut found = Found {
-        database: others.database,
-        elsewhere: others.elsewhere,
-        astray: others.astray,
-        ..Found::default()
-    };
+    let mut found = Found { database: others.database, elsewhere: others.elsewhere, ..Found::default() };
     for row in rows {
         let relation = found.tables.entry(row.relation).or_default();
         relation.kind = row.kind;
@@ -164,10 +153,17 @@ impl Found {
         let absent = TABLES.iter().map(|(name, _)| *name).filter(|name| !self.tables.contains_key(*name));
         let mut faults: Vec<_> = absent.map(|name| format!("public.{name} is missing")).collect();
         faults.extend(self.wrong_columns(|_, _| false));
-        faults.extend(self.astray.iter().map(|table| {
-            format!("token_refresh.streamers refers to {table}, and has to refer to public.streamers")
-        }));
         faults
+    }
+
+    /// Adds those of the three columns that are missing.
+    pub(super) fn statements(&self) -> Vec<String> {
+        let columns = self.tables.get("streamers").map(|relation| &relation.columns);
+        let missing =
+            ADDED.iter().filter(|column| columns.is_some_and(|there| !there.contains_key(**column)));
+        missing
+            .map(|column| format!("ALTER TABLE public.streamers ADD COLUMN {column} timestamptz"))
+            .collect()
     }
 
     /// Columns of times that have no time zone: what is in them is taken to be UTC.
@@ -213,6 +209,11 @@ impl Found {
             for (column, kind) in columns {
                 match relation.columns.get(*column) {
                     None if may_lack(table, column) => {}
+                    None if table == "streamers" && ADDED.contains(column) => {
+                        faults.push(format!(
+                            "public.{table} has no column {column}, which `tokens migrate` adds"
+                        ));
+                    }
                     None => faults.push(format!("public.{table} has no column {column}")),
                     Some(found) if kind.fits(found) => {}
                     Some(found) => faults.push(format!(

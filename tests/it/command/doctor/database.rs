@@ -57,6 +57,18 @@ async fn a_schema_that_is_not_the_programs() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn an_index_that_is_missing_is_a_warning_and_migrate_restores_it() -> Result<()> {
+    let world = well().await?;
+    sql(&world.pool, "DROP INDEX token_refresh_authorized_idx").await?;
+    let said = with(&world, &[]).await?;
+    said.warns("schema", "the index token_refresh_authorized_idx on public.campaign_memberships");
+    said.says("cycles", "ok", "2 authorized");
+    ensure!(tokens(&world.environment(), &["migrate"]).await?.code == 0);
+    with(&world, &[]).await?.says("schema", "ok", "at version");
+    Ok(())
+}
+
 /// What the doctor asks for is what infra/logins.sql gives, and enough for everything but the function notify.
 #[tokio::test]
 async fn a_login_that_lacks_rights_is_told_each_and_needs_no_other() -> Result<()> {
