@@ -7,7 +7,9 @@ use std::time::Duration;
 use anyhow::Result;
 use chrono::TimeDelta;
 use domain::plain;
-use end_to_end::people::{campaign, device, refused_before, refused_streamer, user};
+use end_to_end::people::{
+    RecordingPush, campaign, deliver, device, notify, refused_before, refused_streamer, user,
+};
 use end_to_end::{binary, changed, tokens, world};
 use local::lambda::Function;
 use local::world::NewStreamer;
@@ -81,6 +83,16 @@ async fn no_name_steers_a_terminal_or_turns_a_line_around() -> Result<()> {
         assert_plain(format, &printed);
     }
     assert!(seen > 2, "the log names streamers");
+
+    let push = RecordingPush::default();
+    deliver(&notify(&world, &push).await?).await?;
+    let sent = push.sent();
+    assert_eq!(sent.len(), 2, "to the streamer and to the game master");
+    for (device, message) in sent {
+        let payload = std::str::from_utf8(&message.payload)?;
+        assert!(payload.contains("Evil"), "{payload}");
+        assert_plain(&device, payload);
+    }
 
     let id = aria.to_string();
     for arguments in [
