@@ -1,7 +1,7 @@
-//! One one-shot, one cycle over whoever may be tried again by now.
+//! One one-shot, one cycle over the streamers that may be tried again by now.
 //!
-//! The schedule is only an alarm clock: who is due stands in the database. So one that comes late, twice or for
-//! somebody whom another run has refreshed meanwhile finds nothing to do, and says so.
+//! The schedule is only an alarm clock: who is due stands in the database. So one that comes late, twice or for a streamer that
+//! another run has refreshed meanwhile finds nothing to do, and says so.
 
 use adapters::runner::{Runner, deadline};
 use adapters::store::Lookup;
@@ -33,7 +33,7 @@ pub struct Answer {
     report: Report,
 }
 
-/// Runs the cycle. An error is for what a human has to mend.
+/// Runs the cycle. An error needs the operator.
 pub async fn handle(runner: &Runner, event: LambdaEvent<Value>) -> Result<Answer, Error> {
     let input = input(event.payload)?;
     let cycle =

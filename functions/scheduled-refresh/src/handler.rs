@@ -7,8 +7,8 @@ use domain::schedule::Trigger;
 use lambda_runtime::{Error, LambdaEvent};
 use serde_json::Value;
 
-/// Runs the cycle that the rule's input names and answers with its report. An error is for what a human has to
-/// mend; Twitch being down is none, the next sweep goes on.
+/// Runs the cycle that the rule's input names and answers with its report. An error needs the operator; while Twitch is down
+/// there is no error, and the next sweep goes on.
 pub async fn handle(runner: &Runner, event: LambdaEvent<Value>) -> Result<Report, Error> {
     let trigger = trigger(&event.payload)?;
     let deadline = deadline(event.context.deadline);
