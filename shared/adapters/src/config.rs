@@ -14,6 +14,7 @@ mod source;
 #[cfg(feature = "command")]
 mod stack;
 mod twitch;
+mod way;
 mod whole;
 
 use std::fmt;

@@ -7,7 +7,8 @@ use url::{Host, Url};
 
 use super::Reader;
 use super::secrets::RDS_PARTS;
-use crate::store::network::{address, is_near, is_private};
+use super::way::{fault_of_way, verified_by_name};
+use crate::store::network::{address, is_near};
 
 /// What the certificates of RDS and Aurora end in, which is no public authority. Regions that are younger than the file have
 /// to be named as any other authority is.
@@ -73,23 +74,6 @@ impl<'a> Reader<'a> {
             ));
         }
         Some(self.trusting_rds(options))
-    }
-
-    /// The setting of a file that happened to be there which decides over a password that stands elsewhere.
-    fn way_that_was_found(&self, plaintext: bool) -> Option<&'static str> {
-        let is_set = |name: &&str| self.source.get(name).is_some();
-        let [_, of_secret, secret_host, ..] = RDS_PARTS;
-        let url = self.source.get("DATABASE_URL").and_then(|url| Url::parse(url.trim()).ok());
-        let password = match url {
-            Some(url) if has_password(&url) => Some("DATABASE_URL"),
-            Some(_) => Some("PGPASSWORD"),
-            None => [of_secret, "DB_PASSWORD", "PGPASSWORD"].into_iter().find(is_set),
-        };
-        let is_elsewhere = |name: &str| is_set(&name) && !self.source.is_found(name);
-        let host = ["DATABASE_HOST", "DATABASE_URL", secret_host, "DB_HOST"].into_iter().find(is_set);
-        let decides = [host, Some("PGSSLROOTCERT"), plaintext.then_some("DATABASE_PLAINTEXT")];
-        let found = decides.into_iter().flatten().find(|name| self.source.is_found(name));
-        found.filter(|_| self.source.borrows() || password.is_some_and(is_elsewhere))
     }
 
     fn of_url(&mut self, url: &str) -> Option<PgConnectOptions> {
@@ -240,19 +224,6 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Unless it is a port of this machine that leads on: no certificate has this machine's name. There the connection is encrypted,
-/// and the certificate not verified.
-fn verified_by_name(options: PgConnectOptions) -> PgConnectOptions {
-    match options.get_ssl_mode() {
-        PgSslMode::VerifyFull if is_near(&options) => options.ssl_mode(PgSslMode::Require),
-        _ => options,
-    }
-}
-
-fn has_password(url: &Url) -> bool {
-    url.password().is_some() || url.query_pairs().any(|(name, _)| name == "password")
-}
-
 /// Whether a `#`, a `/` or a `?` of the password has ended what a URL takes for user, password and host; or a character is in
 /// it that a URL leaves out.
 fn has_rest_of_password(url: &str) -> bool {
@@ -272,35 +243,6 @@ fn has_rest_of_password(url: &str) -> bool {
         is_apart && !authority.contains('@') && port.parse::<u16>().is_err() && behind.contains('@')
     });
     is_cut || is_no_port
-}
-
-/// What is wrong with the way to the server.
-fn fault_of_way(options: &PgConnectOptions, plaintext: bool) -> Option<&'static str> {
-    if is_near(options) {
-        return None;
-    }
-    let is_elsewhere = address(options.get_host()).is_some_and(|address| !is_private(address));
-    match options.get_ssl_mode() {
-        PgSslMode::VerifyFull => None,
-        PgSslMode::Disable if plaintext && is_elsewhere => Some(
-            "is not on a private network (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, fc00::/7), where alone \
-             DATABASE_PLAINTEXT=on allows a connection without TLS: add ?sslmode=verify-full",
-        ),
-        PgSslMode::Disable if plaintext => None,
-        PgSslMode::Disable => Some(
-            "is remote and needs `sslmode=verify-full`: add ?sslmode=verify-full (and sslrootcert=FILE if the \
-             certificate's authority is neither a public one nor Amazon RDS). On a private network, DATABASE_PLAINTEXT=on \
-             together with sslmode=disable connects without TLS",
-        ),
-        _ if plaintext => Some(
-            "is remote and says neither `sslmode=verify-full` nor, as DATABASE_PLAINTEXT=on needs, `sslmode=disable`: other \
-             modes can be downgraded on the way, or don't check the server's certificate",
-        ),
-        _ => Some(
-            "is remote and needs `sslmode=verify-full`: add ?sslmode=verify-full (and sslrootcert=FILE if the \
-             certificate's authority is neither a public one nor Amazon RDS)",
-        ),
-    }
 }
 
 #[cfg(test)]
