@@ -1,6 +1,9 @@
 -- The logins of the functions, with all the rights that they need: run once, after `tokens migrate`, as the tables' owner, with psql
--- 15. It takes passwords that infra/database.yaml has put into secrets from the environment, and asks for others (`\password`): of what is
--- typed, only a hash is sent, which the server's log may have. All of it or nothing.
+-- 15. All of it or nothing.
+--
+-- A password that APP_PASSWORD or NOTIFY_PASSWORD has, as from a secret of infra/database.yaml, goes to the server in clear text, and
+-- into its log where that has such statements (`log_statement` is `ddl`, `mod` or `all`). There, leave the variables unset or empty:
+-- you are asked (`\password`), and only a hash of what you type is sent.
 \set ON_ERROR_STOP on
 \getenv app_password APP_PASSWORD
 \getenv notify_password NOTIFY_PASSWORD
@@ -8,7 +11,7 @@ BEGIN;
 
 -- All functions but notify, and the command. `tokens doctor` says what is missing, should this list be behind.
 CREATE ROLE token_app LOGIN;
-\if :{?app_password}
+\if `test -n "$APP_PASSWORD" && echo on || echo off`
 ALTER ROLE token_app PASSWORD :'app_password';
 \else
 \password token_app
@@ -44,7 +47,7 @@ GRANT UPDATE (poll_authorization_granted_at, poll_authorization_expires_at, upda
 
 -- notify, which can read no token.
 CREATE ROLE token_notify LOGIN;
-\if :{?notify_password}
+\if `test -n "$NOTIFY_PASSWORD" && echo on || echo off`
 ALTER ROLE token_notify PASSWORD :'notify_password';
 \else
 \password token_notify
