@@ -126,9 +126,9 @@ def counted(name: str, *pauses: float, by: str = "sweeps") -> Story:
     return story
 
 
-def outage(due: int, every: float) -> Story:
+def outage(due: int, every: float, one_shots: bool = True) -> Story:
     """So many streamers come due every so often, and while the fault lasts none can be refreshed; a one-shot repeats what failed
-    as the sweeps do. A cycle stops after 20."""
+    as the sweeps do, unless none can be armed. A cycle stops after 20."""
 
     def story(day: Day) -> float:
         runs, waiting, retry_at, next_due, failed = sorted(day.sweeps), 0, 0.0, 0.0, []
@@ -147,7 +147,7 @@ def outage(due: int, every: float) -> Story:
             day.publish("Outages", time, min(waiting, 20))
             failed.append(time)
             retry_at = time + 15 * MINUTE
-            if len(failed) % 9:
+            if one_shots and len(failed) % 9:
                 insort(runs, math.ceil(retry_at / MINUTE) * MINUTE + day.random.uniform(0, 59))
         return next(iter(failed), START)
 
@@ -268,6 +268,9 @@ EXPECTED = {
             "one streamer": outage(1, 4 * HOUR),
             "a few all the time": outage(3, 15 * MINUTE),
             "many at once": outage(30, 90 * MINUTE),
+            "one streamer, without one-shots": outage(1, 4 * HOUR, one_shots=False),
+            "a few, without one-shots": outage(3, 15 * MINUTE, one_shots=False),
+            "many at once, without one-shots": outage(30, 90 * MINUTE, one_shots=False),
         },
         (60, 80),
         {
