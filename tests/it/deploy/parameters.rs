@@ -70,10 +70,19 @@ const VALUES: [(&str, &str, &[&str], &[&str]); 21] = [
     (
         TEMPLATE,
         "DatabaseHost",
-        &["", "token-refresh.proxy-abc.eu-west-3.rds.amazonaws.com", "10.0.0.5"],
+        &[
+            "",
+            "token-refresh.proxy-abc.eu-west-3.rds.amazonaws.com",
+            "db.example.com:5432",
+            "10.0.0.5",
+            "10.0.0.5:65535",
+        ],
         &[
             "postgres://db.example.com",
-            "db.example.com:5432",
+            "db.example.com:",
+            "db.example.com:0",
+            "db.example.com:65536",
+            ":5432",
             "db.example.com/twitch_polls",
             "app@db.example.com",
             " ",
