@@ -100,6 +100,8 @@ const VALUES: [(&str, &str, &[&str], &[&str]); 21] = [
             "token-refresh/database",
             "arn:aws:secretsmanager:eu-west-3:123456789012:secret:token-refresh/database",
             "arn:aws:secretsmanager:eu-west-3:123456789012:secret:token-refresh/database-??????",
+            "arn:aws:secretsmanager:eu-west-3:123456789012:secret:vapid-secret",
+            "arn:aws:secretsmanager:eu-west-3:123456789012:secret:polls-twitch",
             "arn:aws:ssm:eu-west-3:123456789012:parameter/database-AbC12d",
         ],
     ),
