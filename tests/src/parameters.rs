@@ -12,7 +12,7 @@ use crate::template::elements;
 ///
 /// # Errors
 ///
-/// If its pattern is not valid.
+/// If its pattern or its greatest length is not valid.
 pub fn is_allowed(parameter: &Value, value: &str) -> Result<bool> {
     if !parameter["AllowedValues"].is_null() {
         return Ok(elements(&parameter["AllowedValues"]).any(|allowed| text(allowed) == value));
@@ -21,6 +21,10 @@ pub fn is_allowed(parameter: &Value, value: &str) -> Result<bool> {
         let limit = |name: &str, otherwise| parameter[name].as_f64().unwrap_or(otherwise);
         let limits = limit("MinValue", f64::MIN)..=limit("MaxValue", f64::MAX);
         return Ok(value.parse().is_ok_and(|number| limits.contains(&number)));
+    }
+    let most = parameter["MaxLength"].as_u64().map_or(Ok(usize::MAX), usize::try_from)?;
+    if value.chars().count() > most {
+        return Ok(false);
     }
     let Some(pattern) = parameter["AllowedPattern"].as_str() else { return Ok(true) };
     let pattern = Regex::new(&format!("^(?:{pattern})$"))?;

@@ -47,6 +47,7 @@ const VALUES: [(&str, &str, &[&str], &[&str]); 21] = [
             "//your.domain/x",
             "http://your.domain",
             "https://",
+            "https://your.domain:65536/settings",
             "https://a:b@your.domain/",
             "/a b",
             "/{id}",
@@ -58,7 +59,14 @@ const VALUES: [(&str, &str, &[&str], &[&str]); 21] = [
         TEMPLATE,
         "NotificationCampaignUrl",
         &["/mj", "/mj/{campaign_id}", "https://your.domain/{campaign_id}"],
-        &["", "mj/{campaign_id}", "/mj/{id}", "/mj/{{campaign_id}}", "//your.domain"],
+        &[
+            "",
+            "mj/{campaign_id}",
+            "/mj/{id}",
+            "/mj/{{campaign_id}}",
+            "//your.domain",
+            "https://your.domain:65536/{campaign_id}",
+        ],
     ),
     (
         TEMPLATE,
@@ -233,6 +241,22 @@ fn the_functions_take_what_the_template_lets_through() -> Result<()> {
         }
     }
     assert!(looked_at.len() >= 10, "{looked_at:?}");
+    Ok(())
+}
+
+#[test]
+fn a_link_is_as_long_as_the_functions_take_at_most() -> Result<()> {
+    let parameters = section(TEMPLATE, "Parameters")?;
+    for (name, variable, end, most) in [
+        ("NotificationStreamerUrl", "NOTIFICATION_STREAMER_URL", "", 500),
+        ("NotificationCampaignUrl", "NOTIFICATION_CAMPAIGN_URL", "{campaign_id}", 477),
+    ] {
+        let link = |length: usize| format!("/{}{end}", "x".repeat(length - 1 - end.len()));
+        assert!(is_allowed(&parameters[name], &link(most))?, "{name}");
+        assert!(is_read(variable, &link(most))?, "{name}");
+        assert!(!is_allowed(&parameters[name], &link(most + 1))?, "{name}");
+        assert!(!is_read(variable, &link(most + 1))?, "{name}");
+    }
     Ok(())
 }
 
