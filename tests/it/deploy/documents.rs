@@ -87,7 +87,7 @@ async fn the_logins_are_given_passwords_that_are_typed_and_sent_as_a_hash() -> R
     let mut psql = Command::new("setsid")
         .args(["-w", "psql", "-X", database.url(), "-f"])
         .arg(workspace().join("infra/logins.sql"))
-        .env_remove("APP_PASSWORD")
+        .env("APP_PASSWORD", "")
         .env("NOTIFY_PASSWORD", "fr0m-the-environment")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
