@@ -35,5 +35,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         SELECT array_agg(c.id ORDER BY c.name, c.id) AS ids, array_agg(c.name::text ORDER BY c.name, c.id) AS names
         FROM public.campaign_memberships m JOIN public.campaigns c ON c.id = m.campaign_id AND c.owner_id = person
         WHERE m.streamer_id = s.id AND m.status = 'ACTIVE') campaign
-    WHERE (NOT s.is_active OR ours.noticed_at IS NOT NULL) AND (s.user_id = person OR campaign.ids IS NOT NULL)
+    -- A notice counts for the tokens that were stored then.
+    WHERE (NOT s.is_active OR ours.noticed_at IS NOT NULL AND ours.pair = sha256(convert_to(s.access_token_encrypted, 'UTF8')))
+      AND (s.user_id = person OR campaign.ids IS NOT NULL)
 $$;

@@ -98,7 +98,7 @@ async fn a_game_master_of_three_lost_streamers_reads_of_all_three() -> Result<()
 #[tokio::test]
 async fn who_has_recovered_or_left_meanwhile_is_not_named() -> Result<()> {
     let scene = Scene::new().await?;
-    for login in ["active", "deleted", "moved", "pending", "noticed", "heard", "lost"] {
+    for login in ["active", "deleted", "moved", "pending", "noticed", "reconnected", "heard", "lost"] {
         let streamer = scene.plays(login).await?;
         scene.lose(streamer).await?;
         let (statement, about) = match login {
@@ -117,7 +117,8 @@ async fn who_has_recovered_or_left_meanwhile_is_not_named() -> Result<()> {
                 ("UPDATE campaign_memberships SET status = 'PENDING' WHERE streamer_id = $1", streamer.0)
             }
             // Active, and people were notified of refusals that nothing confirms; then Twitch takes the tokens again.
-            "noticed" | "heard" => {
+            // Or the streamer has reconnected, and no cycle has looked since.
+            "noticed" | "reconnected" | "heard" => {
                 scene.sql("UPDATE streamers SET is_active = true WHERE id = $1", streamer.0).await?;
                 scene
                     .sql(
@@ -127,7 +128,12 @@ async fn who_has_recovered_or_left_meanwhile_is_not_named() -> Result<()> {
                     .await?;
                 let noticed = match login {
                     "noticed" => {
-                        "UPDATE token_refresh.streamers SET noticed_at = now() WHERE streamer_id = $1"
+                        "UPDATE token_refresh.streamers ours
+                         SET noticed_at = now(), pair = sha256(convert_to(s.access_token_encrypted, 'UTF8'))
+                         FROM streamers s WHERE s.id = ours.streamer_id AND s.id = $1"
+                    }
+                    "reconnected" => {
+                        "UPDATE token_refresh.streamers SET noticed_at = now(), pair = 'another' WHERE streamer_id = $1"
                     }
                     _ => "UPDATE token_refresh.streamers SET noticed_at = NULL WHERE streamer_id = $1",
                 };
@@ -142,12 +148,16 @@ async fn who_has_recovered_or_left_meanwhile_is_not_named() -> Result<()> {
     let notices = scene.delivered().await?;
     // Those that were never delivered and do not concern him any more are not said at all.
     assert_eq!(notices.len(), 3, "{notices:?}");
-    names(&notices, &["Newest", "Noticed", "Lost"], &["Active", "Deleted", "Moved", "Pending", "Heard"]);
+    names(
+        &notices,
+        &["Newest", "Noticed", "Lost"],
+        &["Active", "Deleted", "Moved", "Pending", "Reconnected", "Heard"],
+    );
     let reasons: Vec<_> =
         outbox(&scene.still.world).await?.into_iter().filter_map(|row| row.last_error).collect();
     let no_more =
         reasons.iter().filter(|reason| *reason == "it does not concern this person any more").count();
-    assert_eq!((reasons.len(), no_more), (5, 4), "{reasons:?}");
+    assert_eq!((reasons.len(), no_more), (6, 5), "{reasons:?}");
     Ok(())
 }
 
