@@ -6,6 +6,18 @@
 //! The crate dotenvy can't be used: it takes a variable that is not set for an empty text, ends its name at `_`, and does not
 //! say which line is at fault.
 
+use std::cell::Cell;
+use std::collections::HashSet;
+
+/// What a file says.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    /// Names and values, in the file's order.
+    pub entries: Vec<(String, String)>,
+    /// The names whose values use the environment, through other lines as well.
+    pub borrowers: HashSet<String>,
+}
+
 /// A line that can't be read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -20,27 +32,30 @@ pub(super) enum Fault {
 /// # Errors
 ///
 /// With every line that can't be read.
-pub(super) fn parse(
-    text: &str,
-    set: impl Fn(&str) -> Option<String>,
-) -> Result<Vec<(String, String)>, Vec<Fault>> {
+pub(super) fn parse(text: &str, set: impl Fn(&str) -> Option<String>) -> Result<Parsed, Vec<Fault>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (mut found, mut faults) = (Vec::<(String, String)>::new(), Vec::new());
+    let mut borrowers = HashSet::new();
     let mut reader = Reader { rest: text, line: 1 };
     while !reader.rest.is_empty() {
+        let borrows = Cell::new(false);
         let known = |name: &str| {
-            let earlier = found.iter().rev().find(|(earlier, _)| earlier == name);
-            set(name).or_else(|| earlier.map(|(_, value)| value.clone()))
+            let (value, earlier) = (set(name), found.iter().rev().find(|(earlier, _)| earlier == name));
+            borrows.set(borrows.get() || value.is_some() || borrowers.contains(name));
+            value.or_else(|| earlier.map(|(_, value)| value.clone()))
         };
         match reader.entry(known) {
-            Ok(entry) => found.extend(entry),
+            Ok(entry) => {
+                borrowers.extend(entry.iter().filter(|_| borrows.get()).map(|(name, _)| name.clone()));
+                found.extend(entry);
+            }
             Err(fault) => {
                 faults.push(fault);
                 reader.skip_line();
             }
         }
     }
-    if faults.is_empty() { Ok(found) } else { Err(faults) }
+    if faults.is_empty() { Ok(Parsed { entries: found, borrowers }) } else { Err(faults) }
 }
 
 struct Reader<'a> {
@@ -178,7 +193,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Vec<(String, String)>, Vec<Fault>> {
-        parse(text, |name| (name == "HOME_OF").then(|| "/home".to_owned()))
+        parse(text, |name| (name == "HOME_OF").then(|| "/home".to_owned())).map(|parsed| parsed.entries)
     }
 
     fn value(text: &str) -> String {

