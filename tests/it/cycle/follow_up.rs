@@ -54,7 +54,7 @@ async fn after_a_sweep_nothing_is_left_of_streamers_that_are_gone() -> Result<()
     app_under_row_level_security(&world.pool).await?;
     sqlx::raw_sql("ALTER TABLE streamers ENABLE ROW LEVEL SECURITY").execute(&world.pool).await?;
     let app = world.database_url().replace("postgres@", "app@");
-    assert_eq!(Database::open(app.parse::<PgConnectOptions>()?).await?.forget_gone().await?, 0);
+    assert_eq!(Database::open(app.parse::<PgConnectOptions>()?).await?.forget_gone(still.now()).await?, 0);
     // A part that holds one that is there is the last one of a run.
     let runner = runner(world).await?;
     for _ in 0..3 {

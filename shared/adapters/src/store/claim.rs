@@ -236,7 +236,12 @@ pub(super) async fn take_leases(
                 ORDER BY streamer_id FOR UPDATE
             )
             INSERT INTO token_refresh.streamers AS ours (streamer_id, fence, leased_until)
-            SELECT s.id, 1, $3 FROM public.streamers s
+            SELECT s.id,
+                   -- A streamer that was gone and is there again goes on where its history ends.
+                   CASE WHEN s.id IN (SELECT streamer_id FROM known) THEN 1
+                   ELSE coalesce((SELECT max(past.fence) FROM token_refresh.refreshes past WHERE past.streamer_id = s.id), 0) + 1
+                   END, $3
+            FROM public.streamers s
             WHERE s.id = ANY($1) AND s.is_active
               AND (SELECT count(*) FROM known) >= 0 -- true; reading it first locks it first
             ORDER BY s.id FOR NO KEY UPDATE SKIP LOCKED

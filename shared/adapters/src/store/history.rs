@@ -80,7 +80,7 @@ impl Database {
     pub async fn keep_up(&self, now: DateTime<Utc>) -> Result<(), StoreError> {
         self.remember_sessions(now).await?;
         self.forget_old_history(now).await?;
-        self.forget_gone().await.map(drop)
+        self.forget_gone(now).await.map(drop)
     }
 
     /// Deletes what we remember of streamers that have been deleted: of a few from a place by chance on, and again while all of them
@@ -89,7 +89,7 @@ impl Database {
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn forget_gone(&self) -> Result<u64, StoreError> {
+    pub async fn forget_gone(&self, now: DateTime<Utc>) -> Result<u64, StoreError> {
         let mut forgotten = 0;
         loop {
             // `LIMIT 1` says that each is looked up by its key.
@@ -108,8 +108,11 @@ impl Database {
                     SELECT part.streamer_id FROM part
                     LEFT JOIN LATERAL (SELECT id FROM public.streamers WHERE id = part.streamer_id LIMIT 1) there ON true
                     WHERE there.id IS NULL AND NOT (SELECT token_refresh.may_hide('public.streamers', 'r'))))
+                  -- Looked at again once a run that has just leased it has committed.
+                  AND (leased_until IS NULL OR leased_until <= $2)
                 "#,
-                GONE_PART
+                GONE_PART,
+                now
             );
             let gone = gone.execute(self).await.map_err(failed("forgetting streamers that are gone"))?;
             forgotten += gone.rows_affected();
