@@ -16,6 +16,7 @@ use local::world::{NewStreamer, World};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, ChildStderr, Command};
+use tokio::sync::oneshot;
 
 const STREAMERS: usize = 200;
 const IN_FLIGHT: [(&str, &str); 1] = [("TWITCH_MAX_IN_FLIGHT", "32")];
@@ -216,5 +217,39 @@ async fn a_refusal_that_arrives_after_the_signal_is_still_doubted() -> Result<()
     let cycle = planned();
     let ran = with_change_at(gate, run(&service, &cycle), asked).await?;
     assert_eq!((ran.report.refused, ran.report.outages), (1, 0), "{:?}", ran.report);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_new_pair_whose_row_is_locked_is_still_written_after_the_signal() -> Result<()> {
+    let still =
+        Still::with(Settings { refresh_tokens: RefreshTokens::OneTime, ..Settings::default() }).await?;
+    let world = &still.world;
+    let aria = world.add(NewStreamer::due("aria")).await?;
+    let stop = CancellationToken::new();
+    let service = world.service(&[]).await?.stopped_by(stop.clone());
+    let gate = world.twitch.pause_answers("aria")?;
+    let mut theirs = world.pool.begin().await?;
+    let (unlock, unlocked) = oneshot::channel();
+    let locked = async {
+        sqlx::query("SELECT FROM streamers FOR UPDATE").execute(&mut *theirs).await?;
+        tokio::spawn(async move {
+            let _ = unlocked.await;
+            theirs.rollback().await
+        });
+        stop.cancel();
+        Ok(())
+    };
+    let cycle = planned();
+    let given_up = async {
+        until(world, A_LOCK_IS_WAITED_FOR).await?;
+        // The first write has given up, and the pair is in this process alone.
+        until(world, &format!("SELECT NOT ({A_LOCK_IS_WAITED_FOR})")).await?;
+        anyhow::Ok(unlock.send(()).is_ok())
+    };
+    let (ran, was_locked) = tokio::join!(with_change_at(gate, run(&service, &cycle), locked), given_up);
+    assert!(was_locked?);
+    assert_eq!(ran?.report.success, 1);
+    assert!(has_newest_pair(world, aria, "aria").await?);
     Ok(())
 }

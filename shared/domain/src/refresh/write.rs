@@ -1,6 +1,8 @@
 //! Results, on their way to the database in batches; what is stored is reported. Runs that deactivate take turns under the
 //! budget, so deactivations have a lane of their own, in which no new pair waits behind them.
 
+use chrono::TimeDelta;
+
 use super::lease::LEASE;
 use super::{Arrived, Cycle, Progress, RefreshService, Refused, Signaller};
 use crate::clock::Monotonic;
@@ -10,6 +12,10 @@ use crate::policy::FailureKind;
 use crate::ports::{Attempt, Change, Deactivation, Recorded, Signals, Store, StoreError, Twitch};
 use crate::report::{Alarm, Outcome, Skip, Standing, TwitchHealth};
 use crate::streamer::StreamerId;
+
+/// For how long a new pair whose row can't be written is still tried after the process was asked to stop: longer than a lock of the
+/// application's lasts, and shorter than the ten seconds after which Docker kills.
+const WRITE_AFTER_STOP: TimeDelta = TimeDelta::seconds(6);
 
 /// Of what people are notified when results are recorded.
 #[derive(Clone, Copy)]
@@ -179,15 +185,22 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let progress = signaller.progress;
         if let Change::Refreshed { .. } = attempt.change {
             let give_up_at = cycle.last_write(self.clock.monotonic());
-            match self.stop.run_until_cancelled(self.store.insist(&attempt, give_up_at)).await {
-                Some(Ok(recorded)) => {
+            let insisting = self.stop.run_until_cancelled(self.store.insist(&attempt, give_up_at));
+            let tried = match insisting.await {
+                Some(tried) => tried,
+                None => {
+                    let soon = self.clock.monotonic() + WRITE_AFTER_STOP;
+                    self.store.insist(&attempt, give_up_at.min(soon)).await
+                }
+            };
+            match tried {
+                Ok(recorded) => {
                     let outcome = stored_as(outcome, recorded, &attempt);
                     signaller.recorded(&outcome, self.clock.now());
                     progress.done(&attempt.streamer, &outcome);
                     return;
                 }
-                Some(Err(last)) => error = last,
-                None => {}
+                Err(last) => error = last,
             }
         }
         let reason = format!("its row can't be written: {error}");
