@@ -51,7 +51,8 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
             Settled::Done(Change::Released, not_recorded(FailureKind::Outage, reason, TwitchHealth::NotAsked))
         });
         attempt.ended_at = self.clock.now();
-        let before = claim.token.failure;
+        // A failure by a fault of ours that is fixed says nothing of the streamer.
+        let before = claim.token.failure.filter(|_| !claim.token.repaired);
         let (change, outcome) = match settled {
             Settled::Done(change, outcome) => (change, outcome),
             // One that is decisive is judged when it is known what became of others.
