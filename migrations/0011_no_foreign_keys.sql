@@ -1,6 +1,8 @@
 -- No foreign key of ours leads to a table of the application's: it would keep the application's own migrations from dropping that table, and
 -- would be lost with it. What is left of a streamer that was deleted, the next sweep deletes, for which a login needs DELETE: each that may
 -- UPDATE these rows is given it.
+-- Behind a long reader of the application's table, the application and our writes would wait for this one.
+SET LOCAL lock_timeout = '5s';
 DO $$
 DECLARE
     ours record;

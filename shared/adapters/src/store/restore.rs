@@ -137,8 +137,9 @@ impl Ours {
 impl Index {
     fn create(&self) -> String {
         let predicate = if self.active { " WHERE status = 'ACTIVE'" } else { "" };
+        // One of this name may be there and not serve: invalid, of other columns, or on a table that was renamed.
         format!(
-            "CREATE INDEX {} ON public.{} ({}){predicate}",
+            "DROP INDEX IF EXISTS public.{0}; CREATE INDEX {0} ON public.{1} ({2}){predicate}",
             self.name,
             self.table,
             self.columns.join(", ")
@@ -197,12 +198,12 @@ mod tests {
         assert_eq!(
             none.statements(),
             [
-                "CREATE INDEX token_refresh_authorized_idx ON public.campaign_memberships \
+                "DROP INDEX IF EXISTS public.token_refresh_authorized_idx; CREATE INDEX token_refresh_authorized_idx ON public.campaign_memberships \
                  (poll_authorization_expires_at, streamer_id) WHERE status = 'ACTIVE'",
-                "CREATE INDEX token_refresh_authorization_idx ON public.campaign_memberships \
+                "DROP INDEX IF EXISTS public.token_refresh_authorization_idx; CREATE INDEX token_refresh_authorization_idx ON public.campaign_memberships \
                  (streamer_id, poll_authorization_expires_at) WHERE status = 'ACTIVE'",
-                "CREATE INDEX token_refresh_push_subscriptions_idx ON public.push_subscriptions (user_id)",
-                "CREATE INDEX token_refresh_streamers_user_idx ON public.streamers (user_id)",
+                "DROP INDEX IF EXISTS public.token_refresh_push_subscriptions_idx; CREATE INDEX token_refresh_push_subscriptions_idx ON public.push_subscriptions (user_id)",
+                "DROP INDEX IF EXISTS public.token_refresh_streamers_user_idx; CREATE INDEX token_refresh_streamers_user_idx ON public.streamers (user_id)",
                 "CALL token_refresh.grant_notify()",
             ]
         );

@@ -86,9 +86,12 @@ async fn migrate_through(
 /// What dropped a table of the application's took along. All of it or nothing, and by one at a time.
 async fn restore_all(connection: &mut PgConnection) -> Result<(), Error> {
     let mut transaction = connection.begin().await?;
-    sqlx::raw_sql("SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('token_refresh restore'))")
-        .execute(&mut *transaction)
-        .await?;
+    // Another that restores is waited for; a long reader of the application's tables is not, for all others would wait behind.
+    sqlx::raw_sql(
+        "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('token_refresh restore')); SET LOCAL lock_timeout = '5s'",
+    )
+    .execute(&mut *transaction)
+    .await?;
     let mut statements = tables::look(&mut *transaction).await?.statements();
     statements.extend(restore::look(&mut *transaction).await?.statements());
     for statement in statements {
@@ -137,7 +140,11 @@ async fn accept(database: impl PgExecutor<'_>, version: SchemaVersion) -> Result
             "the database's schema is at version {found}, which needs programs of version {minimum} or newer, and this one is of \
              version {program}: deploy the program that migrated it"
         ))),
-        _ => Ok(()),
+        Some(_) => Ok(()),
+        None => Err(StoreError(format!(
+            "the database's schema is at version {found}, which does not follow this program's {program}: it names no minimum \
+             (token_refresh.minimum_version()). Deploy the program that migrated it"
+        ))),
     }
 }
 
