@@ -375,6 +375,19 @@ async fn an_index_that_the_application_has_is_not_made_again() -> Result<()> {
         ["the index token_refresh_push_subscriptions_idx on public.push_subscriptions"]
     );
     assert_eq!(ours().await?.len(), 3);
+    // One of our name on a table that was put aside does not serve.
+    sqlx::raw_sql(
+        "DROP INDEX token_refresh_streamers_user_idx; CREATE TABLE streamers_old (user_id uuid);
+         CREATE INDEX token_refresh_streamers_user_idx ON streamers_old (user_id)",
+    )
+    .execute(&pool)
+    .await?;
+    assert_eq!(
+        looked.tables().await?.missing,
+        ["the index token_refresh_streamers_user_idx on public.streamers"]
+    );
+    ours().await?;
+    assert_eq!(looked.tables().await?.missing, [""; 0]);
     Ok(())
 }
 

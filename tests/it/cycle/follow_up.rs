@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use domain::Clock as _;
 use domain::refresh::DEADLINE_MARGIN;
 use domain::schedule::Trigger;
-use end_to_end::cycles::planned;
+use end_to_end::cycles::{forced, planned};
 use end_to_end::requests::runner;
 use end_to_end::roles::app_under_row_level_security;
 use end_to_end::{Still, run};
@@ -61,6 +61,34 @@ async fn after_a_sweep_nothing_is_left_of_streamers_that_are_gone() -> Result<()
         runner.follow_up(Trigger::Sweep, None).await;
     }
     assert_eq!(remembered().await?, 1);
+    Ok(())
+}
+
+/// Else its results would be taken for those that its history has under the same fence.
+#[tokio::test]
+async fn a_streamer_that_is_there_again_goes_on_where_its_history_ends() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let aria = world.add(NewStreamer::due("aria")).await?;
+    let service = world.service(&[]).await?;
+    run(&service, &planned()).await;
+    sqlx::query("DELETE FROM token_refresh.streamers").execute(&world.pool).await?;
+    assert_eq!(run(&service, &forced()).await.report.success, 1);
+    let fences = "SELECT array_agg(fence ORDER BY fence) FROM token_refresh.refreshes WHERE streamer_id = $1";
+    let fences: Vec<i64> = sqlx::query_scalar(fences).bind(aria.0).fetch_one(&world.pool).await?;
+    assert_eq!(fences, [1, 2]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_leased_is_not_forgotten() -> Result<()> {
+    let still = Still::new().await?;
+    let leased = "INSERT INTO token_refresh.streamers (streamer_id, fence, leased_until) VALUES (gen_random_uuid(), 1, $1)";
+    sqlx::query(leased).bind(still.now() + TimeDelta::minutes(1)).execute(&still.world.pool).await?;
+    let database = Database::open(still.world.database_url().parse::<PgConnectOptions>()?).await?;
+    assert_eq!(database.forget_gone(still.now()).await?, 0);
+    still.turn(1);
+    assert_eq!(database.forget_gone(still.now()).await?, 1);
     Ok(())
 }
 
