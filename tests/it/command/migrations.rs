@@ -2,9 +2,10 @@
 
 use std::fs::{DirEntry, read, read_dir, read_to_string};
 
+use adapters::SystemClock;
 use adapters::store::{Database, MissingTables, SchemaVersion, migrate};
 use anyhow::{Context as _, Result};
-use chrono::Utc;
+use domain::Clock as _;
 use end_to_end::cycles::planned;
 use end_to_end::roles::hostile_search_path;
 use end_to_end::{Still, run};
@@ -342,7 +343,7 @@ async fn what_the_applications_migrations_drop_is_missed_and_restored() -> Resul
         assert_eq!(sqlx::query_scalar::<_, String>(notify).fetch_one(&pool).await?, before);
         sqlx::raw_sql(remember).execute(&pool).await?;
         // Of those that were there before.
-        assert_eq!(ours.forget_gone(Utc::now()).await?, 1);
+        assert_eq!(ours.forget_gone(SystemClock.now()).await?, 1);
     }
     Ok(())
 }

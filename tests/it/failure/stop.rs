@@ -1,5 +1,6 @@
 //! Work that is asked to stop ends in order: it begins nothing, finishes what is in flight, writes it, and gives leases back.
 
+use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -241,15 +242,19 @@ async fn a_new_pair_whose_row_is_locked_is_still_written_after_the_signal() -> R
         Ok(())
     };
     let cycle = planned();
-    let given_up = async {
+    let mut running = pin!(with_change_at(gate, run(&service, &cycle), locked));
+    // The first write has given up, and it is tried again.
+    let tried_again = async {
         until(world, A_LOCK_IS_WAITED_FOR).await?;
-        // The first write has given up, and the pair is in this process alone.
         until(world, &format!("SELECT NOT ({A_LOCK_IS_WAITED_FOR})")).await?;
-        anyhow::Ok(unlock.send(()).is_ok())
+        until(world, A_LOCK_IS_WAITED_FOR).await
     };
-    let (ran, was_locked) = tokio::join!(with_change_at(gate, run(&service, &cycle), locked), given_up);
-    assert!(was_locked?);
-    assert_eq!(ran?.report.success, 1);
+    tokio::select! {
+        ran = &mut running => panic!("its pair is given up: {:?}", ran?.report),
+        waited = tried_again => waited?,
+    }
+    assert!(unlock.send(()).is_ok());
+    assert_eq!(running.await?.report.success, 1);
     assert!(has_newest_pair(world, aria, "aria").await?);
     Ok(())
 }

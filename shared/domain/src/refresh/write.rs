@@ -186,12 +186,11 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         if let Change::Refreshed { .. } = attempt.change {
             let give_up_at = cycle.last_write(self.clock.monotonic());
             let insisting = self.stop.run_until_cancelled(self.store.insist(&attempt, give_up_at));
-            let tried = match insisting.await {
-                Some(tried) => tried,
-                None => {
-                    let soon = self.clock.monotonic() + WRITE_AFTER_STOP;
-                    self.store.insist(&attempt, give_up_at.min(soon)).await
-                }
+            let tried = if let Some(tried) = insisting.await {
+                tried
+            } else {
+                let soon = self.clock.monotonic() + WRITE_AFTER_STOP;
+                self.store.insist(&attempt, give_up_at.min(soon)).await
             };
             match tried {
                 Ok(recorded) => {
