@@ -6,6 +6,7 @@ use domain::refresh::Cycle;
 use domain::report::{Alarm, Outcome, Skip};
 use domain::schedule::Trigger;
 use end_to_end::cycles::{forced, planned, sweep};
+use end_to_end::people::refused_for_good;
 use end_to_end::{Ran, Still, run};
 use local::twitch::{Endpoint, Fault, Settings, SimulatedTwitch};
 use local::world::NewStreamer;
@@ -85,5 +86,27 @@ async fn a_row_that_stays_unreadable_keeps_its_time_and_so_does_an_outage() -> R
         "{:?}",
         ran.report
     );
+    Ok(())
+}
+
+/// What Twitch refused another application says nothing of this one's grant.
+#[tokio::test]
+async fn refusals_of_another_application_do_not_count_toward_a_deactivation() -> Result<()> {
+    let settings = Settings::default();
+    for (application, deactivated) in [("another application", 0), (settings.client_id.as_str(), 1)] {
+        let still = Still::with(settings.clone()).await?;
+        let world = &still.world;
+        let aria = world.add(NewStreamer::due("aria")).await?;
+        refused_for_good(world, aria).await?;
+        sqlx::query(
+            "INSERT INTO token_refresh.streamers (streamer_id, fence, failed_at, failure_kind, refusals, failed_client_id)
+             SELECT id, 1, token_refresh_failed_at, 'refusal', 1, $1 FROM streamers",
+        )
+        .bind(application)
+        .execute(&world.pool)
+        .await?;
+        let ran = run(&world.service(&[]).await?, &planned()).await;
+        assert_eq!((ran.report.failed, ran.report.deactivated), (1, deactivated), "{application}");
+    }
     Ok(())
 }
