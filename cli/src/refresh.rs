@@ -14,7 +14,7 @@ use adapters::twitch::TwitchClient;
 use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::policy::{EXPIRY_MARGIN, RefreshMode};
-use domain::refresh::{Cycle, Limits, RefreshService, Whom};
+use domain::refresh::{Cycle, Limits, RefreshService, Scope};
 use domain::report::{Human, Outcome, Report};
 use domain::schedule::Trigger;
 use domain::{Authorized, CancellationToken, Clock, Monotonic, NoExpiry, Streamer, StreamerId};
@@ -106,7 +106,7 @@ pub async fn run(source: &Source, arguments: Arguments, stop: CancellationToken)
     let cycle = Cycle {
         mode: if arguments.force { RefreshMode::Forced } else { RefreshMode::Due },
         dry_run: arguments.dry_run,
-        whom: only.as_ref().map_or(Whom::Authorized, Whom::only),
+        scope: only.as_ref().map_or(Scope::Authorized, Scope::only),
         limits,
         ..Cycle::new(Trigger::Command)
     };
@@ -141,7 +141,7 @@ pub async fn run(source: &Source, arguments: Arguments, stop: CancellationToken)
     let report = Box::pin(service.run(&cycle, &observe)).await;
     bar.finish_and_clear();
 
-    if !cycle.dry_run && matches!(cycle.whom, Whom::Authorized) {
+    if !cycle.dry_run && matches!(cycle.scope, Scope::Authorized) {
         keep_up(&database, clock.now(), began + arguments.timeout, &stop).await;
     }
     let details = details.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -7,7 +7,7 @@ use adapters::runner::{Runner, deadline};
 use adapters::store::Lookup;
 use chrono::{DateTime, SecondsFormat, Utc};
 use domain::StreamerId;
-use domain::refresh::{self, Cycle, Limits};
+use domain::refresh::{Cycle, Limits, Scope};
 use domain::report::Report;
 use domain::schedule::Trigger;
 use lambda_runtime::{Error, LambdaEvent};
@@ -40,16 +40,12 @@ pub async fn handle(runner: &Runner, event: LambdaEvent<Value>) -> Result<Answer
         Cycle { limits: Limits::of_function(deadline(event.context.deadline)), ..Cycle::new(Trigger::Retry) };
     let minute = input.minute.to_rfc3339_opts(SecondsFormat::Secs, true);
     let late_s = (runner.now() - input.minute).num_seconds();
-    let (message, report) = match whom(runner, input.streamer_id).await? {
-        Whom::Nobody(why) => (why, Report::default()),
-        Whom::Everybody => {
-            let report = runner.run(&cycle).await?;
+    let (message, report) = match wanted(runner, input.streamer_id).await? {
+        Wanted::Cycle(scope) => {
+            let report = runner.run(&Cycle { scope, ..cycle }).await?;
             (summary(&report), report)
         }
-        Whom::Only(only) => {
-            let report = runner.run(&Cycle { whom: refresh::Whom::only(&only), ..cycle }).await?;
-            (summary(&report), report)
-        }
+        Wanted::Nothing(why) => (why, Report::default()),
     };
     tracing::info!(minute, late_s, "retry: {message}");
     Ok(Answer { message, report })
@@ -62,25 +58,23 @@ fn input(payload: Value) -> Result<Input, Error> {
     })
 }
 
-/// Whom the cycle is for.
-enum Whom {
-    Everybody,
-    Only(domain::Authorized),
-    /// Why nobody.
-    Nobody(String),
+enum Wanted {
+    Cycle(Scope),
+    /// Why not.
+    Nothing(String),
 }
 
-async fn whom(runner: &Runner, streamer: Option<Uuid>) -> Result<Whom, Error> {
-    let Some(id) = streamer else { return Ok(Whom::Everybody) };
+async fn wanted(runner: &Runner, streamer: Option<Uuid>) -> Result<Wanted, Error> {
+    let Some(id) = streamer else { return Ok(Wanted::Cycle(Scope::Authorized)) };
     Ok(match runner.database().find(StreamerId(id), runner.now()).await? {
-        Lookup::Authorized(authorized) => Whom::Only(authorized),
-        Lookup::NotAuthorized(_) => Whom::Nobody(format!(
+        Lookup::Authorized(authorized) => Wanted::Cycle(Scope::only(&authorized)),
+        Lookup::NotAuthorized(_) => Wanted::Nothing(format!(
             "streamer {id} has no active authorization and has to authorize a campaign first"
         )),
         Lookup::Inactive(_) => {
-            Whom::Nobody(format!("streamer {id} is deactivated and has to reconnect first"))
+            Wanted::Nothing(format!("streamer {id} is deactivated and has to reconnect first"))
         }
-        Lookup::Unknown => Whom::Nobody(format!("no streamer has the id {id}")),
+        Lookup::Unknown => Wanted::Nothing(format!("no streamer has the id {id}")),
     })
 }
 

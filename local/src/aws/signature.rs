@@ -49,7 +49,7 @@ pub(super) fn check(service: Service, headers: &HeaderMap) -> Result<(), Refusal
     Ok(())
 }
 
-/// What somebody has signed in with before.
+/// The credentials of an earlier sign-in.
 fn portal(headers: &HeaderMap) -> Result<(), Refusal> {
     let token = headers.get("x-amz-sso_bearer_token").and_then(|value| value.to_str().ok());
     if token == Some(SSO_TOKEN) {

@@ -6,7 +6,7 @@
 use crate::authorization::{Membership, MembershipKey, MembershipStatus, Unknown};
 use crate::policy::FailureKind;
 use crate::ports::{Memberships, Signals, Store, StoreError, Twitch};
-use crate::refresh::{Cycle, RefreshService, Whom};
+use crate::refresh::{Cycle, RefreshService, Scope};
 use crate::report::{Observer, Outcome, Skip, Standing, Stop};
 
 /// Why nothing was granted. The texts hold no secret.
@@ -60,7 +60,7 @@ pub async fn grant<S: Store + Memberships, T: Twitch, G: Signals>(
             return Err(GrantError::Pending);
         }
         let cycle = Cycle {
-            whom: Whom::These(vec![(membership.streamer.clone(), membership.token.clone())]),
+            scope: Scope::Listed(vec![(membership.streamer.clone(), membership.token.clone())]),
             grants: Some(key.campaign),
             ..cycle.clone()
         };

@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::authorization::{CampaignId, Participant, Unknown};
 use crate::policy::FailureKind;
 use crate::ports::{Memberships, Signals, Store, StoreError, Twitch};
-use crate::refresh::{Cycle, RefreshService, Whom, unreadable};
+use crate::refresh::{Cycle, RefreshService, Scope, unreadable};
 use crate::report::{Observer, Outcome, Report, Skip, Standing, Stop};
 use crate::streamer::StreamerId;
 
@@ -166,7 +166,7 @@ pub async fn check<S: Store + Memberships, T: Twitch, G: Signals>(
             break;
         }
         let these = open.iter().map(|one| (one.streamer.clone(), one.token.clone())).collect();
-        let cycle = Cycle { whom: Whom::These(these), ..cycle.clone() };
+        let cycle = Cycle { scope: Scope::Listed(these), ..cycle.clone() };
         let (report, mut outcomes) = service.run_for(&cycle, observer).await;
         twitch = twitch.max(heard(&report, outcomes.values()));
         let (now, mut waiting) = (service.now(), Vec::new());

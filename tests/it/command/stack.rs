@@ -10,7 +10,7 @@ use local::world::{NewStreamer, World};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A stack that is deployed for a world with one streamer who is due; and a directory with a `.env` that nobody should read.
+/// A stack that is deployed for a world with one streamer who is due; and a directory with a `.env` that must not be read.
 struct Deployed {
     world: World,
     aws: SimulatedAws,
@@ -67,7 +67,7 @@ impl Deployed {
         Ok(Self { world, aws, directory })
     }
 
-    /// Whoever calls has nothing but access to AWS, and these variables.
+    /// The caller has access to AWS, these variables and nothing else.
     async fn tokens(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Result<Printed> {
         let access =
             self.aws.environment().into_iter().filter(|(name, _)| name.starts_with("AWS_")).collect();

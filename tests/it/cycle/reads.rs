@@ -1,4 +1,4 @@
-//! What functions and commands read of a database in which nearly everything is somebody's past: about as many rows as there are
+//! What functions and commands read of a database in which nearly all authorizations are over: about as many rows as there are
 //! due, and no table as a whole. So none costs more where the tables are larger.
 
 use std::fmt::Write as _;

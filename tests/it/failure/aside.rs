@@ -226,7 +226,7 @@ async fn a_row_that_can_t_be_read_any_more_under_its_lease_is_set_aside() -> Res
         .bind(aria.0)
         .execute(&world.pool)
         .await?;
-    let cycle = Cycle { whom: domain::refresh::Whom::These(found), ..planned() };
+    let cycle = Cycle { scope: domain::refresh::Scope::Listed(found), ..planned() };
     costs_itself_alone(&run(&service, &cycle).await, Alarm::Unreadable);
     still.turn(1);
     let again = run(&service, &cycle).await;

@@ -127,7 +127,7 @@ fn parts_of_rds(object: &Map<String, Value>) -> Result<Members, String> {
 
 impl Source {
     /// With what stands in those of these secrets that the environment names. They are read at the same time; what is
-    /// wrong with one is among the faults of whoever reads the configuration. Where none is named, AWS is not asked.
+    /// wrong with one is among the faults of the configuration that is read from it. Where none is named, AWS is not asked.
     #[must_use]
     pub async fn with_secrets(&self, needed: &[Secret]) -> Self {
         self.with_secrets_at(needed, Access::Found, Arc::new(SystemClock)).await

@@ -56,7 +56,7 @@ impl Words {
         self.listed(names, more, self.other_campaign)
     }
 
-    /// The sentences about those who are also lost, of whom the first `named` are named.
+    /// The sentences about the other lost streamers; the first `named` are named.
     fn also(&self, lost: &AlsoLost, named: usize) -> String {
         let own = named.min(lost.own.len());
         self.sentence(self.reconnect_too, &lost.own, own)

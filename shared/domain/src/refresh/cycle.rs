@@ -50,7 +50,7 @@ pub struct Cycle {
     /// Decide only: call nothing, write nothing.
     pub dry_run: bool,
     /// The streamers that it is for.
-    pub whom: Whom,
+    pub scope: Scope,
     /// The campaign that is authorized with a token that is fresh.
     pub grants: Option<CampaignId>,
     /// The caller that asked for it, if any.
@@ -61,18 +61,18 @@ pub struct Cycle {
 
 /// The streamers that a cycle is for.
 #[derive(Clone, Debug)]
-pub enum Whom {
+pub enum Scope {
     /// All that are authorized.
     Authorized,
     /// These, authorized or not, as they were found.
-    These(Vec<(Streamer, TokenState)>),
+    Listed(Vec<(Streamer, TokenState)>),
 }
 
-impl Whom {
+impl Scope {
     /// Only this one.
     #[must_use]
     pub fn only(authorized: &Authorized) -> Self {
-        Self::These(vec![(authorized.streamer.clone(), authorized.token.clone())])
+        Self::Listed(vec![(authorized.streamer.clone(), authorized.token.clone())])
     }
 }
 
@@ -144,7 +144,7 @@ impl Cycle {
             trigger,
             mode,
             dry_run: false,
-            whom: Whom::Authorized,
+            scope: Scope::Authorized,
             grants: None,
             caller: None,
             limits: Limits::default(),
@@ -163,9 +163,9 @@ impl Cycle {
     /// Until when it is tried to read or to lease. Once, for those who ask for a few and wait for an answer.
     pub(super) fn last_read(&self, now: Monotonic) -> Monotonic {
         let patient_until = now + READ_PATIENCE;
-        match self.whom {
-            Whom::Authorized => self.limits.start.map_or(patient_until, |start| start.min(patient_until)),
-            Whom::These(_) => now,
+        match self.scope {
+            Scope::Authorized => self.limits.start.map_or(patient_until, |start| start.min(patient_until)),
+            Scope::Listed(_) => now,
         }
     }
 }

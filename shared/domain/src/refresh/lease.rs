@@ -9,7 +9,7 @@ use futures::future;
 
 use super::cycle::MAX_ATTEMPT;
 use super::progress::Progress;
-use super::{Cycle, RefreshService, Whom};
+use super::{Cycle, RefreshService, Scope};
 use crate::policy::{Decision, FailureKind, RefreshMode};
 use crate::ports::{Claim, Outage, SetAside, Signals, Store, StoreError, Twitch};
 use crate::report::{Alarm, Outcome, Skip, Standing, Stop, TwitchHealth};
@@ -50,9 +50,9 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         let mut last = None;
         let mut unproven = Vec::new();
         while !self.must_stop(cycle, progress) {
-            let page = match &cycle.whom {
-                Whom::These(these) => these.clone(),
-                Whom::Authorized => {
+            let page = match &cycle.scope {
+                Scope::Listed(these) => these.clone(),
+                Scope::Authorized => {
                     let give_up_at = cycle.last_read(self.clock.monotonic());
                     let page = self.store.authorized(last, self.clock.now(), give_up_at);
                     // Nothing is held yet, so a stop need not wait for it.

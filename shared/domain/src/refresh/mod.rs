@@ -26,7 +26,7 @@ use futures::future;
 use futures::{SinkExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 
-pub use self::cycle::{Cycle, DEADLINE_MARGIN, Limits, MAX_CALL, MIN_CYCLE, SIGNAL_TIMEOUT, Whom};
+pub use self::cycle::{Cycle, DEADLINE_MARGIN, Limits, MAX_CALL, MIN_CYCLE, SIGNAL_TIMEOUT, Scope};
 use self::failure::Failed;
 pub(crate) use self::lease::unreadable;
 use self::progress::Progress;
