@@ -81,7 +81,7 @@ pub async fn run(database: &Database, arguments: Arguments, clock: &dyn Clock) -
         let done = database.reactivate(&ids, now).await?;
         for (id, error) in done.unwritable {
             not_written
-                .extend(found.iter().find(|one| one.streamer.id == id).cloned().map(|one| (one, error.0)));
+                .extend(found.iter().find(|one| one.streamer.id == id).cloned().map(|one| (one, error.text)));
         }
         // Another caller may have been quicker.
         found.retain(|one| done.active.contains(&one.streamer.id));

@@ -214,7 +214,7 @@ async fn keep_up(database: &Database, now: DateTime<Utc>, until: Monotonic, stop
     };
     let failure = match kept {
         Ok(Ok(())) => return,
-        Ok(Err(error)) => error.0,
+        Ok(Err(error)) => error.text,
         Err(_) => "there was not enough time".to_owned(),
     };
     output::error(&format!("\nNot all was remembered or forgotten: {failure}. The next run makes up for it"));

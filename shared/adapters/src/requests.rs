@@ -4,10 +4,10 @@
 //! Knows nothing of Lambda or HTTP, and decides nothing about a streamer.
 
 use chrono::TimeDelta;
-use domain::authorization::{Membership, Unknown};
+use domain::authorization::Membership;
 use domain::grant::{GrantError, grant};
 use domain::health::{CheckError, Checkup, check};
-use domain::ports::StoreError;
+use domain::ports::MembershipError;
 use domain::refresh::{Cycle, DEADLINE_MARGIN, Limits, RefreshService};
 use domain::schedule::Trigger;
 use domain::{Caller, CampaignId, MembershipKey, Monotonic, StreamerId};
@@ -66,7 +66,7 @@ impl Runner {
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn revoke(&self, key: MembershipKey) -> Result<Result<(), Unknown>, StoreError> {
+    pub async fn revoke(&self, key: MembershipKey) -> Result<(), MembershipError> {
         self.renew_secrets().await;
         self.database().revoke(key, self.now()).await
     }
@@ -76,7 +76,7 @@ impl Runner {
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn membership(&self, key: MembershipKey) -> Result<Result<Membership, Unknown>, StoreError> {
+    pub async fn membership(&self, key: MembershipKey) -> Result<Membership, MembershipError> {
         self.renew_secrets().await;
         self.database().membership(key, self.now()).await
     }
@@ -86,10 +86,7 @@ impl Runner {
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn memberships(
-        &self,
-        streamer: StreamerId,
-    ) -> Result<Result<Vec<Membership>, Unknown>, StoreError> {
+    pub async fn memberships(&self, streamer: StreamerId) -> Result<Vec<Membership>, MembershipError> {
         self.renew_secrets().await;
         self.database().memberships(streamer, None, self.now()).await
     }

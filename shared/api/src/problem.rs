@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use domain::authorization::Unknown;
 use domain::grant::GrantError;
 use domain::health::CheckError;
-use domain::ports::StoreError;
+use domain::ports::{MembershipError, StoreError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -317,8 +317,17 @@ impl From<ConfigError> for Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        tracing::error!(reason = error.0, "the database failed");
+        tracing::error!(reason = error.text, "the database failed");
         Self::DatabaseUnavailable
+    }
+}
+
+impl From<MembershipError> for Problem {
+    fn from(error: MembershipError) -> Self {
+        match error {
+            MembershipError::Unknown(unknown) => unknown.into(),
+            MembershipError::Store(error) => error.into(),
+        }
     }
 }
 

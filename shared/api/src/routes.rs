@@ -77,7 +77,7 @@ async fn status(
     State(runner): State<Arc<Runner>>,
     Ids(key): Ids<MembershipKey>,
 ) -> Result<Json<Authorization>, Problem> {
-    let membership = runner.membership(key).await??;
+    let membership = runner.membership(key).await?;
     Ok(Json(Authorization::of(membership, runner.now())))
 }
 
@@ -99,7 +99,7 @@ async fn revoke(
     State(runner): State<Arc<Runner>>,
     Ids(key): Ids<MembershipKey>,
 ) -> Result<StatusCode, Problem> {
-    runner.revoke(key).await??;
+    runner.revoke(key).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -118,7 +118,7 @@ async fn list(
     State(runner): State<Arc<Runner>>,
     Ids(streamer): Ids<StreamerId>,
 ) -> Result<Json<Authorizations>, Problem> {
-    let memberships = runner.memberships(streamer).await??;
+    let memberships = runner.memberships(streamer).await?;
     Ok(Json(Authorizations::of(streamer, memberships, runner.now())))
 }
 

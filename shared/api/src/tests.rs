@@ -11,7 +11,7 @@ use domain::authorization::Unknown;
 use domain::grant::GrantError;
 use domain::health::CheckError;
 use domain::health::Issue as Found;
-use domain::ports::StoreError;
+use domain::ports::{StoreError, StoreErrorKind};
 use domain::{Caller, MembershipKey};
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -234,7 +234,7 @@ fn why_nothing_was_checked() {
     for (error, expected) in [
         (CheckError::Unknown(Unknown::Campaign), Problem::Unknown(Unknown::Campaign)),
         (CheckError::Ours(secret()), Problem::Misconfigured),
-        (CheckError::Store(StoreError(secret())), Problem::DatabaseUnavailable),
+        (CheckError::Store(StoreError::new(StoreErrorKind::Away, secret())), Problem::DatabaseUnavailable),
     ] {
         assert_eq!(Problem::from(error), expected);
     }
@@ -253,7 +253,7 @@ fn why_nothing_was_granted() {
         (GrantError::Outage(secret()), Problem::TwitchUnavailable),
         (GrantError::Busy, Problem::RefreshInProgress),
         (GrantError::Ours(secret()), Problem::Misconfigured),
-        (GrantError::Store(StoreError(secret())), Problem::DatabaseUnavailable),
+        (GrantError::Store(StoreError::new(StoreErrorKind::Away, secret())), Problem::DatabaseUnavailable),
     ] {
         let said = format!("{error:?}");
         let problem = Problem::of_grant(error);

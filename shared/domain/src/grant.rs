@@ -5,7 +5,7 @@
 
 use crate::authorization::{Membership, MembershipKey, MembershipStatus, Unknown};
 use crate::policy::FailureKind;
-use crate::ports::{Memberships, Signals, Store, StoreError, Twitch};
+use crate::ports::{MembershipError, Memberships, Signals, Store, StoreError, Twitch};
 use crate::refresh::{Cycle, RefreshService, Scope};
 use crate::report::{Observer, Outcome, Skip, Standing, Stop};
 
@@ -38,6 +38,15 @@ pub enum GrantError {
     Store(#[from] StoreError),
 }
 
+impl From<MembershipError> for GrantError {
+    fn from(error: MembershipError) -> Self {
+        match error {
+            MembershipError::Unknown(unknown) => unknown.into(),
+            MembershipError::Store(error) => error.into(),
+        }
+    }
+}
+
 /// Grants an authorization, and answers with the membership as it stands with it. `cycle` says who asks and how long it may take ([`Cycle::new`] with
 /// [`Trigger::Grant`](crate::schedule::Trigger::Grant)).
 ///
@@ -52,7 +61,7 @@ pub async fn grant<S: Store + Memberships, T: Twitch, G: Signals>(
 ) -> Result<Membership, GrantError> {
     let began = service.monotonic();
     loop {
-        let mut membership = service.store().membership(key).await??;
+        let mut membership = service.store().membership(key).await?;
         if !membership.streamer_is_active {
             return Err(GrantError::Inactive);
         }
@@ -93,7 +102,7 @@ pub async fn grant<S: Store + Memberships, T: Twitch, G: Signals>(
             Some(Outcome::Failed { reason, .. }) => return Err(GrantError::Outage(reason)),
             _ => {
                 return Err(match stopped {
-                    Some(Stop::Store(reason)) => StoreError(reason).into(),
+                    Some(Stop::Store(error)) => error.into(),
                     Some(Stop::Misconfigured(reason)) => GrantError::Ours(reason),
                     stopped => GrantError::Outage(
                         stopped.map_or("no time was left".to_owned(), |stop| stop.to_string()),

@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::authorization::{CampaignId, Participant, Unknown};
 use crate::policy::FailureKind;
-use crate::ports::{Memberships, Signals, Store, StoreError, Twitch};
+use crate::ports::{MembershipError, Memberships, Signals, Store, StoreError, Twitch};
 use crate::refresh::{Cycle, RefreshService, Scope, unreadable};
 use crate::report::{Observer, Outcome, Report, Skip, Standing, Stop};
 use crate::streamer::StreamerId;
@@ -125,6 +125,15 @@ pub enum CheckError {
     Store(#[from] StoreError),
 }
 
+impl From<MembershipError> for CheckError {
+    fn from(error: MembershipError) -> Self {
+        match error {
+            MembershipError::Unknown(unknown) => unknown.into(),
+            MembershipError::Store(error) => error.into(),
+        }
+    }
+}
+
 /// Checks a campaign. `cycle` says who asks and how long it may take ([`Cycle::new`] with
 /// [`Trigger::HealthCheck`](crate::schedule::Trigger::HealthCheck)).
 ///
@@ -138,7 +147,7 @@ pub async fn check<S: Store + Memberships, T: Twitch, G: Signals>(
     observer: &dyn Observer,
 ) -> Result<Checkup, CheckError> {
     let (started_at, began) = (service.now(), service.monotonic());
-    let mut participants = service.store().participants(campaign).await??;
+    let mut participants = service.store().participants(campaign).await?;
     let read_at = service.monotonic();
     let mut settled: HashMap<StreamerId, Checked> = HashMap::new();
     let mut twitch = TwitchHealth::NotAsked;
@@ -147,7 +156,7 @@ pub async fn check<S: Store + Memberships, T: Twitch, G: Signals>(
         // Each costs itself alone.
         for (participant, error) in participants.unreadable {
             settled.entry(participant.streamer.id).or_insert_with(|| {
-                observer.done(&participant.streamer, &unreadable(error.0));
+                observer.done(&participant.streamer, &unreadable(error.text));
                 Checked::unknown(participant, OUR_FAULT)
             });
         }
@@ -190,7 +199,7 @@ pub async fn check<S: Store + Memberships, T: Twitch, G: Signals>(
         let again = !ids.is_empty() && matches!(service.store().released(&ids, patience).await, Ok(true));
         // Read again: a streamer may have been deactivated meanwhile.
         let read = if again { service.store().participants(campaign).await.ok() } else { None };
-        let Some(Ok(read)) = read else {
+        let Some(read) = read else {
             let busy = |participant| Checked::unknown(participant, BUSY);
             settled.extend(waiting.into_iter().map(|one| (one.streamer.id, busy(one))));
             break;

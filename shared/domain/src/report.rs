@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 use crate::authorization::Authorization;
 use crate::notification::Told;
 use crate::policy::{FailureKind, NotDue};
+use crate::ports::StoreError;
 use crate::streamer::Streamer;
 
 pub use self::text::Human;
@@ -339,7 +340,7 @@ pub enum Stop {
     /// Our credentials are wrong.
     Misconfigured(String),
     /// The database failed.
-    Store(String),
+    Store(StoreError),
 }
 
 impl Serialize for Stop {
@@ -374,7 +375,8 @@ impl fmt::Display for Stop {
                 crate::policy::OUTAGE_LIMIT
             ),
             Self::Interrupted => f.write_str("it was interrupted; the rest is left to the next run"),
-            Self::Misconfigured(reason) | Self::Store(reason) => f.write_str(reason),
+            Self::Misconfigured(reason) => f.write_str(reason),
+            Self::Store(error) => error.fmt(f),
         }
     }
 }

@@ -189,7 +189,7 @@ impl Played {
                 anyhow::ensure!(granted.authorization == Some(Authorization::granted(now)), "{granted:?}");
                 anyhow::ensure!(granted.token.expires_at > Some(now + EXPIRY_MARGIN), "{granted:?}");
             }
-            Deed::Revoke(streamer, campaign) => self.runner.revoke(self.key(streamer, campaign)).await??,
+            Deed::Revoke(streamer, campaign) => self.runner.revoke(self.key(streamer, campaign)).await?,
             Deed::Check(campaign) => {
                 let time = TimeDelta::seconds(25);
                 let checkup = self.runner.check(self.campaigns[campaign], &request(), time).await?;

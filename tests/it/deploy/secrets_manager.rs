@@ -385,11 +385,11 @@ async fn each_request_looks_whether_the_secrets_have_changed() -> Result<()> {
         here.clock.advance(Duration::from_mins(15));
     };
     here.clock.advance(Duration::from_mins(15));
-    here.runner.membership(key).await??;
+    here.runner.membership(key).await?;
     have_looked("one membership");
-    here.runner.memberships(key.streamer).await??;
+    here.runner.memberships(key.streamer).await?;
     have_looked("all of a streamer");
-    here.runner.revoke(key).await??;
+    here.runner.revoke(key).await?;
     have_looked("a revocation");
     here.runner.grant(key, &request()).await?;
     have_looked("a grant");

@@ -77,7 +77,7 @@ async fn a_cycle_that_finds_nothing_looks_why() -> Result<()> {
         sql(&world, policies).await?;
         let report = cycle(&world).await?;
         match (says, &report.stopped) {
-            (Some(says), Some(Stop::Store(text))) => assert!(text.contains(says), "{policies}: {text}"),
+            (Some(says), Some(Stop::Store(error))) => assert!(error.text.contains(says), "{policies}: {error}"),
             (None, None) => assert_eq!(report.success, 1, "{policies}"),
             other => panic!("{policies}: {other:?}"),
         }
@@ -106,7 +106,7 @@ async fn others_are_refreshed_beside_a_row_that_is_not_to_be_changed() -> Result
     // Alone, it is a fault of the whole run: nothing was refreshed.
     let report = cycle(&world).await?;
     assert!(
-        matches!(&report.stopped, Some(Stop::Store(text)) if text.contains(&bastien.to_string())),
+        matches!(&report.stopped, Some(Stop::Store(error)) if error.text.contains(&bastien.to_string())),
         "{report:?}"
     );
     Ok(())

@@ -9,18 +9,8 @@ use domain::ports::{Attempt, SetAside, StoreError};
 use sqlx::Error;
 use uuid::Uuid;
 
-use super::{Class, Database, PgStore, failed, said};
-
-/// Whether the statement succeeds without one of its rows: that which can't be read or written, or which another transaction
-/// has locked for longer than we wait.
-pub(super) fn is_of_a_row(error: &Error) -> bool {
-    Class::from(error) == Class::Row || is_locked(error)
-}
-
-/// `lock_not_available`.
-pub(super) fn is_locked(error: &Error) -> bool {
-    matches!(error, Error::Database(error) if error.code().as_deref() == Some("55P03"))
-}
+use super::errors::unreadable_row;
+use super::{Database, PgStore, failed};
 
 impl PgStore {
     /// Those of these whose row, or ours of them, another transaction has locked.
@@ -139,7 +129,7 @@ impl Database {
 impl PgStore {
     /// Sets a row aside that can't be read; its lease runs out if not even that can be written.
     pub(super) async fn unreadable(&self, id: Uuid, fence: i64, error: &Error, now: DateTime<Utc>) {
-        let reason = format!("its row can't be read: {}", said(error));
+        let reason = unreadable_row(error).text;
         tracing::error!(streamer = %id, reason, "a row is set aside");
         if let Err(error) = self.put_aside(id, fence, &reason, now).await {
             tracing::warn!(streamer = %id, %error, "the row could not be set aside");

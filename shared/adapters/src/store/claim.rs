@@ -7,8 +7,7 @@ use sqlx::{Error, PgExecutor};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::aside::is_locked;
-use super::{Kept, LAST_STATEMENT, Moment, PgStore, StreamerRow, parse_no_expiry, unless_of_a_row};
+use super::{Class, Kept, LAST_STATEMENT, Moment, PgStore, StreamerRow, parse_no_expiry, unless_of_a_row};
 use crate::cipher::{self, Column, TokenCipher};
 
 impl PgStore {
@@ -78,7 +77,7 @@ impl PgStore {
                 async || unless_of_a_row(take_leases(kept.of(&self.database), &part, now, until).await);
             match self.persistently(give_up_at, take).await? {
                 Ok((ids, fences)) => leased.extend(ids.into_iter().zip(fences)),
-                Err(error) if is_locked(&error) => {
+                Err(error) if Class::from(&error) == Class::Locked => {
                     let locked = self.locked(&part).await?;
                     if locked.is_empty() {
                         return Err(error);

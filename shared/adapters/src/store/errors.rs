@@ -1,26 +1,83 @@
-//! What an error of the database means: whose it is, and whether it can pass. The only place that knows.
+//! What an error of the database means: what it concerns, and whether it can pass. The only place that knows.
 
+use std::io::ErrorKind;
+
+use domain::plain;
+use domain::ports::{StoreError, StoreErrorKind};
 use sqlx::Error;
 use sqlx::error::DatabaseError;
 use sqlx::postgres::PgDatabaseError;
 
-/// Whose an error is.
+/// What an error concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// Of this connection: it is closed, and the statement may well succeed on another.
+    /// This connection: it is closed, and the statement may well succeed on another.
     Connection,
-    /// Of the server, which is away, starting, full or busy: the statement may succeed later.
+    /// The server, which is away, starting, full or busy: the statement may succeed later.
     Away,
-    /// Of a row that can't be read or written: the same statement succeeds without it.
+    /// A row or a table that another transaction has locked for longer than we wait (`lock_not_available`).
+    Locked,
+    /// A row that can't be read or written: the same statement succeeds without it.
     Row,
-    /// Of the set-up, and can never pass by itself: authentication, a missing database, the schema, rights.
+    /// Our login: the server refuses its name or its password.
+    LoginRefused,
+    /// The set-up, which never passes by itself: a missing database, the schema, rights.
     Permanent,
 }
 
 impl Class {
     /// Whether waiting can help.
     pub(crate) fn can_pass(self) -> bool {
-        matches!(self, Self::Connection | Self::Away)
+        matches!(self, Self::Connection | Self::Away | Self::Locked)
+    }
+
+    /// Whether the statement may succeed without one of its rows.
+    pub(super) fn is_of_a_row(self) -> bool {
+        matches!(self, Self::Row | Self::Locked)
+    }
+
+    /// Whether nothing but a change by the operator helps.
+    pub(super) fn is_permanent(self) -> bool {
+        matches!(self, Self::LoginRefused | Self::Permanent)
+    }
+
+    fn kind(self) -> StoreErrorKind {
+        match self {
+            Self::Connection | Self::Away | Self::Locked => StoreErrorKind::Away,
+            Self::Row => StoreErrorKind::Row,
+            Self::LoginRefused => StoreErrorKind::LoginRefused,
+            Self::Permanent => StoreErrorKind::Permanent,
+        }
+    }
+}
+
+/// Says what the database failed at.
+pub(super) fn failed(doing: &'static str) -> impl Fn(Error) -> StoreError {
+    move |error| store_error(&error, format!("the database failed at {doing}: {}", said(&error)))
+}
+
+/// The row that this error concerns can't be read.
+pub(super) fn unreadable_row(error: &Error) -> StoreError {
+    store_error(error, format!("its row can't be read: {}", said(error)))
+}
+
+/// With a text of its own.
+pub(super) fn store_error(error: &Error, text: String) -> StoreError {
+    StoreError::new(Class::from(error).kind(), text)
+}
+
+/// What is wrong, without the line of PostgreSQL's source. Its texts name columns and roles, never values of ours.
+pub(super) fn said(error: &Error) -> String {
+    match error {
+        Error::Database(error) => plain(error.message()),
+        Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            "the server closed the connection".to_owned()
+        }
+        Error::Io(error) => error.to_string(),
+        // Its own text is for readers who know the protocol.
+        Error::Protocol(_) => "what answers is not PostgreSQL, or closed the connection".to_owned(),
+        Error::PoolTimedOut => "no answer in time".to_owned(),
+        error => error.to_string(),
     }
 }
 
@@ -51,12 +108,13 @@ impl From<&Error> for Class {
     }
 }
 
-/// What `PgBouncer` says with the code of a protocol violation, as it says everything, and that can't pass.
-const PERMANENT_OF_PGBOUNCER: [&str; 7] = [
+/// What `PgBouncer` says of a login that it refuses, with the code of a protocol violation, as it says everything.
+const REFUSED_BY_PGBOUNCER: [&str; 2] = ["auth failed", "authentication failed"];
+
+/// What else it says that can't pass.
+const PERMANENT_OF_PGBOUNCER: [&str; 5] = [
     "no such database",
     "no such user",
-    "auth failed",
-    "authentication failed",
     "unsupported startup parameter",
     "bouncer config error",
     "SSL required",
@@ -76,6 +134,7 @@ fn of_server(error: &dyn DatabaseError) -> Class {
     let Some(code) = error.code() else { return Class::Away };
     match code.as_ref() {
         "0A000" if says("cached plan") || raised_in("RevalidateCachedQuery") => Class::Connection,
+        "08P01" if REFUSED_BY_PGBOUNCER.into_iter().any(says) => Class::LoginRefused,
         "08P01" if PERMANENT_OF_PGBOUNCER.into_iter().any(says) => Class::Permanent,
         "42501" if says("row-level security") || raised_in("ExecWithCheckOptions") => Class::Row,
         "XX000" if STALE_CACHES.into_iter().any(says) => Class::Connection,
@@ -83,6 +142,8 @@ fn of_server(error: &dyn DatabaseError) -> Class {
         // it ends, where another may go on, or says why not.
         "22P03" | "26000" | "34000" | "42P03" | "42P05" | "42P14" | "42P18" | "57P01" | "57P02" | "57P04"
         | "57P05" => Class::Connection,
+        "28000" | "28P01" if !is_of_a_function => Class::LoginRefused,
+        "55P03" => Class::Locked,
         code => match code.get(..2).unwrap_or_default() {
             "0L" | "0P" | "28" | "3D" | "3F" | "42" if is_of_a_function => Class::Row,
             "0L" | "0P" | "28" | "3D" | "3F" | "42" => Class::Permanent,
@@ -92,18 +153,6 @@ fn of_server(error: &dyn DatabaseError) -> Class {
             "40" | "53" | "55" | "57" | "58" | "72" | "F0" => Class::Away,
             _ => Class::Row,
         },
-    }
-}
-
-/// Whether the server doesn't take our name or our password (`invalid_authorization_specification`,
-/// `invalid_password`).
-pub(super) fn refuses_us(error: &Error) -> bool {
-    let Error::Database(error) = error else { return false };
-    let says = |text: &&str| error.message().contains(text);
-    match error.code().as_deref() {
-        Some("28000" | "28P01") => true,
-        Some("08P01") => ["auth failed", "authentication failed"].iter().any(says),
-        _ => false,
     }
 }
 
@@ -162,7 +211,7 @@ mod tests {
     #[test]
     fn what_a_server_says_is_plain() {
         let raised = Error::Database(Box::new(Answered("P0001", "not \u{202e}this\n  one\u{1b}[2J")));
-        assert_eq!(super::super::said(&raised), "not this   one[2J");
+        assert_eq!(said(&raised), "not this   one[2J");
     }
 
     #[test]
@@ -180,9 +229,11 @@ mod tests {
                 Class::Away,
                 &[
                     "40001", "40003", "40P01", "53000", "53100", "53200", "53300", "53400", "55000", "55006",
-                    "55P03", "57014", "57P03", "58030", "72000", "F0001",
+                    "57014", "57P03", "58030", "72000", "F0001",
                 ],
             ),
+            (Class::Locked, &["55P03"]),
+            (Class::LoginRefused, &["28000", "28P01"]),
             (
                 Class::Row,
                 &[
@@ -193,8 +244,8 @@ mod tests {
             (
                 Class::Permanent,
                 &[
-                    "0LP01", "0P000", "28000", "28P01", "3D000", "3F000", "42501", "42601", "42703", "42704",
-                    "42804", "42883", "42P01",
+                    "0LP01", "0P000", "3D000", "3F000", "42501", "42601", "42703", "42704", "42804", "42883",
+                    "42P01",
                 ],
             ),
         ] {
@@ -212,6 +263,9 @@ mod tests {
             answered("42501", "new row violates row-level security policy for table \"streamers\""),
             Class::Row
         );
+        for text in ["auth failed", "password authentication failed for user \"app\""] {
+            assert_eq!(answered("08P01", text), Class::LoginRefused, "{text}");
+        }
         for text in ["no such database: polls", "unsupported startup parameter: extra_float_digits"] {
             assert_eq!(answered("08P01", text), Class::Permanent, "{text}");
         }
@@ -253,12 +307,10 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_password_is_known_behind_a_pooler_as_well() {
-        let refused = |code, text| refuses_us(&Error::Database(Box::new(Answered(code, text))));
-        assert!(refused("28P01", "password authentication failed for user \"app\""));
-        assert!(refused("28000", "role \"app\" does not exist"));
-        assert!(refused("08P01", "auth failed"));
-        assert!(!refused("08P01", "query_wait_timeout"));
-        assert!(!refused("53300", "too many connections"));
+    fn a_refused_login_is_told_by_its_kind() {
+        let refused = Error::Database(Box::new(Answered("28P01", "password authentication failed")));
+        let error = failed("reading")(refused);
+        assert_eq!(error.kind, StoreErrorKind::LoginRefused);
+        assert_eq!(error.text, "the database failed at reading: password authentication failed");
     }
 }

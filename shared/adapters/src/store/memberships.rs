@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use domain::authorization::{Authorization, Membership, MembershipStatus, Participant, Unknown};
-use domain::ports::{Attempt, Memberships, Participants, StoreError};
+use domain::ports::{Attempt, MembershipError, Memberships, Participants, StoreError, StoreErrorKind};
 use domain::{CampaignId, MembershipKey, StreamerId, plain};
 use sqlx::Error;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
+use super::errors::unreadable_row;
 use super::statements::Transaction;
-use super::{Database, LARGEST_SKEW, Moment, PgStore, StreamerRow, failed, said, unless_of_a_row};
+use super::{Database, LARGEST_SKEW, Moment, PgStore, StreamerRow, failed, unless_of_a_row};
 
 /// Somebody waits; a database that takes longer is away.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -35,7 +36,10 @@ async fn in_time<T>(
     doing: &'static str,
     query: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, StoreError> {
-    let late = |_| Err(StoreError(format!("the database failed at {doing}: no answer within 3 s")));
+    let late = |_| {
+        let text = format!("the database failed at {doing}: no answer within 3 s");
+        Err(StoreError::new(StoreErrorKind::Away, text))
+    };
     timeout(REQUEST_TIMEOUT, query).await.map_or_else(late, |read| read.map_err(failed(doing)))
 }
 
@@ -85,7 +89,7 @@ impl Database {
         streamer: StreamerId,
         campaign: Option<CampaignId>,
         now: DateTime<Utc>,
-    ) -> Result<Result<Vec<Membership>, Unknown>, StoreError> {
+    ) -> Result<Vec<Membership>, MembershipError> {
         let query = sqlx::query!(
             r#"
             SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
@@ -110,7 +114,7 @@ impl Database {
         let rows = in_time("reading memberships", async { query.fetch_all(self).await }).await?;
         if rows.is_empty() {
             self.look_at_nothing().await?;
-            return Ok(Err(Unknown::Streamer));
+            return Err(Unknown::Streamer.into());
         }
         let mut memberships = Vec::new();
         for row in rows {
@@ -118,13 +122,13 @@ impl Database {
             else {
                 if campaign.is_some() {
                     self.look_at_nothing().await?;
-                    return Ok(Err(Unknown::Campaign));
+                    return Err(Unknown::Campaign.into());
                 }
                 continue;
             };
             if row.membership_id.is_none() {
                 self.look_at_nothing().await?;
-                return Ok(Err(Unknown::Membership));
+                return Err(Unknown::Membership.into());
             }
             let status = match row.status.as_deref() {
                 Some("ACTIVE") => MembershipStatus::Active,
@@ -146,21 +150,21 @@ impl Database {
         if memberships.is_empty() {
             self.look_at_nothing().await?;
         }
-        Ok(Ok(memberships))
+        Ok(memberships)
     }
 
     /// One membership.
     ///
     /// # Errors
     ///
-    /// If the database fails.
+    /// If there is no such membership, or the database fails.
     pub async fn membership(
         &self,
         key: MembershipKey,
         now: DateTime<Utc>,
-    ) -> Result<Result<Membership, Unknown>, StoreError> {
+    ) -> Result<Membership, MembershipError> {
         let found = self.memberships(key.streamer, Some(key.campaign), now).await?;
-        Ok(found.and_then(|found| found.into_iter().next().ok_or(Unknown::Membership)))
+        found.into_iter().next().ok_or(Unknown::Membership.into())
     }
 
     /// Ends the membership's authorization now, if it has one; and the session that it was, exactly.
@@ -168,19 +172,15 @@ impl Database {
     /// # Errors
     ///
     /// If the database fails.
-    pub async fn revoke(
-        &self,
-        key: MembershipKey,
-        now: DateTime<Utc>,
-    ) -> Result<Result<(), Unknown>, StoreError> {
+    pub async fn revoke(&self, key: MembershipKey, now: DateTime<Utc>) -> Result<(), MembershipError> {
         let mut revoked = self.end_authorization(key, now).await?;
         if revoked == Revoked::EndsLater {
             // The column rounds to whole seconds, and has rounded up.
             revoked = self.end_authorization(key, now.trunc_subsecs(0)).await?;
         }
         match revoked {
-            Revoked::Nothing => Ok(self.membership(key, now).await?.map(drop)),
-            Revoked::EndsNow | Revoked::EndsLater => Ok(Ok(())),
+            Revoked::Nothing => self.membership(key, now).await.map(drop),
+            Revoked::EndsNow | Revoked::EndsLater => Ok(()),
         }
     }
 
@@ -228,7 +228,7 @@ impl Database {
         &self,
         campaign: CampaignId,
         now: DateTime<Utc>,
-    ) -> Result<Result<Participants, Unknown>, StoreError> {
+    ) -> Result<Participants, MembershipError> {
         const DOING: &str = "reading a campaign's streamers";
         let read = async |only| unless_of_a_row(self.read_participants(campaign, only, now).await);
         let mut participants = Participants::default();
@@ -239,7 +239,7 @@ impl Database {
                 match in_time(DOING, read(Some(id))).await? {
                     Ok(readable) => participants.readable.extend(readable),
                     Err(error) => {
-                        let error = StoreError(format!("its row can't be read: {}", said(&error)));
+                        let error = unreadable_row(&error);
                         let participant = Participant::unreadable(StreamerId(id), is_game_master);
                         participants.unreadable.push((participant, error));
                     }
@@ -257,9 +257,9 @@ impl Database {
                 campaign.0
             );
             let known = in_time("reading a campaign", async { query.fetch_one(self).await }).await?;
-            return Ok(if known { Ok(participants) } else { Err(Unknown::Campaign) });
+            return if known { Ok(participants) } else { Err(Unknown::Campaign.into()) };
         }
-        Ok(Ok(participants))
+        Ok(participants)
     }
 
     /// All that the campaign needs, or this one of them.
@@ -331,11 +331,11 @@ impl Database {
 }
 
 impl Memberships for PgStore {
-    async fn membership(&self, key: MembershipKey) -> Result<Result<Membership, Unknown>, StoreError> {
+    async fn membership(&self, key: MembershipKey) -> Result<Membership, MembershipError> {
         self.database.membership(key, self.clock.now()).await
     }
 
-    async fn participants(&self, campaign: CampaignId) -> Result<Result<Participants, Unknown>, StoreError> {
+    async fn participants(&self, campaign: CampaignId) -> Result<Participants, MembershipError> {
         self.database.participants(campaign, self.clock.now()).await
     }
 

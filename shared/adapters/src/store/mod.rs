@@ -28,7 +28,6 @@ mod tables;
 mod visible;
 
 use std::collections::HashSet;
-use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,7 +36,7 @@ use domain::evidence::History;
 use domain::notification::Told;
 use domain::policy::{FailedUnder, Failure, FailureKind};
 use domain::ports::{Attempt, Claim, Deactivation, Page, Place, Recorded, SetAside, Store, StoreError};
-use domain::{Clock, Monotonic, NoExpiry, Streamer, StreamerId, TokenState, plain};
+use domain::{Clock, Monotonic, NoExpiry, Streamer, StreamerId, TokenState};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{ConnectOptions, Postgres};
@@ -49,7 +48,7 @@ use self::connections::Known;
 pub use self::connections::Purpose;
 pub use self::coverage::{BrokenSession, Coverage, Gap};
 pub(crate) use self::errors::Class;
-use self::errors::refuses_us;
+use self::errors::{failed, said};
 pub use self::evidence::Misplaced;
 pub use self::history::{HISTORY_KEPT, HistoryEntry};
 pub(crate) use self::moment::Moment;
@@ -162,7 +161,7 @@ impl Database {
         loop {
             match self.connect().await {
                 Err(error)
-                    if Class::from(&error) != Class::Permanent && began.elapsed() + pause < self.patience =>
+                    if !Class::from(&error).is_permanent() && began.elapsed() + pause < self.patience =>
                 {
                     tracing::warn!(error = said(&error), "no connection to the database, trying again");
                     sleep(pause).await;
@@ -179,13 +178,15 @@ impl Database {
         let options = self.connect_with_current().await?;
         match self.pool.acquire().await {
             // Boxed: it is rare, and every statement would carry its size.
-            Err(error) if refuses_us(&error) => match Box::pin(self.options.reload(&options)).await {
-                Some(_) => {
-                    self.connect_with_current().await?;
-                    self.pool.acquire().await
+            Err(error) if Class::from(&error) == Class::LoginRefused => {
+                match Box::pin(self.options.reload(&options)).await {
+                    Some(_) => {
+                        self.connect_with_current().await?;
+                        self.pool.acquire().await
+                    }
+                    None => Err(error),
                 }
-                None => Err(error),
-            },
+            }
             Err(sqlx::Error::PoolTimedOut) if self.known.lacks_writes() => Err(connections::standby()),
             Err(sqlx::Error::PoolTimedOut) => Err(Box::pin(why_not(&options)).await),
             acquired => acquired,
@@ -311,7 +312,7 @@ impl Store for PgStore {
             id,
             at: now,
             until: now,
-            reason: error.0,
+            reason: error.text,
         }));
         Ok(aside)
     }
@@ -391,28 +392,8 @@ async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
 /// An error of one row is an answer: repeating the statement helps none of the others.
 fn unless_of_a_row<T>(done: Result<T, sqlx::Error>) -> Result<Result<T, sqlx::Error>, sqlx::Error> {
     match done {
-        Err(error) if aside::is_of_a_row(&error) => Ok(Err(error)),
+        Err(error) if Class::from(&error).is_of_a_row() => Ok(Err(error)),
         done => done.map(Ok),
-    }
-}
-
-/// Says at what the database failed.
-fn failed(doing: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
-    move |error| StoreError(format!("the database failed at {doing}: {}", said(&error)))
-}
-
-/// What is wrong, without the line of PostgreSQL's source. Its texts name columns and roles, never values of ours.
-fn said(error: &sqlx::Error) -> String {
-    match error {
-        sqlx::Error::Database(error) => plain(error.message()),
-        sqlx::Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
-            "the server closed the connection".to_owned()
-        }
-        sqlx::Error::Io(error) => error.to_string(),
-        // What it says is for those who know the protocol.
-        sqlx::Error::Protocol(_) => "what answers is not PostgreSQL, or closed the connection".to_owned(),
-        sqlx::Error::PoolTimedOut => "no answer in time".to_owned(),
-        error => error.to_string(),
     }
 }
 

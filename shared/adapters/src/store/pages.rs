@@ -6,7 +6,8 @@ use domain::{Authorized, Streamer, StreamerId};
 use sqlx::Error;
 use uuid::Uuid;
 
-use super::{Class, Database, Moment, StreamerRow, failed, said};
+use super::errors::unreadable_row;
+use super::{Class, Database, Moment, StreamerRow, failed};
 
 /// Large enough that a page's round trip weighs nothing, small enough that memory doesn't grow with the table.
 const PAGE: i64 = 1_000;
@@ -88,8 +89,7 @@ impl Database {
                 Err(error) if Class::from(&error) == Class::Row && size > 1 => size = (size / 4).max(1),
                 Err(error) if Class::from(&error) == Class::Row => {
                     let Some(place) = self.next(page.last, now).await? else { break };
-                    page.unreadable
-                        .push((place.id, StoreError(format!("its row can't be read: {}", said(&error)))));
+                    page.unreadable.push((place.id, unreadable_row(&error)));
                     page.last = Some(place);
                     wanted -= 1;
                 }

@@ -12,9 +12,8 @@ use sqlx::{Error, PgExecutor};
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::aside::is_locked;
 use super::memberships::grant;
-use super::{FIRST_PAUSE, PgStore, failed, unless_of_a_row};
+use super::{Class, FIRST_PAUSE, PgStore, failed, unless_of_a_row};
 use crate::cipher::Column;
 
 /// A row that can be written again is noticed within this long.
@@ -99,7 +98,7 @@ impl PgStore {
         let mut recorded = vec![None; attempts.len()];
         let mut parts: Vec<(Vec<usize>, Error)> = vec![((0..attempts.len()).collect(), error)];
         while let Some((part, error)) = parts.pop() {
-            let halves = if is_locked(&error) {
+            let halves = if Class::from(&error) == Class::Locked {
                 let ids: Vec<_> = part.iter().map(|n| attempts[*n].lease.id.0).collect();
                 let locked = self.locked(&ids).await.unwrap_or_default();
                 let (locked, free): (Vec<_>, Vec<_>) =

@@ -2,11 +2,12 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use domain::ports::StoreError;
+use domain::ports::{StoreError, StoreErrorKind};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Error, PgConnection, PgExecutor, Row};
 
+use super::errors::store_error;
 use super::tables::{self, Found, MissingTables};
 use super::{Class, Database, failed, network, restore, said};
 
@@ -74,11 +75,12 @@ async fn migrate_through(
     }
     let faults = look(connection).await?.before(missing);
     if !faults.is_empty() {
-        return Err(StoreError(format!("nothing was migrated: {}", faults.join("; "))));
+        return Err(permanent(format!("nothing was migrated: {}", faults.join("; "))));
     }
-    MIGRATIONS.run(&mut *connection).await.map_err(|error| {
-        StoreError(format!("the migration failed, and what it began was undone: {error}"))
-    })?;
+    MIGRATIONS
+        .run(&mut *connection)
+        .await
+        .map_err(|error| permanent(format!("the migration failed, and what it began was undone: {error}")))?;
     restore_all(connection).await.map_err(failed("restoring what is ours on the application's tables"))?;
     after(connection, SchemaVersion { database: program, program }).await
 }
@@ -103,7 +105,7 @@ async fn restore_all(connection: &mut PgConnection) -> Result<(), Error> {
 async fn after(connection: &mut PgConnection, version: SchemaVersion) -> Result<SchemaVersion, StoreError> {
     let faults = look(connection).await?.after();
     if !faults.is_empty() {
-        return Err(StoreError(format!("the database is at version {version}, but {}", faults.join("; "))));
+        return Err(permanent(format!("the database is at version {version}, but {}", faults.join("; "))));
     }
     Ok(version)
 }
@@ -122,7 +124,7 @@ pub(super) async fn check(database: &Database) -> Result<SchemaVersion, StoreErr
     };
     let SchemaVersion { database: found, program } = version;
     if found < program {
-        return Err(StoreError(format!(
+        return Err(permanent(format!(
             "the database's schema is at version {found} and this program needs {program}: run `tokens migrate`"
         )));
     }
@@ -136,12 +138,12 @@ pub(super) async fn check(database: &Database) -> Result<SchemaVersion, StoreErr
 async fn accept(database: impl PgExecutor<'_>, version: SchemaVersion) -> Result<(), StoreError> {
     let SchemaVersion { database: found, program } = version;
     match minimum(database).await.map_err(|error| unreadable(&error))? {
-        Some(minimum) if minimum > program => Err(StoreError(format!(
+        Some(minimum) if minimum > program => Err(permanent(format!(
             "the database's schema is at version {found}, which needs programs of version {minimum} or newer, and this one is of \
              version {program}: deploy the program that migrated it"
         ))),
         Some(_) => Ok(()),
-        None => Err(StoreError(format!(
+        None => Err(permanent(format!(
             "the database's schema is at version {found}, which does not follow this program's {program}: it names no minimum \
              (token_refresh.minimum_version()). Deploy the program that migrated it"
         ))),
@@ -149,7 +151,11 @@ async fn accept(database: impl PgExecutor<'_>, version: SchemaVersion) -> Result
 }
 
 fn unreadable(error: &Error) -> StoreError {
-    StoreError(format!("the schema's version can't be read: {}", said(error)))
+    store_error(error, format!("the schema's version can't be read: {}", said(error)))
+}
+
+fn permanent(text: String) -> StoreError {
+    StoreError::new(StoreErrorKind::Permanent, text)
 }
 
 fn newest() -> i64 {
@@ -192,16 +198,17 @@ pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, 
 pub(super) fn unreachable(error: &Error, options: &PgConnectOptions) -> StoreError {
     let (place, user) = (place(options), options.get_username());
     let what = match error {
-        Error::Database(_) if Class::from(error) == Class::Permanent => {
+        Error::Database(_) if Class::from(error).is_permanent() => {
             format!("does not accept the login {user}")
         }
         _ => "can't be reached".to_owned(),
     };
-    StoreError(format!(
+    let text = format!(
         "the database {} at {place} {what}: {}; check DATABASE_URL, or the secret that DATABASE_SECRET_ID names",
         options.get_database().unwrap_or("(default)"),
         said(error)
-    ))
+    );
+    store_error(error, text)
 }
 
 pub(super) fn place(options: &PgConnectOptions) -> String {

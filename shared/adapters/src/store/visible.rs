@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use domain::policy::{FailedUnder, Failure, FailureKind};
-use domain::ports::{Attempt, Change, Lease, PairMemory, Recorded, StoreError};
+use domain::ports::{Attempt, Change, Lease, PairMemory, Recorded, StoreError, StoreErrorKind};
 use domain::refresh::MAX_CALL;
 use domain::schedule::Trigger;
 use domain::{Streamer, StreamerId};
@@ -14,10 +14,9 @@ use domain::{Streamer, StreamerId};
 use sqlx::{Error, PgExecutor};
 use uuid::Uuid;
 
-use super::aside::is_locked;
 use super::record::write;
 use super::statements::Transaction;
-use super::{Database, PgStore, failed};
+use super::{Class, Database, PgStore, failed};
 
 /// Row-level security that is turned on is noticed within this long.
 const REMEMBERED: Duration = Duration::from_secs(10);
@@ -166,7 +165,7 @@ async fn shuts_out(database: impl PgExecutor<'_>, id: StreamerId) -> Result<bool
         id.0
     );
     match shut_out.fetch_one(database).await {
-        Err(error) if is_locked(&error) => Ok(false),
+        Err(error) if Class::from(&error) == Class::Locked => Ok(false),
         answer => answer,
     }
 }
@@ -175,14 +174,14 @@ fn nothing_hidden(role: &str, hidden: &[String]) -> Result<(), StoreError> {
     if hidden.is_empty() {
         return Ok(());
     }
-    Err(StoreError(format!("{role} sees no row of {}: {}", hidden.join(" and "), way_out(role))))
+    let text = format!("{role} sees no row of {}: {}", hidden.join(" and "), way_out(role));
+    Err(StoreError::new(StoreErrorKind::Permanent, text))
 }
 
 fn not_to_be_changed(role: &str, id: StreamerId) -> StoreError {
-    StoreError(format!(
-        "{role} can read the streamer {id} in public.streamers and not change it: {}",
-        way_out(role)
-    ))
+    let text =
+        format!("{role} can read the streamer {id} in public.streamers and not change it: {}", way_out(role));
+    StoreError::new(StoreErrorKind::Permanent, text)
 }
 
 /// What an operator can do about rows that are hidden.

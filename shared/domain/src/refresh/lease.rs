@@ -11,7 +11,7 @@ use super::cycle::MAX_ATTEMPT;
 use super::progress::Progress;
 use super::{Cycle, RefreshService, Scope};
 use crate::policy::{Decision, FailureKind, RefreshMode};
-use crate::ports::{Claim, Outage, SetAside, Signals, Store, StoreError, Twitch};
+use crate::ports::{Claim, Outage, SetAside, Signals, Store, StoreError, StoreErrorKind, Twitch};
 use crate::report::{Alarm, Outcome, Skip, Standing, Stop, TwitchHealth};
 use crate::streamer::{Streamer, TokenState};
 
@@ -59,7 +59,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
                     let Some(page) = self.stop.run_until_cancelled(page).await.transpose()? else { continue };
                     last = page.last;
                     for (id, error) in page.unreadable {
-                        progress.done(&Streamer::unnamed(id), &unreadable(error.0));
+                        progress.done(&Streamer::unnamed(id), &unreadable(error.text));
                     }
                     page.authorized.into_iter().map(|one| (one.streamer, one.token)).collect()
                 }
@@ -84,7 +84,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
         }
         // A row that may not be changed does not affect the others; where that is all there was to do, the run did nothing.
         if let (Some(reason), false) = (leasing.shut_out, leasing.any_leased) {
-            progress.stop(Stop::Store(reason));
+            progress.stop(Stop::Store(StoreError::new(StoreErrorKind::Permanent, reason)));
         }
         Ok(())
     }

@@ -166,7 +166,7 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
 
         let lease = async {
             if let Err(error) = self.lease_what_is_due(cycle, &progress, claims_in).await {
-                progress.stop(Stop::Store(error.0));
+                progress.stop(Stop::Store(error));
             }
         };
         let ask = async {

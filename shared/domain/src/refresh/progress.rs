@@ -65,7 +65,7 @@ impl<'a> Progress<'a> {
     }
 
     pub(super) fn not_stored(&self, error: &StoreError) {
-        self.stop(Stop::Store(error.0.clone()));
+        self.stop(Stop::Store(error.clone()));
         self.state().not_stored = Some(error.clone());
     }
 
@@ -77,8 +77,9 @@ impl<'a> Progress<'a> {
             state.rows_refused
         };
         if refused >= OUTAGE_LIMIT {
-            self.stop(Stop::Store(format!(
-                "{refused} rows one after the other could not be written: {error}"
+            self.stop(Stop::Store(StoreError::new(
+                error.kind,
+                format!("{refused} rows one after the other could not be written: {error}"),
             )));
         }
     }
