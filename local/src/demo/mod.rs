@@ -177,7 +177,7 @@ tokens status                            # ids, for `refresh ID` and `history ID
 psql \"$DATABASE_URL\" -c 'SELECT twitch_login, token_expires_at, token_refresh_failed_at, is_active FROM streamers'
 curl -X PUT \"$TWITCH_ID_URL/simulation/faults/aria\" -d server-error   # Twitch fails for her until DELETE; `-d any` lists how it can
 {calls}
-cargo lambda watch --invoke-address 127.0.0.1 --env-file {env_file}   # the functions themselves: docs/manual-testing.md
+cargo lambda watch --invoke-address 127.0.0.1 --env-file {env_file}   # the functions themselves: docs/getting-started.md
 tail -f {log}   # what the functions behind it log
 "
     )
