@@ -1,6 +1,6 @@
 """Tries every alarm of the template against hours of metrics, in a model of CloudWatch (cloudwatch.py).
 
-Usage: python alarms.py TEMPLATE OBSERVABILITY COSTS: the template with SAM's own resources translated, and the documents
+Usage: python alarms.py TEMPLATE OPERATE DEPLOY: the template with SAM's own resources translated, and the documents
 that say what the alarms do and cost.
 
 Each alarm needs stories: of a fault that lasts eight hours, for which it has to ring once, when its description says; and
@@ -420,7 +420,7 @@ def faults_of_rules(path: str):
 def faults_of_texts(name: str, alarm: Alarm, expected: Expected, documentation: str):
     """The description and the documentation say the same numbers, and the latter when it ends."""
     [row] = [row for row in documentation.splitlines() if row.startswith(f"| `{name}` |")]
-    _, _, when, ends, _ = row.split("|")
+    _, _, when, ends, _, _ = row.split("|")
     for text in (alarm.properties["AlarmDescription"], when):
         yield from (f"{name}: {text!r} does not say {number!r}" for number in expected.says if number not in text.lower())
     minutes = alarm.periods * alarm.period

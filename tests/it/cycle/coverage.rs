@@ -315,7 +315,7 @@ struct Case {
 }
 
 impl Case {
-    /// The rules of docs/coverage.md, for one minute.
+    /// The rules of docs/operate.md, for one minute.
     fn minute(&self, minute: i64) -> Minute {
         let mut known: Vec<_> = self.refreshes.iter().filter(|refresh| refresh.ended <= NOW).collect();
         known.sort_by_key(|refresh| refresh.ended);

@@ -10,7 +10,7 @@ use local::binaries::workspace;
 use serde_json::{Value, json};
 
 fn documented() -> Result<String> {
-    Ok(read_to_string(workspace().join("docs/observability.md"))?)
+    Ok(read_to_string(workspace().join("docs/operate.md"))?)
 }
 
 fn names() -> BTreeSet<&'static str> {
@@ -33,7 +33,7 @@ fn the_documentation_has_each_metric_with_its_unit_and_meaning() -> Result<()> {
     assert_eq!(
         table(&documented()?, "Metrics")?,
         rows,
-        "docs/observability.md is to have:\n{}",
+        "docs/operate.md is to have:\n{}",
         rows.join("\n")
     );
     Ok(())

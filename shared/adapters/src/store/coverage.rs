@@ -1,4 +1,4 @@
-//! The promise, measured: dead minutes of sessions, from the history of refreshes. `docs/coverage.md` says what counts
+//! The promise, measured: dead minutes of sessions, from the history of refreshes. `docs/operate.md` says what counts
 //! and what can't be seen. Reads only.
 
 use chrono::{DateTime, TimeDelta, Utc};
