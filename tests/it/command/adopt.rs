@@ -1,4 +1,4 @@
-//! docs/adopt.md, as far as it goes on one machine: the database of an existing backend is taken over step by step, and given
+//! docs/deploy.md, as far as it goes on one machine: the database of an existing backend is taken over step by step, and given
 //! back without a trace by the document's own statements.
 
 use std::fs::read_to_string;
@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 
 /// The document's own statements, of which this is one.
 fn statements(one: &str) -> Result<String> {
-    let document = read_to_string(workspace().join("docs/adopt.md"))?;
+    let document = read_to_string(workspace().join("docs/deploy.md"))?;
     let blocks = document.split("```sql\n").skip(1).filter_map(|rest| rest.split_once("```"));
     let block = blocks.map(|(block, _)| block).find(|block| block.contains(one));
     Ok(block.context("the statements")?.to_owned())
