@@ -1,7 +1,7 @@
 // Checks our AdonisJS format against the real `@adonisjs/encryption`, in both directions: what AdonisJS writes we read,
 // what we write AdonisJS reads, and where AdonisJS answers null we answer null.
 //
-// Usage: node cross-check.mjs COMMAND [ARGUMENT…], where the command is our side (shared/adapters/examples/adonis_cipher.rs).
+// Usage: node cross-check.mjs COMMAND [ARGUMENT…], where the command is our side (shared/cipher/examples/adonis_cipher.rs).
 
 import { spawnSync } from 'node:child_process'
 import { Encryption } from '@adonisjs/encryption'

@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use adapters::store::{BrokenSession, Coverage, Database, Gap};
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::report::Human;
 use domain::{Clock, StreamerId};
 use serde::Serialize;
+use store::{BrokenSession, Coverage, Database, Gap};
 use uuid::Uuid;
 
 use crate::duration;

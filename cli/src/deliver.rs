@@ -1,17 +1,14 @@
 //! What `tokens refresh` does where no function delivers notifications: it delivers the outbox by itself.
 
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use adapters::SystemClock;
-use adapters::config::NotifyConfig;
-use adapters::store::{Database, PgOutbox};
 use anyhow::Result;
+use domain::Monotonic;
 use domain::notification::{Next, Notification, PushAnswer, Recipient};
-use domain::notify::{NotifyReport, NotifyService};
-use domain::{CancellationToken, Clock, Monotonic};
-use push::{Loopback, Vapid, WebPush};
+use domain::notify::NotifyReport;
 use serde::Serialize;
+use service::Notifier;
 
 /// What became of the notifications that were due.
 #[derive(Debug, Default, Serialize)]
@@ -24,37 +21,14 @@ pub struct Delivery {
     lines: Vec<String>,
 }
 
-/// Who sends, made before anything is done, so that a wrong key is told at once.
-pub struct Courier {
-    push: WebPush,
-    config: NotifyConfig,
-}
-
-impl Courier {
-    pub fn new(config: NotifyConfig) -> Result<Self> {
-        let NotifyConfig { vapid, .. } = &config;
-        let loopback = if vapid.loopback { Loopback::Allowed } else { Loopback::Refused };
-        let keys = Vapid::new(&vapid.public_key, vapid.private_key.expose(), &vapid.subject)?;
-        Ok(Self { push: WebPush::new(keys, loopback, Arc::new(SystemClock))?, config })
-    }
-
-    /// Delivers what is due, this cycle's and what was left, until near the deadline.
-    pub async fn deliver(
-        self,
-        database: Database,
-        deadline: Monotonic,
-        stop: CancellationToken,
-    ) -> Result<Delivery> {
-        let clock: Arc<dyn Clock> = Arc::new(database.clock());
-        let outbox = PgOutbox::new(database, clock.clone());
-        let service = NotifyService::new(outbox, self.push, clock, self.config.presentation).stopped_by(stop);
-        let lines = Mutex::new(Vec::new());
-        let observe = |notification: &Notification, answer: &PushAnswer, next: Next| {
-            lines.lock().unwrap_or_else(PoisonError::into_inner).push(line(notification, answer, next));
-        };
-        let report = service.run(Some(deadline), &observe).await?;
-        Ok(Delivery { report, lines: lines.into_inner().unwrap_or_else(PoisonError::into_inner) })
-    }
+/// Delivers what is due, this cycle's and what was left, until near the deadline.
+pub async fn deliver(notifier: &Notifier, deadline: Monotonic) -> Result<Delivery> {
+    let lines = Mutex::new(Vec::new());
+    let observe = |notification: &Notification, answer: &PushAnswer, next: Next| {
+        lines.lock().unwrap_or_else(PoisonError::into_inner).push(line(notification, answer, next));
+    };
+    let report = notifier.run(Some(deadline), &observe).await?;
+    Ok(Delivery { report, lines: lines.into_inner().unwrap_or_else(PoisonError::into_inner) })
 }
 
 fn line(notification: &Notification, answer: &PushAnswer, next: Next) -> String {

@@ -1,9 +1,9 @@
 //! `tokens history`: the last refreshes of a streamer.
 
-use adapters::store::{Database, HistoryEntry, Lookup};
 use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
 use domain::{Clock, StreamerId};
+use store::{Database, HistoryEntry, Lookup};
 
 use crate::id;
 use crate::output::{self, table, time, times_are_utc};

@@ -19,17 +19,15 @@ mod vapid;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use adapters::SystemClock;
-use adapters::aws::{Access, Sdk};
-use adapters::config::{self, LogConfig, Secret, Source, Whole};
-use adapters::shutdown::on_signals;
-use adapters::store::{Database, MissingTables, Purpose, migrate};
-use adapters::telemetry;
 use anyhow::{Result, bail};
+use aws::{Access, Sdk};
 use clap::{Parser, Subcommand};
 use domain::{CancellationToken, StreamerId};
+use service::config::{self, Secret, Source, Whole};
+use service::shutdown::on_signals;
+use service::{Process, with_secrets};
+use store::{Database, MissingTables, Purpose, migrate};
 
 /// Keeps the Twitch tokens of authorized streamers fresh.
 ///
@@ -158,15 +156,14 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> 
         (None, None) => Source::environment().and_env_in(Path::new("."))?,
     };
     // The doctor tells by itself of all that others would stop at, or log.
-    if !matches!(command, Command::Doctor { .. })
-        && let Ok(config) = LogConfig::read(&source)
-    {
-        telemetry::start(config);
+    if !matches!(command, Command::Doctor { .. }) {
+        telemetry::start(config::log(&source));
     }
     // What is wrong with the log is found again with whatever the command reads, and told together.
-    let source = source.with_secrets_at(command.secrets(), sdk, Arc::new(SystemClock)).await;
+    let process = Process::stopped_by(stop.clone()).with_sdk(sdk);
+    let source = with_secrets(&source, command.secrets(), &process.sdk.clone().into()).await;
     match command {
-        Command::Refresh(arguments) => return refresh::run(&source, arguments, stop).await,
+        Command::Refresh(arguments) => return refresh::run(&source, arguments, &process).await,
         Command::Status { json } => {
             let (database, policy, signals) = config::database_and_rules(&source)?;
             let database = Database::open_for(database, Purpose::Read).await?;
@@ -192,11 +189,11 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> 
         Command::Rekey(arguments) => return rekey::run(&source, arguments, stop).await,
         Command::Migrate { create_tables } => {
             let missing = if create_tables { MissingTables::Create } else { MissingTables::Refuse };
-            let version = migrate(&config::database(&source)?.current(), missing).await?;
+            let version = migrate(&config::database(&source)?, missing).await?;
             output::line(&format!("The database is at version {version}."))?;
         }
         Command::Vapid(command) => vapid::run(command)?,
-        Command::Doctor { json } => return doctor::run(&source, json).await,
+        Command::Doctor { json } => return doctor::run(&source, &process.sdk, json).await,
     }
     Ok(ExitCode::SUCCESS)
 }

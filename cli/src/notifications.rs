@@ -1,10 +1,10 @@
 //! `tokens notifications`: what waits to be delivered, what arrived, and what was given up.
 
-use adapters::store::{Database, OutboxCounts, OutboxEntry};
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 use domain::Clock;
 use serde::Serialize;
+use store::{Database, OutboxCounts, OutboxEntry};
 
 use crate::output::{self, table, time};
 

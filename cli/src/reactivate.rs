@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use adapters::store::{Database, Deactivated, Lookup};
 use anyhow::{Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::ArgGroup;
 use domain::{Clock, Streamer, StreamerId};
 use serde::Serialize;
+use store::{Database, Deactivated, Lookup};
 
 use crate::output::{self, name, time, times_are_utc};
 use crate::{duration, id};

@@ -3,26 +3,25 @@
 use std::fmt::Write as _;
 use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use adapters::SystemClock;
-use adapters::config::{RefreshConfig, Source};
-use adapters::signals::AwsSignals;
-use adapters::store::{Database, Lookup, PgStore, Purpose};
-use adapters::twitch::TwitchClient;
 use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
+use domain::SystemClock;
 use domain::policy::{EXPIRY_MARGIN, RefreshMode};
-use domain::refresh::{Cycle, Limits, RefreshService, Scope};
+use domain::refresh::{Cycle, Limits, Scope};
 use domain::report::{Human, Outcome, Report};
 use domain::schedule::Trigger;
 use domain::{Authorized, CancellationToken, Clock, Monotonic, NoExpiry, Streamer, StreamerId};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+use service::config::{RefreshConfig, Source};
+use service::{Notifier, Process, Service};
+use store::{Database, Lookup, Purpose};
 use tokio::time::timeout;
 
-use crate::deliver::{self, Courier, Delivery};
+use crate::deliver::{self, Delivery, deliver};
 use crate::output::{self, name, times_are_utc};
 use crate::{duration, id};
 
@@ -87,20 +86,23 @@ const KEEP_UP_TIMEOUT: Duration = Duration::from_secs(30);
 const DRY_RUN: &str = "\nDry run: nobody is called, nothing is written.\n";
 const STARTING: &str = "\nStarting refresh cycle...\n";
 
-pub async fn run(source: &Source, arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> {
+pub async fn run(source: &Source, arguments: Arguments, process: &Process) -> Result<ExitCode> {
     let began = SystemClock.monotonic();
     let (config, notify) = RefreshConfig::read_for_command(source)?;
-    let courier = notify.filter(|_| !arguments.dry_run).map(Courier::new).transpose()?;
     let limits = Limits::of_command(began, arguments.timeout);
-    let reading = Reading { until: began + arguments.timeout, stop: stop.clone() };
-    let purpose = Purpose::of(arguments.dry_run);
-    let opening = Database::open_until(config.database, purpose, limits.start, Arc::new(SystemClock));
-    let database = reading.of(opening).await??;
-    let clock: Arc<dyn Clock> = Arc::new(database.clock());
-    let now = clock.now();
+    let until = began + arguments.timeout;
+    let reading = Reading { until, stop: process.stop.clone() };
+    let opening = Service::open(config, process, Purpose::of(arguments.dry_run), limits.start);
+    let service = reading.of(opening).await??;
+    let database = service.database();
+    let now = service.now();
+    let notifier = notify
+        .filter(|_| !arguments.dry_run)
+        .map(|config| Notifier::new(config, database.clone(), process))
+        .transpose()?;
 
     let only = match arguments.streamer_id {
-        Some(id) => Some(reading.of(find(&database, id, now)).await??),
+        Some(id) => Some(reading.of(find(database, id, now)).await??),
         None => None,
     };
     let cycle = Cycle {
@@ -118,19 +120,12 @@ pub async fn run(source: &Source, arguments: Arguments, stop: CancellationToken)
         output::line("Finding streamers with active authorization...\n")?;
         let authorized = match only {
             Some(only) => vec![only],
-            None => reading.of(all_authorized(&database, now)).await??,
+            None => reading.of(all_authorized(database, now)).await??,
         };
         output::line(&listing(&authorized, now))?;
         output::line(if cycle.dry_run { DRY_RUN } else { STARTING })?;
         Some(authorized.len())
     };
-
-    let store = PgStore::new(database.clone(), config.cipher, clock.clone());
-    let in_flight = config.twitch.in_flight();
-    let twitch = TwitchClient::new(config.twitch, Arc::new(SystemClock))?;
-    let signals = AwsSignals::new(config.signals, config.secrets.sdk(), Arc::new(SystemClock));
-    let service = RefreshService::new(store, twitch, signals, clock.clone(), config.policy, in_flight)
-        .stopped_by(stop.clone());
 
     let bar = progress_bar(expected);
     let details = Mutex::new(Vec::new());
@@ -138,16 +133,16 @@ pub async fn run(source: &Source, arguments: Arguments, stop: CancellationToken)
         bar.inc(1);
         details.lock().unwrap_or_else(PoisonError::into_inner).push(Detail::new(streamer, outcome));
     };
-    let report = Box::pin(service.run(&cycle, &observe)).await;
+    let report = service.run_observed(&cycle, &observe).await?;
     bar.finish_and_clear();
 
     if !cycle.dry_run && matches!(cycle.scope, Scope::Authorized) {
-        keep_up(&database, clock.now(), began + arguments.timeout, &stop).await;
+        keep_up(database, service.now(), until, &process.stop).await;
     }
     let details = details.into_inner().unwrap_or_else(PoisonError::into_inner);
     // The report tells of it as well.
-    let (delivered, undelivered) = match courier {
-        Some(courier) => match courier.deliver(database, began + arguments.timeout, stop).await {
+    let (delivered, undelivered) = match notifier {
+        Some(notifier) => match deliver(&notifier, until).await {
             Ok(delivery) => (Some(delivery), None),
             Err(error) => (None, Some(format!("{error:#}"))),
         },
@@ -172,7 +167,7 @@ pub async fn run(source: &Source, arguments: Arguments, stop: CancellationToken)
         if let Some(text) = delivered.as_ref().and_then(deliver::text) {
             output::line(&format!("\n{text}"))?;
         }
-        output::line(&format!("\n{}", times_are_utc(clock.now())))?;
+        output::line(&format!("\n{}", times_are_utc(service.now())))?;
     }
     let mut nothing_failed = report_faults(&report, cycle.dry_run);
     if let Some(error) = undelivered {

@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use adapters::config::{self, Source};
-use adapters::store::{Database, Left, PgStore, Purpose};
 use anyhow::Result;
 use domain::{CancellationToken, Clock, Streamer};
 use serde::Serialize;
+use service::config::{self, Source};
+use store::{Database, Left, PgStore, Purpose};
 
 use crate::output::{self, name};
 
@@ -103,7 +103,7 @@ fn text(done: &Done) -> String {
 
 #[cfg(test)]
 mod tests {
-    use adapters::cipher::{self, Column};
+    use cipher::{self, Column};
     use domain::StreamerId;
     use uuid::Uuid;
 

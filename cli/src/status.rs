@@ -1,6 +1,5 @@
 //! `tokens status`: who is authorized, and how their tokens stand.
 
-use adapters::store::Database;
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 use domain::policy::Policy;
@@ -8,6 +7,7 @@ use domain::report::Human;
 use domain::schedule::{self, Trigger, retry_minute};
 use domain::{Authorized, Clock, NoExpiry, Streamer};
 use serde::Serialize;
+use store::Database;
 
 use crate::output::{self, name, table, time};
 use crate::refresh::all_authorized;

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use adapters::SystemClock;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use domain::SystemClock;
 use domain::{Clock, Monotonic};
 
 /// A [`Clock`] that stands still or runs, and can be turned either way. Every part of a simulated system must share

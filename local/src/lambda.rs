@@ -5,7 +5,6 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adapters::SystemClock;
 use anyhow::{Context as _, Result};
 use axum::Router;
 use axum::body::Bytes;
@@ -13,6 +12,7 @@ use axum::extract::{Path as UrlPath, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::routing::{get, post};
 use domain::Clock;
+use domain::SystemClock;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::net::TcpListener;

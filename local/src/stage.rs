@@ -3,7 +3,6 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use adapters::store::{self, PgOutbox};
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 use domain::Streamer;
@@ -13,6 +12,7 @@ use domain::ports::Push;
 use domain::refresh::Cycle;
 use domain::report::{Outcome, Report};
 use domain::schedule::Trigger;
+use store::{self, PgOutbox};
 
 use crate::clock::TurnableClock;
 use crate::scheduler::{Job, LocalScheduler};

@@ -3,20 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use adapters::cipher::Column;
-use adapters::config::{RefreshConfig, Source};
-use adapters::signals::NoSignals;
-use adapters::store::{self, MissingTables, PgStore};
-use adapters::twitch::TwitchClient;
 use anyhow::{Context as _, Result};
+use aws::NoSignals;
 use chrono::{DateTime, TimeDelta, Utc};
+use cipher::Column;
 use domain::notification::Subscription;
 use domain::ports::Signals;
 use domain::refresh::RefreshService;
 use domain::{AccessToken, Clock, StreamerId, TokenPair};
+use service::config::{RefreshConfig, Source};
+use service::{Host, Process};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
+use store::{self, MissingTables, PgStore};
 use tempfile::NamedTempFile;
+use twitch::TwitchClient;
 use uuid::Uuid;
 
 use crate::postgres::{Database, Postgres};
@@ -155,9 +156,20 @@ impl World {
     ///
     /// Never for a world's own environment; `changes` may hold faults.
     pub fn config(&self, changes: &[(&str, &str)]) -> Result<RefreshConfig> {
+        Ok(RefreshConfig::read(&self.source(changes))?)
+    }
+
+    /// The environment of this world with these changes.
+    #[must_use]
+    pub fn source(&self, changes: &[(&str, &str)]) -> Source {
         let changes = changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let source: Source = self.environment().into_iter().chain(changes).collect();
-        Ok(RefreshConfig::read(&source)?)
+        self.environment().into_iter().chain(changes).collect()
+    }
+
+    /// The host in this process, on this world's clock.
+    #[must_use]
+    pub fn host(&self, changes: &[(&str, &str)]) -> Host {
+        Host::new(self.source(changes), Process::on(self.clock.clone()))
     }
 
     /// The refresh service in this process, on this world's clock.
@@ -207,7 +219,7 @@ impl World {
     /// If the database refuses.
     pub async fn add_all(&self, streamers: Vec<NewStreamer>) -> Result<Vec<StreamerId>> {
         let now = self.clock.now();
-        let cipher = self.config(&[])?.cipher.current();
+        let cipher = self.config(&[])?.cipher;
         let ids: Vec<Uuid> =
             streamers.iter().map(|streamer| streamer.id.unwrap_or_else(Uuid::new_v4)).collect();
         let (mut access, mut refresh) = (Vec::new(), Vec::new());
@@ -331,8 +343,7 @@ impl World {
     /// If there is no such streamer.
     pub async fn has_live_token(&self, id: StreamerId) -> Result<bool> {
         let Some(stored) = self.row(id).await?.access_token_encrypted else { return Ok(false) };
-        let plain =
-            self.config(&[])?.cipher.current().decrypt(id.0, Column::AccessToken, &stored, self.clock.now());
+        let plain = self.config(&[])?.cipher.decrypt(id.0, Column::AccessToken, &stored, self.clock.now());
         Ok(plain.is_ok_and(|plain| self.twitch.access_token_is_live(&AccessToken::new(plain.as_str()))))
     }
 }

@@ -1,5 +1,5 @@
 //! The end-to-end tests: one binary, so that they share one PostgreSQL server and one build of the program.
-//! `cargo test -p end-to-end --test it failure::` runs one folder.
+//! `cargo test --workspace --test it failure::` runs one folder.
 
 mod cycle {
     mod claims;

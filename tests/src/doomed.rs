@@ -7,9 +7,9 @@ use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 
-use adapters::cipher::Column;
 use anyhow::{Context as _, Result, bail};
 use chrono::TimeDelta;
+use cipher::Column;
 use domain::{RefreshToken, StreamerId, TokenPair};
 use local::lambda::Function;
 use local::twitch::{RefreshTokens, Settings};
@@ -158,7 +158,7 @@ pub async fn half_a_minute_later(world: &World) -> Result<()> {
 
 /// The pair that is stored for this streamer.
 pub fn stored(world: &World, id: StreamerId, row: &StreamerRow) -> Result<TokenPair> {
-    let cipher = world.config(&[])?.cipher.current();
+    let cipher = world.config(&[])?.cipher;
     let read = |column, text: &Option<String>| {
         let text = text.as_deref().context("a token is missing")?;
         cipher.decrypt(id.0, column, text, world.clock.now()).map_err(anyhow::Error::from)

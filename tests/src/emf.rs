@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use adapters::telemetry::metrics::{DIMENSION, Metric, NAMESPACE};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
+use telemetry::metrics::{DIMENSION, Metric, NAMESPACE};
 
 /// The values of one line, by the names of their metrics.
 pub type Values = BTreeMap<&'static str, Vec<f64>>;

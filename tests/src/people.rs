@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use adapters::store::{Database, PgOutbox, PgStore};
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::StreamerId;
@@ -16,6 +15,7 @@ use domain::schedule::Trigger;
 use local::world::{NewStreamer, World};
 use push::VapidKey;
 use sqlx::postgres::PgConnectOptions;
+use store::{Database, PgOutbox, PgStore};
 use uuid::Uuid;
 
 use crate::{Ran, Still, run};

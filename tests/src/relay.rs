@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use local::world::World;
+use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy, split};
@@ -62,6 +63,11 @@ impl Relay {
     /// How the database is reached through it.
     pub fn options(&self) -> PgConnectOptions {
         self.server.clone().socket(self.directory.path())
+    }
+
+    /// The same, as `DATABASE_URL` has it.
+    pub fn url(&self) -> String {
+        self.options().to_url_lossy().into()
     }
 
     /// What is connected by now hears nothing any more, not even that the connection is over. New connections are well.

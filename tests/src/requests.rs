@@ -1,7 +1,5 @@
 //! What grants and health checks are tested with.
 
-use adapters::requests::Request;
-use adapters::runner::Runner;
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 use domain::{Caller, CampaignId, MembershipKey, StreamerId};
@@ -9,6 +7,7 @@ pub use local::api::{authorization_path, authorizations_path, check_path};
 use local::gateway::ACCOUNT;
 use local::world::World;
 use serde_json::{Value, json};
+use service::{Host, Request};
 
 use crate::doomed::until;
 
@@ -43,8 +42,8 @@ pub fn event(method: &str, path: &str) -> Value {
 }
 
 /// What stands behind the HTTP API, in this process, on the world's clock.
-pub async fn runner(world: &World) -> Result<Runner> {
-    Ok(Runner::open_at(world.config(&[])?, world.clock.clone()).await?)
+pub fn host(world: &World) -> Host {
+    world.host(&[])
 }
 
 /// Returns once a grant or a check has looked whether somebody else's lease was given back. (The condition must not find

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use adapters::cipher::Column;
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
+use cipher::Column;
 use domain::policy::{BUDGET_PERIOD, EXPIRY_MARGIN, RETRY_DELAY};
 use domain::ports::Push;
 use domain::report::{Outcome, Report};
@@ -135,7 +135,7 @@ impl<P: Push> Session<P> {
 
     async fn look(&mut self) -> Result<()> {
         let Stage { world, .. } = &self.stage;
-        let (now, cipher) = (world.clock.now(), world.config(&[])?.cipher.current());
+        let (now, cipher) = (world.clock.now(), world.config(&[])?.cipher);
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT id, twitch_login AS login, is_active, token_expires_at AS expires_at,
                     token_refresh_failed_at AS failed_at, access_token_encrypted AS access_token

@@ -2,20 +2,20 @@
 
 use std::fmt::Write as _;
 
-use adapters::CLOCK_TOLERANCE;
-use adapters::cipher::DecryptError;
-use adapters::config::RetryConfig;
-use adapters::signals::RetryGroup;
-use adapters::store::{
-    Hidden, LastRuns, Misplaced, NotifyRole, Rehearsal, SchemaVersion, Server, StoredTexts, StoredUnder,
-    Tables, Trust, Waiting,
-};
 use anyhow::Result;
+use aws::RetryConfig;
+use aws::RetryGroup;
 use chrono::{DateTime, TimeDelta, Utc};
+use cipher::DecryptError;
 use domain::policy::{ONLY_REFUSALS, Policy, VALIDATION_AGE};
 use domain::ports::{RefreshError, SetAside, StoreError};
 use domain::report::Human;
 use domain::{Authorized, Streamer};
+use store::CLOCK_TOLERANCE;
+use store::{
+    Hidden, LastRuns, Misplaced, NotifyRole, Rehearsal, SchemaVersion, Server, StoredTexts, StoredUnder,
+    Tables, Trust, Waiting,
+};
 
 use super::check::{Check, Topic};
 use crate::output::{name, time};

@@ -8,17 +8,17 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use adapters::SystemClock;
-use adapters::config::{Source, TwitchConfig, Whole};
-use adapters::signals::RetryGroup;
-use adapters::store::{Database, HISTORY_KEPT, LastRuns, PgStore, Tables};
-use adapters::twitch::TwitchClient;
 use anyhow::Result;
+use aws::{RetryGroup, Sdk};
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::Clock;
+use domain::SystemClock;
 use domain::ports::StoreError;
 use push::Vapid;
 use serde::Serialize;
+use service::config::{Source, Whole};
+use store::{Database, HISTORY_KEPT, LastRuns, PgStore, Tables};
+use twitch::{TwitchClient, TwitchConfig};
 
 use self::check::{Check, State, Topic, not_among};
 use self::checks::Trial;
@@ -39,8 +39,8 @@ struct Document<'a> {
 }
 
 /// Fails if something is at fault.
-pub async fn run(source: &Source, json: bool) -> Result<ExitCode> {
-    let checks = look(Whole::read(source)).await;
+pub async fn run(source: &Source, sdk: &Sdk, json: bool) -> Result<ExitCode> {
+    let checks = look(Whole::read(source), sdk).await;
     let not_checked = not_among(&checks);
     let well = checks.iter().all(|check| check.state != State::Fault);
     if json {
@@ -52,7 +52,7 @@ pub async fn run(source: &Source, json: bool) -> Result<ExitCode> {
 }
 
 /// What can't be looked at because of a fault is left out.
-async fn look(config: Whole) -> Vec<Check> {
+async fn look(config: Whole, sdk: &Sdk) -> Vec<Check> {
     let mut found = checks::configuration(&config.faults);
     let twitch = match &config.twitch {
         Some(twitch) => Some(credentials(twitch.clone()).await),
@@ -61,7 +61,7 @@ async fn look(config: Whole) -> Vec<Check> {
     // Under a wrong client id every token seems to be another application's.
     let is_ours = twitch.as_ref().is_some_and(|check| check.state != State::Fault);
     let client_id = config.twitch.as_ref().filter(|_| is_ours);
-    let client_id = client_id.map(|twitch| twitch.credentials.current().client_id.clone());
+    let client_id = client_id.map(|twitch| twitch.credentials.client_id.clone());
     found.extend(database(&config, client_id.as_deref()).await);
     found.extend(twitch);
     match config.vapid {
@@ -74,7 +74,7 @@ async fn look(config: Whole) -> Vec<Check> {
     }
     match config.signals.map(|signals| signals.retries) {
         Some(Some(retries)) => {
-            let group = RetryGroup::look_up(&retries, &config.secrets.sdk()).await;
+            let group = RetryGroup::look_up(&retries, sdk).await;
             found.push(checks::schedules(Some((&retries, group))));
         }
         Some(None) => found.push(checks::schedules(None)),

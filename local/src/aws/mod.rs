@@ -18,7 +18,7 @@ mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use adapters::aws::Access;
+use aws::Access;
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};

@@ -7,12 +7,12 @@ use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use adapters::cipher::Column;
-use adapters::twitch::TwitchClient;
 use anyhow::{Context as _, Result, ensure};
+use cipher::Column;
 use domain::RefreshToken;
 use domain::ports::{Permit, Twitch};
 use serde_json::json;
+use twitch::TwitchClient;
 use uuid::Uuid;
 
 use super::{LATENCY, world};
@@ -98,7 +98,7 @@ async fn cycle(
 async fn sequential(postgres: &Postgres) -> Result<f64> {
     let world = world(postgres, SEQUENTIAL).await?;
     let config = world.config(&[])?;
-    let (twitch, cipher) = (TwitchClient::new(config.twitch, world.clock.clone())?, config.cipher.current());
+    let (twitch, cipher) = (TwitchClient::new(config.twitch, world.clock.clone())?, config.cipher);
     let ids: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM streamers").fetch_all(&world.pool).await?;
     let started = Instant::now();
     for id in &ids {

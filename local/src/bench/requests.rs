@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adapters::twitch::TwitchClient;
 use anyhow::{Context as _, Result, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::ports::{Permit, Priority, Twitch};
@@ -13,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::interval;
+use twitch::TwitchClient;
 use uuid::Uuid;
 
 use super::world;

@@ -17,7 +17,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adapters::SystemClock;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -26,6 +25,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use domain::Clock;
+use domain::SystemClock;
 use futures::TryStreamExt as _;
 use uuid::Uuid;
 

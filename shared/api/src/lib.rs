@@ -15,11 +15,9 @@ mod tests;
 
 use std::sync::Arc;
 
-use adapters::requests::Request;
-use adapters::runner::Runner;
 use axum::Router;
-use chrono::TimeDelta;
 use domain::{Caller, Monotonic};
+use service::{Host, Request};
 
 pub use document::document;
 pub use problem::Problem;
@@ -42,18 +40,16 @@ impl From<Context> for Request {
 }
 
 /// What a streamer grants to campaigns: to grant, to see and to revoke it.
-pub fn grants(runner: Arc<Runner>) -> Router {
-    enter::closed(routes::grants().with_state(runner).into())
+pub fn grants(host: Arc<Host>) -> Router {
+    enter::closed(routes::grants().with_state(host).into())
 }
 
-/// The check of a campaign before a session, which is answered within `time`.
-pub fn health(runner: Arc<Runner>, time: TimeDelta) -> Router {
-    enter::closed(routes::health().with_state((runner, time)).into())
+/// The check of a campaign before a session.
+pub fn health(host: Arc<Host>) -> Router {
+    enter::closed(routes::health().with_state(host).into())
 }
 
 /// Both in one.
-pub fn whole(runner: Arc<Runner>, time: TimeDelta) -> Router {
-    let (grants, health) =
-        (routes::grants().with_state(runner.clone()), routes::health().with_state((runner, time)));
-    enter::closed(grants.merge(health).into())
+pub fn whole(host: Arc<Host>) -> Router {
+    enter::closed(routes::grants().merge(routes::health()).with_state(host).into())
 }

@@ -2,7 +2,6 @@
 //!
 //! No text here comes from inside: what a fault of ours is about stands in the log, under the request's id.
 
-use adapters::config::ConfigError;
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -12,6 +11,7 @@ use domain::grant::GrantError;
 use domain::health::CheckError;
 use domain::ports::{MembershipError, StoreError};
 use serde::Serialize;
+use service::OpenError;
 use utoipa::ToSchema;
 
 /// The header that carries a request's id, in every answer.
@@ -309,9 +309,12 @@ impl From<Unknown> for Problem {
     }
 }
 
-impl From<ConfigError> for Problem {
-    fn from(error: ConfigError) -> Self {
-        Self::ours(&error.to_string())
+impl From<OpenError> for Problem {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Store(error) => error.into(),
+            other => Self::ours(&other.to_string()),
+        }
     }
 }
 

@@ -1,17 +1,16 @@
-//! The operations: each takes ids from the path, asks the [`Runner`], and says what became of it.
+//! The operations: each takes ids from the path, asks the [`Host`], and says what became of it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use adapters::runner::Runner;
 use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::{Extension, Json};
-use chrono::TimeDelta;
 use domain::{CampaignId, MembershipKey, StreamerId};
+use service::Host;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -24,11 +23,11 @@ use crate::problem::Problem;
 /// The length of a UUID in its usual form; the crate takes others as well.
 const UUID_LENGTH: usize = 36;
 
-pub(crate) fn grants() -> OpenApiRouter<Arc<Runner>> {
+pub(crate) fn grants() -> OpenApiRouter<Arc<Host>> {
     OpenApiRouter::new().routes(routes!(grant, status, revoke)).routes(routes!(list))
 }
 
-pub(crate) fn health() -> OpenApiRouter<(Arc<Runner>, TimeDelta)> {
+pub(crate) fn health() -> OpenApiRouter<Arc<Host>> {
     OpenApiRouter::new().routes(routes!(check))
 }
 
@@ -49,12 +48,12 @@ pub(crate) fn health() -> OpenApiRouter<(Arc<Runner>, TimeDelta)> {
     responses(GrantAnswers),
 )]
 async fn grant(
-    State(runner): State<Arc<Runner>>,
+    State(host): State<Arc<Host>>,
     Extension(context): Extension<Context>,
     Ids(key): Ids<MembershipKey>,
 ) -> Result<Json<Authorization>, Problem> {
-    match runner.grant(key, &context.into()).await {
-        Ok(membership) => Ok(Json(Authorization::of(membership, runner.now()))),
+    match host.grant(key, &context.into()).await {
+        Ok(membership) => Ok(Json(Authorization::of(membership, host.now()))),
         Err(error) => Err(Problem::of_grant(error)),
     }
 }
@@ -74,11 +73,11 @@ async fn grant(
     responses(StatusAnswers),
 )]
 async fn status(
-    State(runner): State<Arc<Runner>>,
+    State(host): State<Arc<Host>>,
     Ids(key): Ids<MembershipKey>,
 ) -> Result<Json<Authorization>, Problem> {
-    let membership = runner.membership(key).await?;
-    Ok(Json(Authorization::of(membership, runner.now())))
+    let membership = host.membership(key).await?;
+    Ok(Json(Authorization::of(membership, host.now())))
 }
 
 /// Revoke an authorization
@@ -95,11 +94,8 @@ async fn status(
     ),
     responses(RevokeAnswers),
 )]
-async fn revoke(
-    State(runner): State<Arc<Runner>>,
-    Ids(key): Ids<MembershipKey>,
-) -> Result<StatusCode, Problem> {
-    runner.revoke(key).await?;
+async fn revoke(State(host): State<Arc<Host>>, Ids(key): Ids<MembershipKey>) -> Result<StatusCode, Problem> {
+    host.revoke(key).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -115,11 +111,11 @@ async fn revoke(
     responses(ListAnswers),
 )]
 async fn list(
-    State(runner): State<Arc<Runner>>,
+    State(host): State<Arc<Host>>,
     Ids(streamer): Ids<StreamerId>,
 ) -> Result<Json<Authorizations>, Problem> {
-    let memberships = runner.memberships(streamer).await?;
-    Ok(Json(Authorizations::of(streamer, memberships, runner.now())))
+    let memberships = host.memberships(streamer).await?;
+    Ok(Json(Authorizations::of(streamer, memberships, host.now())))
 }
 
 /// Check a campaign before a session
@@ -136,11 +132,11 @@ async fn list(
     responses(CheckAnswers),
 )]
 async fn check(
-    State((runner, time)): State<(Arc<Runner>, TimeDelta)>,
+    State(host): State<Arc<Host>>,
     Extension(context): Extension<Context>,
     Ids(campaign): Ids<CampaignId>,
 ) -> Result<Json<HealthReport>, Problem> {
-    let checkup = runner.check(campaign, &context.into(), time).await?;
+    let checkup = host.check(campaign, &context.into()).await?;
     Ok(Json(HealthReport::of(campaign, checkup)))
 }
 

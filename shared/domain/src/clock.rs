@@ -1,9 +1,10 @@
-//! The clock port. Nothing else in the domain knows what time it is: decisions take `now`.
+//! The clock port, and the machine's clock. Nothing else in the domain knows what time it is: decisions take `now`.
 
 use std::ops::{Add, Sub};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
 /// Where the time comes from: the database's clock in production, one that can be turned on one machine.
 pub trait Clock: Send + Sync {
@@ -22,6 +23,25 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
 
     fn monotonic(&self) -> Monotonic {
         (**self).monotonic()
+    }
+}
+
+/// What the monotonic clock counts from.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// The time of the machine. For what is agreed with others than the database.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now().trunc_subsecs(6)
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        let elapsed = START.elapsed();
+        Monotonic::after_start(TimeDelta::from_std(elapsed).unwrap_or(TimeDelta::MAX))
     }
 }
 

@@ -22,7 +22,7 @@ mod streamer;
 mod token;
 
 pub use authorization::{CampaignId, MembershipKey};
-pub use clock::{Clock, Monotonic};
+pub use clock::{Clock, Monotonic, SystemClock};
 pub use plain::plain;
 pub use retry_after::retry_after;
 pub use streamer::{Authorized, Caller, NoExpiry, Streamer, StreamerId, TokenState};

@@ -11,8 +11,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::notification::Subscription;
 use domain::ports::{Push, PushMessage};
 use domain::{Clock, Monotonic};
-use push::{Loopback, Vapid, WebPush};
 use serde_json::Value;
+use token_refresh_push::{Loopback, Vapid, WebPush};
 use uuid::Uuid;
 
 struct Still(DateTime<Utc>);

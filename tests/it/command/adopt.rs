@@ -3,7 +3,6 @@
 
 use std::fs::read_to_string;
 
-use adapters::store::{MissingTables, migrate};
 use anyhow::{Context as _, Result};
 use end_to_end::people::refused_before;
 use end_to_end::{Printed, binary, changed, tokens};
@@ -13,6 +12,7 @@ use local::twitch::Settings;
 use local::world::{NewStreamer, World};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, PgPool};
+use store::{MissingTables, migrate};
 
 /// The document's own statements, of which this is one.
 fn statements(one: &str) -> Result<String> {

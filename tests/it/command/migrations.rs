@@ -2,10 +2,9 @@
 
 use std::fs::{DirEntry, read, read_dir, read_to_string};
 
-use adapters::SystemClock;
-use adapters::store::{Database, MissingTables, SchemaVersion, migrate};
 use anyhow::{Context as _, Result};
 use domain::Clock as _;
+use domain::SystemClock;
 use end_to_end::cycles::planned;
 use end_to_end::roles::hostile_search_path;
 use end_to_end::{Still, run};
@@ -16,6 +15,7 @@ use serde_json::Value;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgPool, SqlSafeStr as _};
+use store::{Database, MissingTables, SchemaVersion, migrate};
 
 /// The application's tables as its own migrations made them, before it knew of refreshes.
 const APPLICATION: &str = "

@@ -1,11 +1,10 @@
 //! `tokens rekey` over the real PostgreSQL: what an old key or the other format wrote is written anew, beside a running
 //! cycle and beside writers that know no leases.
 
-use adapters::cipher::Column;
-use adapters::store::{Database, PgStore};
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use cipher::Column;
 use domain::StreamerId;
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
@@ -14,6 +13,7 @@ use end_to_end::{Still, binary, changed, on_write, run, tokens, wait_for_locks, 
 use local::world::{NewStreamer, World};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
+use store::{Database, PgStore};
 
 /// Our own format, under the key `2026`; the other format and the key `2025` are read.
 fn keys() -> [(&'static str, String); 2] {
@@ -36,8 +36,7 @@ async fn rekey(world: &World, arguments: &[&str]) -> Result<(i32, Value)> {
 /// Both texts, as they are stored and in plain.
 async fn texts(world: &World, id: StreamerId) -> Result<[(String, String); 2]> {
     let keys = keys();
-    let cipher =
-        world.config(&keys.each_ref().map(|(name, value)| (*name, value.as_str())))?.cipher.current();
+    let cipher = world.config(&keys.each_ref().map(|(name, value)| (*name, value.as_str())))?.cipher;
     let row = world.row(id).await?;
     let open = |column, stored: Option<String>| {
         let stored = stored.context("there is one")?;
@@ -67,8 +66,7 @@ async fn everything_is_written_anew_once_and_nothing_else_changes() -> Result<()
     let keys = keys();
     for (id, from) in [(ids[1], 1), (ids[2], 0)] {
         let ring: Vec<_> = keys[0].1.split(',').collect();
-        let cipher =
-            world.config(&[("TOKEN_KEYS", ring[from]), ("TOKEN_CIPHER", "aes-gcm")])?.cipher.current();
+        let cipher = world.config(&[("TOKEN_KEYS", ring[from]), ("TOKEN_CIPHER", "aes-gcm")])?.cipher;
         let [(_, access), (_, refresh)] = texts(&world, id).await?;
         sqlx::query(
             "UPDATE streamers SET access_token_encrypted = $2, refresh_token_encrypted = $3 WHERE id = $1",
@@ -180,7 +178,7 @@ async fn what_somebody_else_writes_meanwhile_stands() -> Result<()> {
     let aria = world.add(NewStreamer::fresh("aria")).await?;
     let keys = keys();
     let config = world.config(&keys.each_ref().map(|(name, value)| (*name, value.as_str())))?;
-    let theirs = config.cipher.current().encrypt(aria.0, Column::RefreshToken, "theirs")?;
+    let theirs = config.cipher.encrypt(aria.0, Column::RefreshToken, "theirs")?;
     wait_for_locks(&world).await?;
     let store = PgStore::new(Database::open(config.database).await?, config.cipher, clock.clone());
 

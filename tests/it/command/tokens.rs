@@ -1,6 +1,5 @@
 //! The command, as its own binary: the brief's scenarios 2 and 3, and what it says to bad input.
 
-use adapters::config::{NotifyConfig, VapidConfig};
 use anyhow::{Result, ensure};
 use chrono::TimeDelta;
 use end_to_end::{Printed, changed, tokens, world};
@@ -8,6 +7,7 @@ use local::postgres::{Postgres, Server, Settings as ServerSettings};
 use local::world::{NewStreamer, World};
 use push::Vapid;
 use serde_json::Value;
+use service::config::{NotifyConfig, VapidConfig};
 
 async fn run(world: &World, arguments: &[&str]) -> Result<Printed> {
     tokens(&world.environment(), arguments).await

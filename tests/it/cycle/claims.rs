@@ -1,7 +1,5 @@
 //! A claim that something comes in between: the leases are its own, and it goes on under them.
 
-use adapters::config::{RefreshConfig, Secret, Source};
-use adapters::runner::Runner;
 use anyhow::{Result, bail};
 use domain::grant::GrantError;
 use end_to_end::cycles::planned;
@@ -11,13 +9,14 @@ use end_to_end::{Still, changed};
 use local::aws::{Fault, Service, SimulatedAws};
 use local::world::{NewStreamer, World};
 use serde_json::json;
+use service::config::Source;
+use service::{Host, Process};
 
 /// A claim says this when it has its leases and reads what they protect.
 const READS: &str = "AS leased (id, fence)";
 
-async fn runner(world: &World, relay: &Relay) -> Result<Runner> {
-    let config = RefreshConfig { database: relay.options().into(), ..world.config(&[])? };
-    Ok(Runner::open_at(config, world.clock.clone()).await?)
+fn host(world: &World, relay: &Relay) -> Host {
+    world.host(&[("DATABASE_URL", &relay.url())])
 }
 
 #[tokio::test]
@@ -26,10 +25,10 @@ async fn a_cycle_reads_under_its_leases_what_it_could_not_read_at_first() -> Res
     let world = &still.world;
     world.add_all((0..20).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
     let relay = Relay::start(world)?;
-    let runner = runner(world, &relay).await?;
+    let host = host(world, &relay);
     relay.hang_up_at(READS);
 
-    let report = Box::pin(runner.run(&planned())).await?;
+    let report = Box::pin(host.run(&planned(), None)).await?;
 
     assert!(relay.hung_up());
     assert_eq!((report.success, report.total, report.stopped), (20, 20, None));
@@ -42,10 +41,10 @@ async fn so_does_a_request() -> Result<()> {
     let world = &still.world;
     let key = membership(world, world.add(NewStreamer::due("someone")).await?).await?;
     let relay = Relay::start(world)?;
-    let runner = runner(world, &relay).await?;
+    let host = host(world, &relay);
     relay.hang_up_at(READS);
 
-    let granted = runner.grant(key, &request()).await?;
+    let granted = host.grant(key, &request()).await?;
 
     assert!(relay.hung_up());
     assert!(granted.remaining(still.now()).is_some());
@@ -62,8 +61,7 @@ async fn a_secrets_manager_that_stalls_is_no_fault_of_the_database() -> Result<(
         world.environment().into_iter().partition(|(name, _)| name == "APP_KEY");
     aws.put_secret("keys", json!({ "APP_KEY": keys[0].1 }).to_string());
     let source: Source = changed(others, &[("TOKEN_KEYS_SECRET_ID", "keys")]).into_iter().collect();
-    let source = source.with_secrets_at(&[Secret::TokenKeys], aws.access(), still.clock.clone()).await;
-    let runner = Runner::open_at(RefreshConfig::read(&source)?, still.clock.clone()).await?;
+    let host = Host::new(source, Process::on(still.clock.clone()).with_sdk(aws.access()));
     let key = membership(world, world.add(NewStreamer::due("someone")).await?).await?;
     sqlx::query("UPDATE streamers SET refresh_token_encrypted = 'v1.2027.AAAA.AAAA'")
         .execute(&world.pool)
@@ -72,7 +70,7 @@ async fn a_secrets_manager_that_stalls_is_no_fault_of_the_database() -> Result<(
 
     // The second finds neither a lease that was left behind nor a need to ask again.
     for _ in 0..2 {
-        let Err(GrantError::Ours(reason)) = runner.grant(key, &request()).await else { bail!("which key?") };
+        let Err(GrantError::Ours(reason)) = host.grant(key, &request()).await else { bail!("which key?") };
         assert!(reason.contains("2027"), "{reason}");
     }
     Ok(())

@@ -3,13 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use adapters::SystemClock;
-use adapters::signals::NoSignals;
-use adapters::store::{Database, PgStore, Purpose};
-use adapters::twitch::TwitchClient;
 use anyhow::Result;
+use aws::NoSignals;
 use chrono::TimeDelta;
 use domain::Clock;
+use domain::SystemClock;
 use domain::refresh::{Cycle, RefreshService};
 use domain::schedule::Trigger;
 use end_to_end::run;
@@ -17,6 +15,8 @@ use local::clock::TurnableClock;
 use local::postgres::Postgres;
 use local::twitch::{RefreshTokens, Settings};
 use local::world::{NewStreamer, World};
+use store::{Database, PgStore, Purpose};
+use twitch::TwitchClient;
 
 const STREAMERS: usize = 40;
 

@@ -1,6 +1,5 @@
 //! Dead minutes by query: over invented histories, against a model, and against what the simulated Twitch knows.
 
-use adapters::store::{BrokenSession, Coverage, Database};
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, TimeZone as _, Utc};
 use domain::StreamerId;
@@ -13,6 +12,7 @@ use local::world::{NewStreamer, World};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use sqlx::postgres::PgConnectOptions;
+use store::{BrokenSession, Coverage, Database};
 
 /// The present of the invented histories, in minutes after their beginning.
 const NOW: i64 = 1_000;
@@ -42,7 +42,7 @@ fn gaps(coverage: &Coverage, histories: &Histories<'_>, streamer: StreamerId) ->
     let minute = |at: DateTime<Utc>| (at - histories.beginning).num_minutes();
     let of = |session: &&BrokenSession| session.streamer_id == streamer;
     let lines = |session: &BrokenSession| {
-        let line = |gap: &adapters::store::Gap| {
+        let line = |gap: &store::Gap| {
             let kind = if gap.dead { "dead" } else { "unknown" };
             format!("{kind} {}-{}: {}", minute(gap.from), minute(gap.until), gap.reasons.join(", then "))
         };

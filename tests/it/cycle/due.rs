@@ -1,7 +1,6 @@
 //! Whom a cycle refreshes, validates and leaves alone, on a real PostgreSQL and a simulated Twitch over HTTP, on a clock
 //! that is turned.
 
-use adapters::twitch::TwitchClient;
 use anyhow::Result;
 use chrono::TimeDelta;
 use domain::Clock as _;
@@ -12,6 +11,7 @@ use end_to_end::cycles::{failed_as, forced, planned, sweep};
 use end_to_end::{Still, run, with_change_at};
 use local::twitch::{RefreshTokens, Settings};
 use local::world::NewStreamer;
+use twitch::TwitchClient;
 
 #[tokio::test]
 async fn what_is_due_is_refreshed_and_nothing_else() -> Result<()> {

@@ -1,18 +1,18 @@
 //! What a function does when its cycle is over, and that it ends in time.
 
-use adapters::store::{Database, HISTORY_KEPT};
 use anyhow::Result;
 use chrono::TimeDelta;
 use domain::Clock as _;
 use domain::refresh::DEADLINE_MARGIN;
 use domain::schedule::Trigger;
 use end_to_end::cycles::{forced, planned};
-use end_to_end::requests::runner;
+use end_to_end::requests::host;
 use end_to_end::roles::app_under_row_level_security;
 use end_to_end::{Still, run};
 use local::world::{NewStreamer, World};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnectOptions;
+use store::{Database, HISTORY_KEPT};
 
 /// More than are forgotten at once.
 const OLD: i64 = 25_000;
@@ -34,7 +34,7 @@ async fn kept(world: &World) -> Result<i64> {
 #[tokio::test]
 async fn all_old_history_is_forgotten_if_there_is_time() -> Result<()> {
     let still = with_old_history().await?;
-    runner(&still.world).await?.follow_up(Trigger::Planned, None).await;
+    host(&still.world).service().await?.follow_up(Trigger::Planned, None).await;
     assert_eq!(kept(&still.world).await?, 0);
     Ok(())
 }
@@ -56,9 +56,9 @@ async fn after_a_sweep_nothing_is_left_of_streamers_that_are_gone() -> Result<()
     let app = world.database_url().replace("postgres@", "app@");
     assert_eq!(Database::open(app.parse::<PgConnectOptions>()?).await?.forget_gone(still.now()).await?, 0);
     // A part that holds one that is there is the last one of a run.
-    let runner = runner(world).await?;
+    let host = host(world);
     for _ in 0..3 {
-        runner.follow_up(Trigger::Sweep, None).await;
+        host.service().await?.follow_up(Trigger::Sweep, None).await;
     }
     assert_eq!(remembered().await?, 1);
     Ok(())
@@ -112,7 +112,7 @@ async fn at_the_second_deletion(world: &World, what: &str) -> Result<()> {
 async fn what_was_forgotten_stays_so_where_the_rest_fails() -> Result<()> {
     let still = with_old_history().await?;
     at_the_second_deletion(&still.world, "RAISE EXCEPTION 'no'").await?;
-    runner(&still.world).await?.follow_up(Trigger::Planned, None).await;
+    host(&still.world).service().await?.follow_up(Trigger::Planned, None).await;
     assert_eq!(kept(&still.world).await?, OLD - 10_000);
     Ok(())
 }
@@ -123,7 +123,7 @@ async fn what_takes_too_long_is_given_up() -> Result<()> {
     let still = with_old_history().await?;
     at_the_second_deletion(&still.world, "PERFORM pg_sleep(3600)").await?;
     let deadline = still.clock.monotonic() + DEADLINE_MARGIN + TimeDelta::seconds(2);
-    runner(&still.world).await?.follow_up(Trigger::Planned, Some(deadline)).await;
+    host(&still.world).service().await?.follow_up(Trigger::Planned, Some(deadline)).await;
     let kept = kept(&still.world).await?;
     assert!([OLD, OLD - 10_000].contains(&kept), "{kept}");
     Ok(())

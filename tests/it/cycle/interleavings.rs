@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use adapters::runner::Runner;
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::authorization::{AUTHORIZATION, Authorization};
@@ -14,13 +13,14 @@ use domain::policy::{DOUBLE_CLICK_WINDOW, EXPIRY_MARGIN, REFRESH_REUSE_WINDOW};
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
 use domain::{CampaignId, MembershipKey, StreamerId};
-use end_to_end::requests::{authorization, request, runner};
+use end_to_end::requests::{authorization, request};
 use end_to_end::{Still, run};
 use futures::future::{BoxFuture, join_all};
 use local::twitch::{RefreshTokens, Settings};
 use local::world::NewStreamer;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use service::Host;
 use uuid::Uuid;
 
 const STREAMERS: usize = 2;
@@ -116,7 +116,7 @@ fn orders(deeds: &[Deed]) -> Vec<Vec<Deed>> {
 
 struct Played {
     still: Still,
-    runner: Runner,
+    host: Host,
     streamers: Vec<StreamerId>,
     campaigns: [CampaignId; CAMPAIGNS],
 }
@@ -151,8 +151,8 @@ impl Played {
             .execute(&still.world.pool)
             .await?;
         }
-        let runner = runner(&still.world).await?;
-        Ok(Self { still, runner, streamers, campaigns })
+        let host = still.world.host(&[("HEALTH_CHECK_TIMEOUT", "25")]);
+        Ok(Self { still, host, streamers, campaigns })
     }
 
     fn key(&self, streamer: usize, campaign: usize) -> MembershipKey {
@@ -185,14 +185,13 @@ impl Played {
         let now = self.still.now();
         match deed {
             Deed::Grant(streamer, campaign) => {
-                let granted = self.runner.grant(self.key(streamer, campaign), &request()).await?;
+                let granted = self.host.grant(self.key(streamer, campaign), &request()).await?;
                 anyhow::ensure!(granted.authorization == Some(Authorization::granted(now)), "{granted:?}");
                 anyhow::ensure!(granted.token.expires_at > Some(now + EXPIRY_MARGIN), "{granted:?}");
             }
-            Deed::Revoke(streamer, campaign) => self.runner.revoke(self.key(streamer, campaign)).await?,
+            Deed::Revoke(streamer, campaign) => self.host.revoke(self.key(streamer, campaign)).await?,
             Deed::Check(campaign) => {
-                let time = TimeDelta::seconds(25);
-                let checkup = self.runner.check(self.campaigns[campaign], &request(), time).await?;
+                let checkup = self.host.check(self.campaigns[campaign], &request()).await?;
                 anyhow::ensure!(checkup.streamers.len() == STREAMERS, "{checkup:?}");
                 let known =
                     checkup.streamers.iter().all(|one| one.finding != domain::health::Finding::Unknown);

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use adapters::runner::Runner;
 use anyhow::Result;
 use domain::grant::GrantError;
 use domain::report::{Outcome, Skip};
 use end_to_end::cycles::planned;
-use end_to_end::requests::{membership, request, runner};
+use end_to_end::requests::{host, membership, request};
 use end_to_end::{Still, run};
 use local::twitch::{RefreshTokens, Settings};
 use local::world::NewStreamer;
+use service::Host;
 use tokio::time::timeout;
 
 /// Nothing here takes so long, unless it waits for a lock that nobody gives back.
@@ -54,12 +54,12 @@ async fn a_grant_waits_for_a_locked_row_as_for_a_lease() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     let key = membership(world, world.add(NewStreamer::due("locked")).await?).await?;
-    let runner: Runner = runner(world).await?;
+    let host: Host = host(world);
     let mut transaction = world.pool.begin().await?;
     sqlx::query(FORGOTTEN[0]).execute(&mut *transaction).await?;
-    assert_eq!(timeout(FOREVER, runner.grant(key, &request())).await?, Err(GrantError::Busy));
+    assert_eq!(timeout(FOREVER, host.grant(key, &request())).await?, Err(GrantError::Busy));
     transaction.rollback().await?;
-    assert!(runner.grant(key, &request()).await.is_ok());
+    assert!(host.grant(key, &request()).await.is_ok());
     Ok(())
 }
 

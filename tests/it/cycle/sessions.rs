@@ -3,7 +3,6 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use adapters::store::Database;
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::StreamerId;
@@ -12,6 +11,7 @@ use local::lambda::Function;
 use local::world::{NewStreamer, World};
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
+use store::Database;
 
 /// Granted when and ending when, of one streamer, in the order of time.
 async fn sessions(world: &World, id: StreamerId) -> Result<Vec<(DateTime<Utc>, DateTime<Utc>)>> {

@@ -1,7 +1,6 @@
 //! Times in the application's columns that say nothing, because others write them as well: what has been and is to come,
 //! what is infinite, and years of no calendar.
 
-use adapters::store::{Database, Lookup, PgOutbox, PgStore};
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Datelike, SubsecRound as _, TimeDelta, Utc};
 use domain::health::Finding;
@@ -11,12 +10,13 @@ use domain::report::{Outcome, Skip};
 use domain::{Authorized, StreamerId};
 use end_to_end::cycles::{planned, sweep};
 use end_to_end::people::{deactivation, device, refused_streamer};
-use end_to_end::requests::{membership, request, runner};
+use end_to_end::requests::{host, membership, request};
 use end_to_end::{Still, run};
 use local::twitch::{Endpoint, Fault};
 use local::world::{NewStreamer, World};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnectOptions;
+use store::{Database, Lookup, PgOutbox, PgStore};
 
 /// Another program writes local time as if it were UTC, two hours ahead.
 #[tokio::test]
@@ -45,7 +45,7 @@ async fn a_time_from_the_future_says_nothing() -> Result<()> {
         assert!(matches!(outcome, Outcome::Skipped(Skip::Validated { .. })), "{login}: {outcome}");
     }
     let key = membership(world, refreshed).await?;
-    assert!(runner(world).await?.grant(key, &request()).await.is_ok());
+    assert!(host(world).grant(key, &request()).await.is_ok());
     assert_eq!(world.twitch.activity("refreshed")?.refreshes, 1, "not refreshed just now");
     assert!(world.row(refreshed).await?.last_token_refresh_at <= Some(still.now()));
     Ok(())
@@ -101,21 +101,21 @@ async fn to_a_cycle_what_is_no_time_says_nothing() -> Result<()> {
 async fn to_a_request_what_is_no_time_says_nothing() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
-    let (runner, database) = (runner(world).await?, database(world).await?);
+    let (host, database) = (host(world), database(world).await?);
     for (id, login) in people_without_times(world, "checked").await? {
         let key = membership(world, id).await?;
         let found = database.find(id, still.now()).await?;
         let Lookup::Authorized(found) = found else { panic!("{login}: {found:?}") };
         assert_eq!(found.token.failure, None, "{login}");
         assert_eq!(found.token.refreshed_at, None, "{login}");
-        let Ok(read) = runner.memberships(id).await else { panic!("{login}") };
+        let Ok(read) = host.memberships(id).await else { panic!("{login}") };
         assert_eq!(read.iter().map(|one| &one.token).collect::<Vec<_>>(), [&found.token], "{login}");
-        let checkup = runner.check(key.campaign, &request(), TimeDelta::seconds(10)).await?;
+        let checkup = host.check(key.campaign, &request()).await?;
         let findings: Vec<_> = checkup.streamers.iter().map(|one| &one.finding).collect();
         assert_eq!(findings, [&Finding::Refreshed], "{login}");
     }
     for (id, login) in people_without_times(world, "granted").await? {
-        let granted = runner.grant(membership(world, id).await?, &request()).await;
+        let granted = host.grant(membership(world, id).await?, &request()).await;
         assert!(granted.is_ok_and(|membership| membership.remaining(still.now()).is_some()), "{login}");
     }
     Ok(())
@@ -188,7 +188,7 @@ async fn a_session_without_an_end_or_a_beginning_is_measured() -> Result<()> {
 async fn what_goes_on_for_ever_can_be_revoked() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
-    let runner = runner(world).await?;
+    let host = host(world);
     let columns = ["poll_authorization_granted_at", "poll_authorization_expires_at"];
     let ahead = (still.now() + TimeDelta::hours(2)).to_rfc3339();
     for (granted_at, end) in [
@@ -204,7 +204,7 @@ async fn what_goes_on_for_ever_can_be_revoked() -> Result<()> {
             set(world, id, "campaign_memberships", column, text).await?;
         }
         let key = membership(world, id).await?;
-        runner.revoke(key).await?;
+        host.revoke(key).await?;
         let ends: Option<DateTime<Utc>> = sqlx::query_scalar(
             "SELECT poll_authorization_expires_at FROM campaign_memberships WHERE streamer_id = $1",
         )
@@ -273,7 +273,7 @@ async fn one_grant_is_one_session_in_columns_that_round() -> Result<()> {
         for part in [400_000_321, 600_000_789] {
             let still = inexact(kind, part).await?;
             let world = &still.world;
-            let (runner, database) = (runner(world).await?, database(world).await?);
+            let (host, database) = (host(world), database(world).await?);
             let dead = NewStreamer {
                 token_left: TimeDelta::minutes(-10),
                 authorized_for: None,
@@ -282,14 +282,14 @@ async fn one_grant_is_one_session_in_columns_that_round() -> Result<()> {
             let id = world.add(dead).await?;
             let key = membership(world, id).await?;
             let from = still.now();
-            assert!(runner.grant(key, &request()).await.is_ok(), "{kind}");
+            assert!(host.grant(key, &request()).await.is_ok(), "{kind}");
             assert_eq!(database.remember_sessions(still.now()).await?, 0, "{kind}: it is known already");
             still.turn(10);
             assert_eq!(database.remember_sessions(still.now()).await?, 0, "{kind}: it has not changed");
             let coverage = database.coverage(from - TimeDelta::hours(1), still.now()).await?;
             assert_eq!((coverage.sessions, coverage.broken.as_slice()), (1, &[][..]), "{kind}");
 
-            runner.revoke(key).await?;
+            host.revoke(key).await?;
             let revoked = database.membership(key, still.now()).await?;
             assert_eq!(revoked.remaining(still.now()), None, "{kind}");
             assert_eq!(database.remember_sessions(still.now()).await?, 0, "{kind}: it was ended exactly");
@@ -309,8 +309,8 @@ async fn in_our_own_columns_what_is_no_time_says_nothing() -> Result<()> {
     let attempt = deactivation(&store, streamer, still.now()).await?;
     store.deactivate(&[attempt], world.clock.monotonic()).await?;
     let other = world.add(NewStreamer::due("bert")).await?;
-    let (runner, database) = (runner(world).await?, database(world).await?);
-    runner.grant(membership(world, other).await?, &request()).await?;
+    let (host, database) = (host(world), database(world).await?);
+    host.grant(membership(world, other).await?, &request()).await?;
     let columns: Vec<(String, String)> = sqlx::query_as(
         "SELECT c.table_name::text, c.column_name::text FROM information_schema.columns c
          WHERE c.table_schema = 'token_refresh' AND c.data_type LIKE 'timestamp%' AND c.table_name <> '_sqlx_migrations'
@@ -343,10 +343,8 @@ async fn in_our_own_columns_what_is_no_time_says_nothing() -> Result<()> {
                 database.authorized(None, now).await?;
                 database.find(other, now).await?;
                 PgOutbox::new(database.clone(), world.clock.clone()).claim(now, now, 10).await?;
-                runner.memberships(other).await?;
-                runner
-                    .check(membership(world, other).await?.campaign, &request(), TimeDelta::seconds(10))
-                    .await?;
+                host.memberships(other).await?;
+                host.check(membership(world, other).await?.campaign, &request()).await?;
                 anyhow::Ok(())
             };
             read.await.context(place.clone())?;

@@ -5,12 +5,12 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use adapters::store::{MissingTables, migrate};
 use anyhow::{Context as _, Result};
 use fancy_regex::Regex;
 use local::binaries::workspace;
 use local::postgres::{Postgres, Settings};
 use sqlx::PgPool;
+use store::{MissingTables, migrate};
 
 /// The documents, and what they have people run.
 fn documents() -> Result<Vec<(PathBuf, String)>> {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use adapters::telemetry::metrics::Metric;
 use anyhow::{Context as _, Result};
 use chrono::TimeDelta;
 use domain::{Clock as _, MembershipKey, StreamerId};
@@ -17,6 +16,7 @@ use local::twitch::{Endpoint, Fault};
 use local::world::{NewStreamer, World};
 use push::VapidKey;
 use serde_json::{Value, json};
+use telemetry::metrics::Metric;
 
 /// In no key that there is.
 const UNREADABLE: &str = "v1.other.AAAAAAAAAAAAAAAA.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";

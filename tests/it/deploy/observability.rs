@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs::read_to_string;
 
-use adapters::telemetry::metrics::{DIMENSION, Metric, NAMESPACE};
 use anyhow::{Context as _, Result};
 use end_to_end::template::{Template, elements, variables};
 use local::binaries::workspace;
 use serde_json::{Value, json};
+use telemetry::metrics::{DIMENSION, Metric, NAMESPACE};
 
 fn documented() -> Result<String> {
     Ok(read_to_string(workspace().join("docs/operate.md"))?)

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use adapters::config::{HealthCheckConfig, NotifyConfig, Source};
 use anyhow::{Context as _, Result};
 use end_to_end::parameters::{broken_rules, is_allowed};
 use end_to_end::template::{Template, section, variables};
 use push::{Vapid, VapidKey};
+use service::config::{NotifyConfig, RefreshConfig, Source};
 
 const TEMPLATE: &str = "template.yaml";
 const DATABASE: &str = "infra/database.yaml";
@@ -221,7 +221,7 @@ fn is_read(variable: &str, value: &str) -> Result<bool> {
         Ok(config) => Vapid::new(&public_key, &private_key, &config.vapid.subject).is_ok(),
         Err(_) => false,
     };
-    Ok(vapid && HealthCheckConfig::read(&source).is_ok())
+    Ok(vapid && RefreshConfig::read(&source).is_ok())
 }
 
 /// A value that the functions refuse would be deployed, and every run would fail.

@@ -6,13 +6,11 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adapters::cipher::Column;
-use adapters::config::{RefreshConfig, Secret, Source};
-use adapters::runner::Runner;
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use chrono::TimeDelta;
+use cipher::Column;
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
 use domain::{AccessToken, StreamerId};
@@ -25,6 +23,8 @@ use local::postgres::{Postgres, Settings as PostgresSettings};
 use local::twitch::Settings;
 use local::world::{NewStreamer, World};
 use serde_json::{Map, Value, json};
+use service::config::{Secret, Source};
+use service::{Host, Process};
 
 const TIME_LEFT: Duration = Duration::from_mins(5);
 
@@ -123,7 +123,7 @@ impl Kept {
         let keys = [("TOKEN_KEYS", ring(&["2026", "2025"])), ("TOKEN_CIPHER", "aes-gcm".to_owned())];
         let keys = keys.each_ref().map(|(name, value)| (*name, value.as_str()));
         let stored = self.world.row(id).await?.access_token_encrypted.context("there is a token")?;
-        let cipher = self.world.config(&keys)?.cipher.current();
+        let cipher = self.world.config(&keys)?.cipher;
         let plain = cipher.decrypt(id.0, Column::AccessToken, &stored, self.world.clock.now())?;
         Ok(self.world.twitch.access_token_is_live(&AccessToken::new(plain.as_str())))
     }
@@ -329,7 +329,7 @@ async fn the_token_keys_are_rotated_in_the_middle_of_a_cycle() -> Result<()> {
 struct InProcess {
     kept: Kept,
     clock: Arc<local::clock::TurnableClock>,
-    runner: Runner,
+    host: Host,
 }
 
 impl InProcess {
@@ -338,9 +338,8 @@ impl InProcess {
         let aws = SimulatedAws::start_on(clock.clone()).await?;
         let kept = Kept::new(world, aws);
         let source: Source = kept.environment.iter().cloned().collect();
-        let source = source.with_secrets_at(&RefreshConfig::SECRETS, kept.aws.access(), clock.clone()).await;
-        let runner = Runner::open_at(RefreshConfig::read(&source)?, clock.clone()).await?;
-        Ok(Self { kept, clock, runner })
+        let host = Host::new(source, Process::on(clock.clone()).with_sdk(kept.aws.access()));
+        Ok(Self { kept, clock, host })
     }
 
     async fn everybody_is_refreshed(&self, count: u64) -> Result<()> {
@@ -348,7 +347,7 @@ impl InProcess {
             .bind(self.clock_now())
             .execute(&self.kept.world.pool)
             .await?;
-        let report = Box::pin(self.runner.run(&Cycle::new(Trigger::Planned))).await?;
+        let report = Box::pin(self.host.run(&Cycle::new(Trigger::Planned), None)).await?;
         assert_eq!((report.success, report.failed), (count, 0), "{report:?}");
         Ok(())
     }
@@ -385,15 +384,15 @@ async fn each_request_looks_whether_the_secrets_have_changed() -> Result<()> {
         here.clock.advance(Duration::from_mins(15));
     };
     here.clock.advance(Duration::from_mins(15));
-    here.runner.membership(key).await?;
+    here.host.membership(key).await?;
     have_looked("one membership");
-    here.runner.memberships(key.streamer).await?;
+    here.host.memberships(key.streamer).await?;
     have_looked("all of a streamer");
-    here.runner.revoke(key).await?;
+    here.host.revoke(key).await?;
     have_looked("a revocation");
-    here.runner.grant(key, &request()).await?;
+    here.host.grant(key, &request()).await?;
     have_looked("a grant");
-    here.runner.check(key.campaign, &request(), TimeDelta::seconds(10)).await?;
+    here.host.check(key.campaign, &request()).await?;
     have_looked("a check");
     Ok(())
 }
@@ -422,7 +421,7 @@ async fn what_is_refused_for_everybody_is_asked_for_once_and_then_again() -> Res
     here.kept.world.add_all((0..20).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
     here.kept.world.twitch.change_client_secret("the-second-secret");
     for _ in 0..2 {
-        assert!(Box::pin(here.runner.run(&Cycle::new(Trigger::Planned))).await.is_err());
+        assert!(Box::pin(here.host.run(&Cycle::new(Trigger::Planned), None)).await.is_err());
     }
     assert_eq!(here.kept.asked(), 4, "a moment ago it was the same");
     here.kept.change(&[("TWITCH_CLIENT_SECRET", "the-second-secret")]);
@@ -437,7 +436,7 @@ async fn a_key_that_nobody_has_is_asked_for_once_and_is_an_outage() -> Result<()
     sqlx::query("UPDATE streamers SET refresh_token_encrypted = 'v1.2027.AAAA.AAAA'")
         .execute(&here.kept.world.pool)
         .await?;
-    let report = Box::pin(here.runner.run(&Cycle::new(Trigger::Planned))).await?;
+    let report = Box::pin(here.host.run(&Cycle::new(Trigger::Planned), None)).await?;
     assert_eq!((report.failed, report.alarms.total(), here.kept.asked()), (200, 200, 4), "{report:?}");
     assert!(here.kept.world.row(ids[0]).await?.is_active);
     Ok(())

@@ -10,7 +10,7 @@ use domain::report::{Alarm, Outcome, Skip};
 use end_to_end::cycles::{forced, planned};
 use end_to_end::doomed::{has_newest_pair, until};
 use end_to_end::people::{device, refused_before, refused_streamer};
-use end_to_end::requests::{authorization, membership, request, runner};
+use end_to_end::requests::{authorization, host, membership, request};
 use end_to_end::{Ran, Still, on_write, run, tokens};
 use local::twitch::{RefreshTokens, Settings};
 use local::world::{NewStreamer, World};
@@ -130,9 +130,9 @@ async fn it_is_not_refreshed_again_before_its_backoff() -> Result<()> {
 
 /// As the application stores a new pair: past the trigger.
 async fn reconnect(world: &World, id: domain::StreamerId) -> Result<()> {
-    use adapters::cipher::Column;
+    use cipher::Column;
     let pair = world.twitch.add_streamer(&id.to_string(), "aria");
-    let cipher = world.config(&[])?.cipher.current();
+    let cipher = world.config(&[])?.cipher;
     let mut theirs = world.pool.begin().await?;
     sqlx::query("SET LOCAL session_replication_role = replica").execute(&mut *theirs).await?;
     sqlx::query(
@@ -219,7 +219,7 @@ async fn a_row_that_can_t_be_read_any_more_under_its_lease_is_set_aside() -> Res
         .await?;
     let service = world.service(&[]).await?;
     // As it was found, before its name was gone.
-    let database = adapters::store::Database::open(world.config(&[])?.database).await?;
+    let database = store::Database::open(world.config(&[])?.database).await?;
     let page = database.authorized(None, still.now()).await?;
     let found = page.into_iter().map(|one| (one.streamer, one.token)).collect();
     sqlx::query("UPDATE streamers SET twitch_display_name = NULL WHERE id = $1")
@@ -251,7 +251,7 @@ async fn a_participant_that_can_t_be_read_costs_itself_alone() -> Result<()> {
         let campaign = membership(world, aria).await?.campaign;
         sqlx::raw_sql(unreadable).execute(&world.pool).await?;
 
-        let checkup = runner(world).await?.check(campaign, &request(), TimeDelta::seconds(10)).await?;
+        let checkup = host(world).check(campaign, &request()).await?;
 
         assert_eq!(checkup.streamers.len(), 3, "{checkup:?}");
         for one in &checkup.streamers {
@@ -335,7 +335,7 @@ async fn a_membership_that_can_t_be_written_costs_the_authorization_and_not_the_
     let aria = world.add(NewStreamer { authorized_for: None, ..NewStreamer::due("aria") }).await?;
     let key = membership(world, aria).await?;
     on_write(world, "public.campaign_memberships", "true", "RAISE EXCEPTION 'not this one'").await?;
-    let refused = runner(world).await?.grant(key, &request()).await.err().context("it was granted")?;
+    let refused = host(world).grant(key, &request()).await.err().context("it was granted")?;
     assert!(matches!(refused, GrantError::Ours(_)), "{refused:?}");
     assert!(has_newest_pair(world, aria, "aria").await?);
     assert_eq!(authorization(world, key).await?.1, None);

@@ -4,14 +4,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adapters::SystemClock;
-use adapters::config::RefreshConfig;
-use adapters::runner::Runner;
-use adapters::store::{Database, Lookup, PgOutbox, PgStore, Purpose};
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, TimeDelta};
 use domain::Clock as _;
 use domain::MembershipKey;
+use domain::SystemClock;
 use domain::health::Finding;
 use domain::ports::{Outbox as _, Store as _};
 use domain::schedule::Trigger;
@@ -19,15 +16,17 @@ use end_to_end::cycles::{forced, planned};
 use end_to_end::doomed::{A_LOCK_IS_WAITED_FOR, TURN, lock, until};
 use end_to_end::people::{deactivation, device, refused_streamer};
 use end_to_end::relay::{Refusal, Relay};
-use end_to_end::requests::{membership, request, runner};
+use end_to_end::requests::{host, membership, request};
 use end_to_end::{Still, run, set_for_database, wait_for_locks};
 use futures::future::join_all;
 use local::binaries::workspace;
 use local::postgres::{Postgres, Settings as ServerSettings};
 use local::twitch::{Gate, Settings};
 use local::world::{NewStreamer, World};
+use service::{Host, Process};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnectOptions;
+use store::{Database, Lookup, PgOutbox, PgStore, Purpose};
 use tokio::time::timeout;
 
 /// As many as a process has at most.
@@ -134,8 +133,8 @@ async fn without_a_statement_cache_nothing_has_a_name_and_all_is_in_transactions
     let log = postgres.server().context("a server")?.log_path();
     let before = std::fs::read_to_string(&log)?.len();
     let url = format!("{}&statement-cache-capacity=0", world.database_url());
-    let runner = Runner::open(world.config(&[("DATABASE_URL", &url)])?).await?;
-    everything(&runner, key).await?;
+    let host = Host::new(world.source(&[("DATABASE_URL", &url)]), Process::default());
+    everything(&host, key).await?;
     let told = std::fs::read_to_string(&log)?.split_off(before);
     let (unnamed, named) =
         (told.matches("execute <unnamed>").count(), told.matches("execute sqlx_s_").count());
@@ -144,22 +143,23 @@ async fn without_a_statement_cache_nothing_has_a_name_and_all_is_in_transactions
 }
 
 /// As many as there are connections, at the same time: all of them have their plans afterwards.
-async fn warm(runner: &Runner, key: MembershipKey) -> Result<()> {
-    let all = join_all((0..CONNECTIONS).map(async |_| everything(runner, key).await)).await;
+async fn warm(host: &Host, key: MembershipKey) -> Result<()> {
+    let all = join_all((0..CONNECTIONS).map(async |_| everything(host, key).await)).await;
     all.into_iter().collect()
 }
 
 /// What runs statements: requests, cycles, what follows them, what looks.
-async fn everything(runner: &Runner, key: MembershipKey) -> Result<()> {
-    let database = runner.database();
-    runner.memberships(key.streamer).await?;
-    let checkup = runner.check(key.campaign, &request(), TimeDelta::seconds(10)).await?;
+async fn everything(host: &Host, key: MembershipKey) -> Result<()> {
+    let service = host.service().await?;
+    let database = service.database();
+    host.memberships(key.streamer).await?;
+    let checkup = host.check(key.campaign, &request()).await?;
     assert!(checkup.streamers.iter().all(|one| matches!(one.finding, Finding::Ok | Finding::Refreshed)));
-    runner.grant(key, &request()).await?;
-    let report = runner.run(&forced()).await?;
+    host.grant(key, &request()).await?;
+    let report = host.run(&forced(), None).await?;
     assert_eq!((report.failed, report.stopped), (0, None));
-    runner.follow_up(Trigger::Sweep, None).await;
-    let now = runner.now();
+    service.follow_up(Trigger::Sweep, None).await;
+    let now = host.now();
     database.coverage(now - TimeDelta::days(1), now).await?;
     database.history(key.streamer, 1).await?;
     database.notification_counts().await?;
@@ -175,8 +175,8 @@ async fn ddl_under_a_warm_process_fails_nothing() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     let key = membership(world, world.add(NewStreamer::due("someone")).await?).await?;
-    let runner = runner(world).await?;
-    warm(&runner, key).await?;
+    let host = host(world);
+    warm(&host, key).await?;
     for change in [
         "ALTER TABLE streamers ALTER twitch_login TYPE text, ALTER twitch_display_name TYPE text",
         "ALTER TABLE streamers ALTER refresh_token_encrypted TYPE varchar(4000)",
@@ -186,8 +186,8 @@ async fn ddl_under_a_warm_process_fails_nothing() -> Result<()> {
         "ALTER TABLE token_refresh.refreshes ALTER reason TYPE varchar(9000)",
     ] {
         sqlx::query(change).execute(&world.pool).await?;
-        everything(&runner, key).await.context(change)?;
-        warm(&runner, key).await.context(change)?;
+        everything(&host, key).await.context(change)?;
+        warm(&host, key).await.context(change)?;
     }
     Ok(())
 }
@@ -204,8 +204,8 @@ async fn a_connection_that_is_no_good_any_more_fails_nothing() -> Result<()> {
         let still = Still::new().await?;
         let world = &still.world;
         let key = membership(world, world.add(NewStreamer::due("someone")).await?).await?;
-        let runner = runner(world).await?;
-        warm(&runner, key).await?;
+        let host = host(world);
+        warm(&host, key).await?;
         for table in ["streamers", "token_refresh.streamers", "token_refresh.sessions"] {
             let function = format!(
                 "CREATE OR REPLACE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS
@@ -217,8 +217,8 @@ async fn a_connection_that_is_no_good_any_more_fails_nothing() -> Result<()> {
             }
         }
         for _ in 0..3 {
-            everything(&runner, key).await.context(spoils)?;
-            let report = timeout(Duration::from_mins(1), runner.run(&forced())).await??;
+            everything(&host, key).await.context(spoils)?;
+            let report = timeout(Duration::from_mins(1), host.run(&forced(), None)).await??;
             assert_eq!((report.success, report.stopped), (1, None), "{spoils}");
         }
     }
@@ -249,11 +249,11 @@ async fn connections_that_the_server_ends_fail_nothing() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     let key = membership(world, world.add(NewStreamer::due("someone")).await?).await?;
-    let runner = runner(world).await?;
+    let host = host(world);
     for _ in 0..3 {
-        warm(&runner, key).await?;
+        warm(&host, key).await?;
         end_connections(world).await?;
-        everything(&runner, key).await?;
+        everything(&host, key).await?;
     }
     Ok(())
 }
@@ -274,11 +274,10 @@ async fn a_server_that_is_away_at_the_beginning_is_waited_for() -> Result<()> {
     let relay = Relay::start(world)?;
     for refusal in REFUSALS {
         relay.refuse(4, refusal);
-        let config = RefreshConfig { database: relay.options().into(), ..world.config(&[])? };
-        let runner =
-            Runner::open_at(config, world.clock.clone()).await.with_context(|| format!("{refusal:?}"))?;
+        let host = world.host(&[("DATABASE_URL", &relay.url())]);
+        host.service().await.with_context(|| format!("{refusal:?}"))?;
         assert_eq!(relay.to_be_refused(), 0);
-        everything(&runner, key).await?;
+        everything(&host, key).await?;
     }
     Ok(())
 }
@@ -312,8 +311,8 @@ async fn a_server_that_goes_away_under_a_cycle_costs_no_pair() -> Result<()> {
         let logins: Vec<_> = (0..5).map(|n| format!("s{n}")).collect();
         let ids = world.add_all(logins.iter().map(NewStreamer::due).collect()).await?;
         let relay = Relay::start(world)?;
-        let config = RefreshConfig { database: relay.options().into(), ..world.config(&[])? };
-        let runner = Runner::open_at(config, world.clock.clone()).await?;
+        let host = world.host(&[("DATABASE_URL", &relay.url())]);
+        host.service().await?;
         let gates: Vec<_> =
             logins.iter().map(|login| world.twitch.pause_answers(login)).collect::<Result<_, _>>()?;
         let vanish = async {
@@ -326,7 +325,7 @@ async fn a_server_that_goes_away_under_a_cycle_costs_no_pair() -> Result<()> {
             anyhow::Ok(())
         };
         let cycle = forced();
-        let (report, vanished) = tokio::join!(runner.run(&cycle), vanish);
+        let (report, vanished) = tokio::join!(host.run(&cycle, None), vanish);
         vanished?;
         let report = report?;
         assert_eq!((report.success, report.stopped, relay.to_be_refused()), (5, None, 0), "{refusal:?}");

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use adapters::cipher::Column;
 use anyhow::{Context as _, Result};
 use chrono::TimeDelta;
+use cipher::Column;
 use domain::notification::DEVICES_OF_A_PERSON;
 use domain::{StreamerId, TokenPair};
 use end_to_end::doomed::{
@@ -69,7 +69,7 @@ async fn pairs(world: &World, streamers: &[(StreamerId, String)]) -> Result<Hash
 /// The streamer connects again, as the application would have it.
 async fn reconnect(world: &World, id: StreamerId, login: &str) -> Result<()> {
     let pair = world.twitch.add_streamer(&id.to_string(), login);
-    let cipher = world.config(&[])?.cipher.current();
+    let cipher = world.config(&[])?.cipher;
     sqlx::query(
         "UPDATE streamers SET access_token_encrypted = $2, refresh_token_encrypted = $3, is_active = true,
              token_refresh_failed_at = NULL WHERE id = $1",

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use adapters::store::Database;
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::grant::GrantError;
@@ -13,12 +12,13 @@ use domain::policy::{BUDGET_PERIOD, FailureKind, ONLY_REFUSALS, deactivation_bud
 use domain::report::{Outcome, Standing};
 use end_to_end::cycles::{failed_as, forced, planned, sweep};
 use end_to_end::people::{RecordingPush, refused_before};
-use end_to_end::requests::{membership, request, runner};
+use end_to_end::requests::{host, membership, request};
 use end_to_end::session::{Session, at, everybody_has_a_device, world_at_noon};
 use end_to_end::{Still, run};
 use local::stage::Stage;
 use local::twitch::{Endpoint, Fault};
 use local::world::{NewStreamer, World};
+use store::Database;
 
 const LIVING: i64 = 180;
 const EXPIRED: i64 = -10;
@@ -42,7 +42,7 @@ async fn session(streamers: Vec<NewStreamer>) -> Result<(Session<RecordingPush>,
 
 async fn only_refused_for(world: &World, now: DateTime<Utc>) -> Result<TimeDelta> {
     let config = world.config(&[])?;
-    let client_id = config.twitch.credentials.current().client_id.clone();
+    let client_id = config.twitch.credentials.client_id.clone();
     Ok(Database::open(config.database).await?.only_refused_for(&client_id, now).await?)
 }
 
@@ -163,15 +163,15 @@ async fn a_refusal_is_one_for_callers_whether_it_is_confirmed_or_not() -> Result
             world.twitch.disconnect(login)?;
             keys.push(membership(world, id).await?);
         }
-        let runner = runner(world).await?;
+        let host = host(world);
         for _ in 0..4 {
-            let check = runner.check(keys[0].campaign, &request(), TimeDelta::seconds(10)).await?;
+            let check = host.check(keys[0].campaign, &request()).await?;
             assert_eq!(check.twitch, TwitchHealth::Available);
             for one in &check.streamers {
                 assert_eq!(one.finding, Finding::Issue(Issue::TokenInvalid), "{one:?}");
             }
             for key in &keys {
-                let refused = runner.grant(*key, &request()).await;
+                let refused = host.grant(*key, &request()).await;
                 assert!(matches!(refused, Err(GrantError::Refused(_))), "{refused:?}");
             }
             still.turn(10);
@@ -270,7 +270,7 @@ async fn a_validation_of_its_own_clears_a_mark_whoever_set_it() -> Result<()> {
     let mark = sqlx::query("UPDATE streamers SET token_refresh_failed_at = $1 WHERE id = $2");
     mark.bind(still.now()).bind(theirs.0).execute(&world.pool).await?;
     let campaign = membership(world, theirs).await?.campaign;
-    let check = runner(world).await?.check(campaign, &request(), TimeDelta::seconds(10)).await?;
+    let check = host(world).check(campaign, &request()).await?;
     assert!(check.is_healthy());
     assert_eq!(world.row(theirs).await?.token_refresh_failed_at, None);
     Ok(())

@@ -2,7 +2,6 @@
 
 use std::pin::pin;
 
-use adapters::twitch::TwitchClient;
 use anyhow::Result;
 use chrono::TimeDelta;
 use domain::policy::{FailureKind, NotDue};
@@ -15,6 +14,7 @@ use end_to_end::{Still, run};
 use local::twitch::{Endpoint, Fault, Settings};
 use local::world::NewStreamer;
 use tokio::net::TcpListener;
+use twitch::TwitchClient;
 
 /// Each answer that Twitch can give, and what it makes of the streamer.
 #[tokio::test]

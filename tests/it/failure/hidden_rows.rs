@@ -1,8 +1,6 @@
 //! Row-level security that hides rows from our login: what looks like "nothing to do" is a fault, and the text says which.
 
-use adapters::runner::Runner;
 use anyhow::{Context as _, Result};
-use chrono::TimeDelta;
 use domain::report::{Report, Stop};
 use end_to_end::cycles::planned;
 use end_to_end::people::{RecordingPush, deliver, device, notify_as, refused_before, refused_streamer};
@@ -140,17 +138,16 @@ async fn a_request_is_not_told_that_a_hidden_streamer_is_unknown() -> Result<()>
     let world = world(&postgres).await?;
     let aria = world.add(NewStreamer::due("aria")).await?;
     let key = membership(&world, aria).await?;
-    let config = world.config(&[("DATABASE_URL", &as_app(&world))])?;
-    let runner = Runner::open_at(config, world.clock.clone()).await?;
-    assert!(runner.grant(key, &request()).await.is_ok());
+    let host = world.host(&[("DATABASE_URL", &as_app(&world))]);
+    assert!(host.grant(key, &request()).await.is_ok());
 
     sql(&world, "ALTER TABLE public.streamers ENABLE ROW LEVEL SECURITY").await?;
-    let said = runner.grant(key, &request()).await.err().context("hidden")?;
+    let said = host.grant(key, &request()).await.err().context("hidden")?;
     assert!(said.to_string().contains("app sees no row of public.streamers: "), "{said}");
-    assert!(runner.memberships(aria).await.is_err());
-    assert!(runner.check(key.campaign, &request(), TimeDelta::seconds(10)).await.is_err());
+    assert!(host.memberships(aria).await.is_err());
+    assert!(host.check(key.campaign, &request()).await.is_err());
     sql(&world, "CREATE POLICY read ON public.streamers FOR SELECT USING (true)").await?;
-    let said = runner.grant(key, &request()).await.err().context("not to be changed")?;
+    let said = host.grant(key, &request()).await.err().context("not to be changed")?;
     assert!(said.to_string().contains("and not change it: "), "{said}");
     Ok(())
 }

@@ -5,9 +5,9 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use adapters::cipher::Column;
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, TimeDelta, Utc};
+use cipher::Column;
 use domain::StreamerId;
 use domain::schedule::retry_minute;
 use end_to_end::people::{campaign, outbox, sender, subscribe, user};
@@ -154,7 +154,7 @@ impl Scene {
     /// The streamer reconnects: the application stores what Twitch gives.
     async fn reconnect(&self) -> Result<()> {
         let pair = self.world.twitch.add_streamer(&self.aria.to_string(), "aria");
-        let cipher = self.world.config(&[])?.cipher.current();
+        let cipher = self.world.config(&[])?.cipher;
         let encrypt = |column, token| cipher.encrypt(self.aria.0, column, token);
         let now = self.world.clock.now();
         sqlx::query(

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use adapters::config::SignalsConfig;
-use adapters::signals::AwsSignals;
 use anyhow::Result;
+use aws::AwsSignals;
+use aws::SignalsConfig;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use domain::CampaignId;
 use domain::Clock as _;
@@ -37,7 +37,7 @@ impl Stage {
 
     /// What one process signals through.
     fn signals(&self) -> Result<AwsSignals> {
-        let config = SignalsConfig::read(&self.aws.environment().into_iter().collect())?;
+        let config = service::config::signals(&self.aws.environment().into_iter().collect())?;
         Ok(AwsSignals::new(config, self.aws.access(), self.still.clock.clone()))
     }
 
@@ -124,7 +124,7 @@ async fn a_failure_arms_one_schedule_and_every_field_of_it_is_right() -> Result<
 async fn without_a_dead_letter_queue_none_is_named() -> Result<()> {
     let stage = Stage::new().await?;
     let environment = stage.aws.environment().into_iter().filter(|(name, _)| name != "RETRY_DLQ_ARN");
-    let config = SignalsConfig::read(&environment.collect())?;
+    let config = service::config::signals(&environment.collect())?;
     let signals = AwsSignals::new(config, stage.aws.access(), stage.still.clock.clone());
     signals.arm_retry(stage.ahead(15)).await?;
     assert_eq!(stage.aws.schedules()[0].dead_letter_arn, None);
@@ -192,7 +192,7 @@ async fn what_is_not_allowed_is_reported_and_fails_no_cycle() -> Result<()> {
 #[tokio::test]
 async fn errors_hold_neither_secrets_nor_addresses() -> Result<()> {
     let stage = Stage::new().await?;
-    let config = || SignalsConfig::read(&stage.aws.environment().into_iter().collect());
+    let config = || service::config::signals(&stage.aws.environment().into_iter().collect());
     let endpoint = stage.aws.endpoint().trim_start_matches("http://").to_owned();
     for fault in [Fault::Throttle, Fault::ServerError, Fault::AccessDenied, Fault::HangUp] {
         stage.aws.fault(Service::Scheduler, fault, 100);

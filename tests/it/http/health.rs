@@ -2,7 +2,6 @@
 
 use std::pin::pin;
 
-use adapters::runner::Runner;
 use anyhow::{Context as _, Result};
 use chrono::TimeDelta;
 use domain::authorization::Unknown;
@@ -10,13 +9,12 @@ use domain::health::{CheckError, Checked, Checkup, Finding, Issue, TwitchHealth}
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
 use domain::{CampaignId, StreamerId};
-use end_to_end::requests::{membership, request, runner, waits_for_a_lease};
+use end_to_end::requests::{host, membership, request, waits_for_a_lease};
 use end_to_end::{Still, run};
 use local::twitch::{Endpoint, Fault, RefreshTokens, Settings};
 use local::world::{NewStreamer, World};
+use service::Host;
 use uuid::Uuid;
-
-const TIME: TimeDelta = TimeDelta::seconds(10);
 
 /// A streamer of the one campaign.
 fn member(login: &str) -> NewStreamer {
@@ -40,8 +38,8 @@ async fn set(world: &World, statement: &'static str) -> Result<()> {
     Ok(())
 }
 
-async fn check(runner: &Runner, campaign: CampaignId) -> Result<Checkup> {
-    Ok(runner.check(campaign, &request(), TIME).await?)
+async fn check(host: &Host, campaign: CampaignId) -> Result<Checkup> {
+    Ok(host.check(campaign, &request()).await?)
 }
 
 fn found<'a>(checkup: &'a Checkup, login: &str) -> Result<&'a Checked> {
@@ -83,9 +81,9 @@ async fn each_streamer_is_named_with_the_first_issue_that_applies() -> Result<()
          WHERE streamer_id = (SELECT id FROM streamers WHERE twitch_login = 'pending')",
     )
     .await?;
-    let runner = runner(world).await?;
+    let host = host(world);
 
-    let checkup = check(&runner, membership(world, aria).await?.campaign).await?;
+    let checkup = check(&host, membership(world, aria).await?.campaign).await?;
 
     assert!(!checkup.is_healthy());
     assert_eq!(checkup.twitch, TwitchHealth::Available);
@@ -129,9 +127,9 @@ async fn the_game_masters_own_channel_needs_no_authorization() -> Result<()> {
     let elsewhere = NewStreamer { authorized_for: None, ..NewStreamer::due("corvin") };
     let corvin = world.add(elsewhere).await?;
     own_channel(world, corvin).await?;
-    let runner = runner(world).await?;
+    let host = host(world);
 
-    let checkup = check(&runner, campaign).await?;
+    let checkup = check(&host, campaign).await?;
     let logins: Vec<_> =
         checkup.streamers.iter().map(|one| one.participant.streamer.login.as_str()).collect();
     assert_eq!(logins, ["corvin", "aria"]);
@@ -144,7 +142,7 @@ async fn the_game_masters_own_channel_needs_no_authorization() -> Result<()> {
          VALUES ($1, $2, 'ACTIVE', now(), now(), now())",
     );
     member.bind(campaign.0).bind(corvin.0).execute(&world.pool).await?;
-    let checkup = check(&runner, campaign).await?;
+    let checkup = check(&host, campaign).await?;
     assert_eq!(found(&checkup, "corvin")?.finding, Finding::Ok);
     assert_eq!(checkup.streamers.len(), 2);
     Ok(())
@@ -155,12 +153,12 @@ async fn a_token_fresh_from_twitch_is_fine_however_short_it_lives() -> Result<()
     let short = std::time::Duration::from_mins(45);
     let still = Still::with(Settings { token_lifetime: short, ..Settings::default() }).await?;
     let campaign = membership(&still.world, still.world.add(left("aria", 30)).await?).await?.campaign;
-    let runner = runner(&still.world).await?;
-    assert_eq!(found(&check(&runner, campaign).await?, "aria")?.finding, Finding::Refreshed);
-    assert_eq!(found(&check(&runner, campaign).await?, "aria")?.finding, Finding::Ok);
+    let host = host(&still.world);
+    assert_eq!(found(&check(&host, campaign).await?, "aria")?.finding, Finding::Refreshed);
+    assert_eq!(found(&check(&host, campaign).await?, "aria")?.finding, Finding::Ok);
     assert_eq!(still.world.twitch.totals().token_requests, 1);
     still.clock.advance(std::time::Duration::from_secs(10));
-    assert_eq!(found(&check(&runner, campaign).await?, "aria")?.finding, Finding::Refreshed);
+    assert_eq!(found(&check(&host, campaign).await?, "aria")?.finding, Finding::Refreshed);
     Ok(())
 }
 
@@ -171,8 +169,8 @@ async fn what_twitch_calls_invalid_is_refreshed_whatever_the_database_says() -> 
     let id = world.add(left("aria", 10)).await?;
     set(world, "UPDATE streamers SET token_expires_at = token_expires_at + interval '3 hours'").await?;
     still.turn(11);
-    let runner = runner(world).await?;
-    let checkup = check(&runner, membership(world, id).await?.campaign).await?;
+    let host = host(world);
+    let checkup = check(&host, membership(world, id).await?.campaign).await?;
     assert_eq!(found(&checkup, "aria")?.finding, Finding::Refreshed);
     assert!(world.has_live_token(id).await?);
     Ok(())
@@ -184,8 +182,8 @@ async fn a_validation_that_fails_for_an_outage_is_no_invalid_token() -> Result<(
     let world = &still.world;
     let id = world.add(member("aria")).await?;
     world.twitch.fault_for_everybody(Fault::ServerError.on(Endpoint::Validate));
-    let runner = runner(world).await?;
-    let checkup = check(&runner, membership(world, id).await?.campaign).await?;
+    let host = host(world);
+    let checkup = check(&host, membership(world, id).await?.campaign).await?;
     let aria = found(&checkup, "aria")?;
     assert_eq!((&aria.finding, checkup.twitch), (&Finding::Unknown, TwitchHealth::Unavailable));
     assert!(aria.detail.as_deref().is_some_and(|detail| detail.contains("could not be validated")));
@@ -198,9 +196,8 @@ async fn credentials_that_twitch_does_not_take_are_named_and_nobodys_failure() -
     let still = still().await?;
     let world = &still.world;
     let ids = world.add_all(vec![left("aria", 20), left("bastien", 20)]).await?;
-    let config = world.config(&[("TWITCH_CLIENT_SECRET", "wrong")])?;
-    let runner = Runner::open_at(config, world.clock.clone()).await?;
-    let checkup = check(&runner, membership(world, ids[0]).await?.campaign).await?;
+    let host = world.host(&[("TWITCH_CLIENT_SECRET", "wrong")]);
+    let checkup = check(&host, membership(world, ids[0]).await?.campaign).await?;
     for (id, login) in ids.into_iter().zip(["aria", "bastien"]) {
         let checked = found(&checkup, login)?;
         let detail = checked.detail.as_deref();
@@ -219,8 +216,8 @@ async fn a_dead_token_that_can_t_be_refreshed_now_is_invalid() -> Result<()> {
     let world = &still.world;
     let id = world.add(left("aria", -10)).await?;
     world.twitch.fault("aria", Fault::ServerError.on(Endpoint::Token))?;
-    let runner = runner(world).await?;
-    let checkup = check(&runner, membership(world, id).await?.campaign).await?;
+    let host = host(world);
+    let checkup = check(&host, membership(world, id).await?.campaign).await?;
     assert_eq!(found(&checkup, "aria")?.finding, Finding::Issue(Issue::TokenInvalid));
     Ok(())
 }
@@ -245,9 +242,9 @@ async fn two_campaigns_that_share_streamers_share_their_refresh() -> Result<()> 
     .bind(other)
     .execute(&world.pool)
     .await?;
-    let runner = runner(world).await?;
+    let host = host(world);
 
-    let (a, b) = tokio::join!(check(&runner, one), check(&runner, CampaignId(other)));
+    let (a, b) = tokio::join!(check(&host, one), check(&host, CampaignId(other)));
 
     let (a, b) = (a?, b?);
     assert!(a.is_healthy() && b.is_healthy(), "{a:?}\n{b:?}");
@@ -263,7 +260,7 @@ async fn a_check_that_meets_a_cycle_waits_for_its_outcome() -> Result<()> {
     let world = &still.world;
     let id = world.add(left("aria", 20)).await?;
     let campaign = membership(world, id).await?.campaign;
-    let (runner, service) = (runner(world).await?, world.service(&[]).await?);
+    let (host, service) = (host(world), world.service(&[]).await?);
     let gate = world.twitch.pause("aria")?;
     let planned = Cycle::new(Trigger::Planned);
     let mut cycle = pin!(run(&service, &planned));
@@ -276,7 +273,7 @@ async fn a_check_that_meets_a_cycle_waits_for_its_outcome() -> Result<()> {
         gate.release();
         anyhow::Ok(())
     };
-    let (_, checkup, released) = tokio::join!(cycle, check(&runner, campaign), release);
+    let (_, checkup, released) = tokio::join!(cycle, check(&host, campaign), release);
     released?;
     assert_eq!(found(&checkup?, "aria")?.finding, Finding::Ok, "refreshed by the other, and asked about");
     assert_eq!(world.twitch.totals().token_requests, 1);
@@ -291,9 +288,9 @@ async fn the_check_answers_in_its_time_with_what_it_knows() -> Result<()> {
     let ids = world.add_all(vec![member("aria"), left("slow", 20)]).await?;
     world.twitch.fault("slow", Fault::Hang)?;
     let campaign = membership(world, ids[0]).await?.campaign;
-    let runner = runner(world).await?;
+    let host = world.host(&[("HEALTH_CHECK_TIMEOUT", "5")]);
 
-    let checkup = runner.check(campaign, &request(), TimeDelta::seconds(4)).await?;
+    let checkup = host.check(campaign, &request()).await?;
 
     assert_eq!(found(&checkup, "aria")?.finding, Finding::Ok);
     let slow = found(&checkup, "slow")?;
@@ -308,11 +305,11 @@ async fn an_unknown_campaign_is_an_error_and_an_empty_one_is_not() -> Result<()>
     let still = still().await?;
     let id = still.world.add(member("aria")).await?;
     let campaign = membership(&still.world, id).await?.campaign;
-    let runner = runner(&still.world).await?;
-    let nobody = runner.check(CampaignId(Uuid::new_v4()), &request(), TIME).await;
+    let host = host(&still.world);
+    let nobody = host.check(CampaignId(Uuid::new_v4()), &request()).await;
     assert_eq!(nobody, Err(CheckError::Unknown(Unknown::Campaign)));
     set(&still.world, "DELETE FROM campaign_memberships").await?;
-    let empty = check(&runner, campaign).await?;
+    let empty = check(&host, campaign).await?;
     assert_eq!((empty.streamers.len(), empty.twitch), (0, TwitchHealth::NotAsked));
     Ok(())
 }

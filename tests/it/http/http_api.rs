@@ -6,14 +6,13 @@ mod checks;
 
 use std::sync::Arc;
 
-use adapters::runner::Runner;
 use anyhow::{Context as _, Result};
 use api::Context;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use domain::{Caller, CampaignId, MembershipKey, StreamerId};
 use end_to_end::Still;
 use end_to_end::requests::{CALLER, REQUEST_ID, authorization_path, membership};
@@ -21,9 +20,6 @@ use local::world::NewStreamer;
 use serde_json::Value;
 use tower::ServiceExt;
 use uuid::Uuid;
-
-/// For a check, where it is not about time.
-const TIME: TimeDelta = TimeDelta::seconds(25);
 
 /// A still world and the API on it.
 struct Scene {
@@ -58,14 +54,14 @@ impl Answer {
 
 impl Scene {
     async fn new() -> Result<Self> {
-        Self::with(&[], TIME).await
+        Self::with(&[]).await
     }
 
-    /// With some variables of the environment changed, and this much time for a check.
-    async fn with(changes: &[(&str, &str)], time: TimeDelta) -> Result<Self> {
+    /// With some variables of the environment changed.
+    async fn with(changes: &[(&str, &str)]) -> Result<Self> {
         let still = Still::new().await?;
-        let runner = Runner::open_at(still.world.config(changes)?, still.world.clock.clone()).await?;
-        Ok(Self { still, router: api::whole(Arc::new(runner), time) })
+        let host = still.world.host(changes);
+        Ok(Self { still, router: api::whole(Arc::new(host)) })
     }
 
     /// Sends a request of a caller that is let in.

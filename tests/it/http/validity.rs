@@ -1,6 +1,5 @@
 //! What `/oauth2/validate` says of a token besides that it lives, and what follows from it.
 
-use adapters::runner::Runner;
 use anyhow::Result;
 use chrono::TimeDelta;
 use domain::health::{Checkup, Finding, Issue, TwitchHealth};
@@ -25,8 +24,8 @@ fn left(login: &str, minutes: i64) -> NewStreamer {
 }
 
 async fn check(world: &World, id: StreamerId, changes: &[(&str, &str)]) -> Result<Checkup> {
-    let runner = Runner::open_at(world.config(changes)?, world.clock.clone()).await?;
-    Ok(runner.check(membership(world, id).await?.campaign, &request(), TimeDelta::seconds(10)).await?)
+    let host = world.host(changes);
+    Ok(host.check(membership(world, id).await?.campaign, &request()).await?)
 }
 
 /// It does not deactivate, then or when the token has expired; and a health check calls the token unusable.
@@ -46,7 +45,7 @@ async fn a_token_of_another_application_or_user_is_an_alarm_and_deactivates_nobo
         let Outcome::Skipped(Skip::Unusable { why, .. }) = outcome else { panic!("{outcome:?}") };
         assert_eq!(matches!(why, Unusable::OtherClient(_)), fault == Fault::OtherClient);
         assert_eq!((ran.report.alarms.misplaced, ran.report.validated), (1, 0));
-        let client_id = world.config(&[])?.twitch.credentials.current().client_id.clone();
+        let client_id = world.config(&[])?.twitch.credentials.client_id.clone();
         let misplaced = service.store().database().misplaced(&client_id).await?;
         assert_eq!(misplaced.len(), 1);
         assert_eq!(misplaced[0].other_client.is_some(), fault == Fault::OtherClient);

@@ -1,6 +1,5 @@
 //! The database role of the function notify: it delivers the outbox, and can read no token.
 
-use adapters::store::{MissingTables, migrate};
 use anyhow::{Context as _, Result};
 use domain::notification::PushAnswer;
 use end_to_end::Still;
@@ -8,6 +7,7 @@ use end_to_end::people::{RecordingPush, deliver, device, notify_as, refused_stre
 use local::postgres::{Postgres, Settings};
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use store::{MissingTables, migrate};
 
 /// Every session begins as a member of the group that has put the group's role on.
 fn as_notify(url: &str) -> Result<PgConnectOptions> {
@@ -166,7 +166,7 @@ async fn a_login_role_in_the_group_has_its_rights() -> Result<()> {
     let superuser = PgPool::connect(database.url()).await?;
     sqlx::raw_sql("CREATE ROLE notify LOGIN IN ROLE token_refresh_notify").execute(&superuser).await?;
     let options = database.url().parse::<PgConnectOptions>()?.username("notify");
-    adapters::store::Database::open(options.clone()).await?;
+    store::Database::open(options.clone()).await?;
     let mut notify = PgConnection::connect_with(&options).await?;
     sqlx::raw_sql("SELECT id FROM token_refresh.outbox").execute(&mut notify).await?;
     refused(&mut notify, "SELECT access_token_encrypted FROM streamers").await;

@@ -6,7 +6,6 @@ mod recipients;
 
 use std::collections::BTreeSet;
 
-use adapters::store::{Database, PgOutbox};
 use anyhow::Result;
 use chrono::TimeDelta;
 use domain::Clock as _;
@@ -20,6 +19,7 @@ use end_to_end::people::{
 };
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
+use store::{Database, PgOutbox};
 
 /// A deactivated streamer with this one device, whose notification is due.
 async fn one_device() -> Result<Still> {

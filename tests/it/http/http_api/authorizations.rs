@@ -11,7 +11,7 @@ use local::twitch::Fault;
 use local::world::NewStreamer;
 use serde_json::{Value, json};
 
-use super::{Scene, TIME, time, unauthorized};
+use super::{Scene, time, unauthorized};
 
 #[tokio::test]
 async fn a_grant_refreshes_the_token_and_authorizes_for_twelve_hours() -> Result<()> {
@@ -183,7 +183,7 @@ async fn an_outage_grants_nothing_and_says_when_to_come_back() -> Result<()> {
 #[tokio::test]
 async fn a_fault_of_ours_says_so_and_not_which() -> Result<()> {
     for changes in [("TWITCH_CLIENT_SECRET", "wrong"), ("APP_KEY", "another-app-key-than-the-worlds-own")] {
-        let scene = Scene::with(&[changes], TIME).await?;
+        let scene = Scene::with(&[changes]).await?;
         let key = scene.add(unauthorized("brindille")).await?;
         let answer = scene.grant(key).await?;
         answer.is(StatusCode::SERVICE_UNAVAILABLE, "misconfigured");

@@ -10,7 +10,7 @@ use local::world::NewStreamer;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Scene, TIME, time, unauthorized};
+use super::{Scene, time, unauthorized};
 
 /// A campaign with one streamer for each finding, besides its game master's own channel.
 async fn company(scene: &Scene) -> Result<CampaignId> {
@@ -130,7 +130,7 @@ async fn a_check_during_an_outage_knows_that_it_does_not_know() -> Result<()> {
 
 #[tokio::test]
 async fn a_check_does_not_wait_for_a_twitch_that_hangs() -> Result<()> {
-    let scene = Scene::with(&[], TimeDelta::seconds(5)).await?;
+    let scene = Scene::with(&[("HEALTH_CHECK_TIMEOUT", "5")]).await?;
     let campaign = "Les Brumes".to_owned();
     let key = scene.add(NewStreamer { campaign: campaign.clone(), ..NewStreamer::fresh("fine") }).await?;
     scene.add(NewStreamer { campaign, ..NewStreamer::fresh("hangs") }).await?;
@@ -145,7 +145,7 @@ async fn a_check_does_not_wait_for_a_twitch_that_hangs() -> Result<()> {
 
 #[tokio::test]
 async fn a_fault_of_ours_is_not_in_a_report() -> Result<()> {
-    let scene = Scene::with(&[("APP_KEY", "another-app-key-than-the-worlds-own")], TIME).await?;
+    let scene = Scene::with(&[("APP_KEY", "another-app-key-than-the-worlds-own")]).await?;
     let key = scene.add(NewStreamer::due("brindille")).await?;
     let report = scene.check(key.campaign).await?.body;
     let one = &report["streamers"][0];

@@ -1,6 +1,5 @@
 //! The service worker shows one notice of a kind, so the newest names all streamers that are still lost for its person.
 
-use adapters::store::{Database, PgStore};
 use anyhow::Result;
 use domain::ports::{Deactivation, Store as _};
 use domain::{Clock as _, StreamerId};
@@ -9,6 +8,7 @@ use end_to_end::people::{
     RecordingPush, campaign, deactivation, deliver, device, endpoint, notify, outbox, refused_streamer, user,
 };
 use serde_json::Value;
+use store::{Database, PgStore};
 use uuid::Uuid;
 
 /// Corvin, with a phone, and the streamers of his campaigns, each in one of its own.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use adapters::store::{Database, PgStore};
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::notification::{Campaigns, Recipient, Told};
@@ -16,6 +15,7 @@ use end_to_end::people::{
 };
 use end_to_end::{Ran, Still};
 use serde_json::Value;
+use store::{Database, PgStore};
 
 use super::one_device;
 

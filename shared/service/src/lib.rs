@@ -1,0 +1,21 @@
+//! Configuration and wiring: what every host, the command and the tests share.
+//!
+//! [`Service`] is one opened service: a database, a Twitch client, and where signals go. [`Host`] keeps one open between events
+//! and opens it again when a secret has changed. Knows nothing of Lambda or HTTP, and decides nothing about a streamer.
+#![warn(missing_docs)]
+
+pub mod config;
+mod follow_up;
+mod gauges;
+mod host;
+mod notifier;
+mod opened;
+mod secrets;
+mod service;
+pub mod shutdown;
+
+pub use self::host::{Host, Request};
+pub use self::notifier::{DeliveryError, Notifier};
+pub use self::opened::{Open, OpenError, Opened, Process};
+pub use self::secrets::with_secrets;
+pub use self::service::{RunError, Service};

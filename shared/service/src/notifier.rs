@@ -1,0 +1,102 @@
+//! Delivers the outbox to push services.
+
+use std::sync::Arc;
+
+use domain::notify::{MIN_RUN, NotifyReport, NotifyService, Observer};
+use domain::ports::{StoreError, StoreErrorKind};
+use domain::{Clock, Monotonic};
+use push::{Loopback, Vapid, WebPush};
+use store::{Database, PgOutbox};
+
+use crate::config::{NotifyConfig, Secret, Source};
+use crate::opened::{MayBlameSecret, Open, OpenError, Process};
+
+/// Nothing, or not all, could be delivered.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliveryError {
+    /// A delivery may take longer than is left.
+    #[error(
+        "no time to begin: a delivery may take {} s; give the function a timeout of at least a minute",
+        MIN_RUN.num_seconds()
+    )]
+    NoTime,
+    /// Nothing could be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl MayBlameSecret for DeliveryError {
+    fn may_blame_secret(&self) -> bool {
+        match self {
+            Self::NoTime => false,
+            Self::Open(error) => error.may_blame_secret(),
+            Self::Store(error) => error.kind == StoreErrorKind::LoginRefused,
+        }
+    }
+}
+
+/// Delivers what is due in the outbox.
+pub struct Notifier {
+    service: NotifyService<PgOutbox, WebPush>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Notifier {
+    /// Prepares it. Nothing is sent yet.
+    ///
+    /// # Errors
+    ///
+    /// If our VAPID key or subject is wrong.
+    pub fn new(config: NotifyConfig, database: Database, process: &Process) -> Result<Self, OpenError> {
+        let NotifyConfig { database: _, vapid, presentation } = config;
+        let loopback = if vapid.loopback { Loopback::Allowed } else { Loopback::Refused };
+        let keys = Vapid::new(&vapid.public_key, vapid.private_key.expose(), &vapid.subject)?;
+        let push = WebPush::new(keys, loopback, process.clock.clone())?;
+        let clock = process.clock_of(&database);
+        let outbox = PgOutbox::new(database, clock.clone());
+        let service = NotifyService::new(outbox, push, clock.clone(), presentation);
+        Ok(Self { service: service.stopped_by(process.stop.clone()), clock })
+    }
+
+    /// The monotonic clock.
+    #[must_use]
+    pub fn monotonic(&self) -> Monotonic {
+        self.clock.monotonic()
+    }
+
+    /// Delivers what is due, until near the deadline.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn run(
+        &self,
+        deadline: Option<Monotonic>,
+        observer: Observer<'_>,
+    ) -> Result<NotifyReport, StoreError> {
+        self.service.run(deadline, observer).await
+    }
+}
+
+impl Open for Notifier {
+    const SECRETS: &'static [Secret] = &[Secret::Database, Secret::Vapid];
+
+    async fn open(
+        source: &Source,
+        process: &Process,
+        give_up_at: Option<Monotonic>,
+    ) -> Result<Self, OpenError> {
+        let config = NotifyConfig::read(source)?;
+        let opening = Database::open_until(
+            config.database.clone(),
+            store::Purpose::Write,
+            give_up_at,
+            process.clock.clone(),
+        );
+        let database = opening.await?;
+        Self::new(config, database, process)
+    }
+}

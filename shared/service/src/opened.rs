@@ -1,0 +1,264 @@
+//! What a process keeps open between events, made of settings of which some may stand in AWS Secrets Manager.
+//!
+//! It is opened at the first event. After 15 minutes, or when something refuses what a secret says, the secrets are read again; if
+//! one has changed, it is opened again, and the event, which may be repeated, runs once more. So a rotation needs no deployment and
+//! fails no event. A secret that can't be read or used changes nothing: what is open stays in use.
+
+use std::sync::{Arc, PoisonError};
+
+use aws::{Sdk, SecretsManager};
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::ports::StoreError;
+use domain::{CancellationToken, Clock, Monotonic, SystemClock};
+use store::Database;
+use tokio::sync::Mutex;
+use twitch::SetUpError;
+
+use crate::config::{ConfigError, Secret, Source};
+use crate::secrets::{Named, Said};
+
+/// For how long secrets are used without a look whether they have changed. A new one is in use everywhere by then, even where the
+/// old one is still taken.
+const RENEW_AFTER: TimeDelta = TimeDelta::minutes(15);
+
+/// After a look in vain (a secret that could not be read, or not be used) the next one comes after this long.
+const LOOK_AGAIN_AFTER: TimeDelta = TimeDelta::minutes(1);
+
+/// Something that is refused is refused for all events at the same time: a look that has found nothing new is not repeated for
+/// this long.
+const SETTLED: TimeDelta = TimeDelta::seconds(10);
+
+/// What belongs to the process rather than to its settings.
+#[derive(Clone)]
+pub struct Process {
+    /// Asks AWS.
+    pub sdk: Sdk,
+    /// The machine's clock.
+    pub clock: Arc<dyn Clock>,
+    /// Whether the machine's clock is corrected by the database's.
+    follows_database: bool,
+    /// Ends cycles in order when it is cancelled.
+    pub stop: CancellationToken,
+}
+
+impl Default for Process {
+    fn default() -> Self {
+        let (sdk, stop) = (Sdk::default(), CancellationToken::default());
+        Self { sdk, clock: Arc::new(SystemClock), follows_database: true, stop }
+    }
+}
+
+impl Process {
+    /// One that ends cycles in order when `stop` is cancelled.
+    #[must_use]
+    pub fn stopped_by(stop: CancellationToken) -> Self {
+        Self { stop, ..Self::default() }
+    }
+
+    /// One on a clock that is turned, and that the database's does not correct.
+    #[must_use]
+    pub fn on(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, follows_database: false, ..Self::default() }
+    }
+
+    /// The same, which asks AWS in this way.
+    #[must_use]
+    pub fn with_sdk(self, sdk: impl Into<Sdk>) -> Self {
+        Self { sdk: sdk.into(), ..self }
+    }
+
+    /// The time that all hosts of this database agree on.
+    pub(crate) fn clock_of(&self, database: &Database) -> Arc<dyn Clock> {
+        if self.follows_database { Arc::new(database.clock()) } else { self.clock.clone() }
+    }
+}
+
+/// Nothing could be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The settings are wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The database can't be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no way to talk to Twitch.
+    #[error(transparent)]
+    Twitch(#[from] SetUpError),
+    /// Our VAPID key or subject is wrong.
+    #[error(transparent)]
+    Vapid(#[from] push::VapidFaults),
+    /// There is no way to talk to push services.
+    #[error(transparent)]
+    Push(#[from] push::SetUpError),
+}
+
+/// What can be opened with settings.
+pub trait Open: Sized + Send + Sync {
+    /// The secrets that its settings may stand in.
+    const SECRETS: &'static [Secret];
+
+    /// Opens it, and waits until `give_up_at` for a database that is away.
+    fn open(
+        source: &Source,
+        process: &Process,
+        give_up_at: Option<Monotonic>,
+    ) -> impl Future<Output = Result<Self, OpenError>> + Send;
+}
+
+/// What is kept open.
+pub struct Opened<T> {
+    environment: Source,
+    named: Named,
+    manager: SecretsManager,
+    process: Process,
+    current: Mutex<Option<Current<T>>>,
+    /// The value of `current`, for those that must not wait while secrets are read.
+    opened: std::sync::Mutex<Option<Arc<T>>>,
+}
+
+struct Current<T> {
+    value: Arc<T>,
+    /// What the secrets said when it was opened.
+    said: Said,
+    look_at: DateTime<Utc>,
+    looked_in_vain_at: Option<DateTime<Utc>>,
+}
+
+impl<T: Open> Opened<T> {
+    /// Opens nothing yet.
+    #[must_use]
+    pub fn new(environment: Source, process: Process) -> Self {
+        let named = Named::of(&environment, T::SECRETS);
+        let manager = process.sdk.clone().into();
+        Self {
+            environment,
+            named,
+            manager,
+            process,
+            current: Mutex::default(),
+            opened: std::sync::Mutex::default(),
+        }
+    }
+
+    /// What belongs to the process.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// What is open, if anything is.
+    #[must_use]
+    pub fn opened(&self) -> Option<Arc<T>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Does this with what is open; once more, if it fails by a secret that has changed meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As `work`; and if nothing can be opened.
+    pub async fn run<R, E, F>(
+        &self,
+        give_up_at: Option<Monotonic>,
+        work: impl Fn(Arc<T>) -> F,
+    ) -> Result<R, E>
+    where
+        E: From<OpenError> + MayBlameSecret,
+        F: Future<Output = Result<R, E>>,
+    {
+        let value = self.current(give_up_at).await?;
+        match work(value.clone()).await {
+            Err(error) if error.may_blame_secret() => match self.renewed(&value).await {
+                Some(renewed) => work(renewed).await,
+                None => Err(error),
+            },
+            done => done,
+        }
+    }
+
+    /// What is open; opened again if that was a while ago and a secret has changed.
+    pub(crate) async fn current(&self, give_up_at: Option<Monotonic>) -> Result<Arc<T>, OpenError> {
+        let mut current = self.current.lock().await;
+        match &mut *current {
+            Some(open) => {
+                if open.is_old(self.process.clock.now()) && !self.named.is_empty() {
+                    self.look(open).await;
+                }
+                Ok(open.value.clone())
+            }
+            None => {
+                let said = self.named.read(&self.manager).await;
+                let value = self.open(&said, give_up_at).await?;
+                let open = current.insert(Current {
+                    value,
+                    said,
+                    look_at: self.process.clock.now() + RENEW_AFTER,
+                    looked_in_vain_at: None,
+                });
+                Ok(open.value.clone())
+            }
+        }
+    }
+
+    /// For an event that was refused with `seen`: another value, if a secret has changed by now.
+    async fn renewed(&self, seen: &Arc<T>) -> Option<Arc<T>> {
+        if self.named.is_empty() {
+            return None;
+        }
+        let mut current = self.current.lock().await;
+        let open = current.as_mut()?;
+        if Arc::ptr_eq(&open.value, seen) && !open.is_settled(self.process.clock.now()) {
+            self.look(open).await;
+        }
+        Some(open.value.clone()).filter(|value| !Arc::ptr_eq(value, seen))
+    }
+
+    /// Looks whether a secret has changed, and opens anew with it.
+    async fn look(&self, open: &mut Current<T>) {
+        let read = self.named.read(&self.manager).await;
+        let now = self.process.clock.now();
+        let is_whole = read.is_whole();
+        let said = read.or_before(&self.named, &open.said);
+        let mut pause = if is_whole { RENEW_AFTER } else { LOOK_AGAIN_AFTER };
+        open.looked_in_vain_at = Some(now);
+        if said != open.said {
+            match self.open(&said, None).await {
+                Ok(value) => {
+                    tracing::info!("a secret was changed: it is in use from now on");
+                    (open.value, open.said, open.looked_in_vain_at) = (value, said, None);
+                }
+                Err(error) => {
+                    tracing::error!("a secret was changed, and what it said before is used on: {error}");
+                    pause = LOOK_AGAIN_AFTER;
+                }
+            }
+        }
+        open.look_at = now + pause;
+    }
+
+    async fn open(&self, said: &Said, give_up_at: Option<Monotonic>) -> Result<Arc<T>, OpenError> {
+        let source = self.named.added_to(&self.environment, said);
+        let value = Arc::new(Box::pin(T::open(&source, &self.process, give_up_at)).await?);
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(value.clone());
+        Ok(value)
+    }
+}
+
+impl<T> Current<T> {
+    /// A clock that was set back must not keep a secret for ever.
+    fn is_old(&self, now: DateTime<Utc>) -> bool {
+        let left = self.look_at - now;
+        left <= TimeDelta::zero() || left > RENEW_AFTER
+    }
+
+    fn is_settled(&self, now: DateTime<Utc>) -> bool {
+        self.looked_in_vain_at.is_some_and(|at| (TimeDelta::zero()..SETTLED).contains(&(now - at)))
+    }
+}
+
+/// An error whose cause may be a secret that has changed.
+pub trait MayBlameSecret {
+    /// Whether that is possible.
+    fn may_blame_secret(&self) -> bool;
+}

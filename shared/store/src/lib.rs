@@ -1,0 +1,447 @@
+//! The PostgreSQL adapter: pages of authorized streamers, leases, results, history, sessions, the outbox.
+//!
+//! Every query that a cycle runs is one statement and commits by itself: no transaction is ever open while Twitch
+//! is asked, and none spans two round trips (but for a deactivation and a grant). Time always comes in as a parameter.
+
+#![warn(missing_docs)]
+
+mod aside;
+mod claim;
+mod clock;
+mod condition;
+mod connections;
+mod coverage;
+mod deactivate;
+mod errors;
+mod evidence;
+mod history;
+mod memberships;
+mod moment;
+pub mod network;
+mod outbox;
+mod pages;
+mod reactivate;
+mod record;
+mod rekey;
+mod restore;
+mod schema;
+mod sessions;
+mod statements;
+mod tables;
+mod visible;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use cipher::TokenCipher;
+use domain::evidence::History;
+use domain::notification::Told;
+use domain::policy::{FailedUnder, Failure, FailureKind};
+use domain::ports::{Attempt, Claim, Deactivation, Page, Place, Recorded, SetAside, Store, StoreError};
+use domain::{Clock, Monotonic, NoExpiry, Streamer, StreamerId, SystemClock, TokenState};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgPool};
+use sqlx::{ConnectOptions, Postgres};
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+pub use self::clock::{CLOCK_TOLERANCE, DatabaseClock};
+pub use self::condition::{LastRuns, NotifyRole, Server, StoredTexts, StoredUnder, Tables, Trust, Waiting};
+use self::connections::Known;
+pub use self::connections::Purpose;
+pub use self::coverage::{BrokenSession, Coverage, Gap};
+use self::errors::Class;
+use self::errors::{failed, said};
+pub use self::evidence::Misplaced;
+pub use self::history::{HISTORY_KEPT, HistoryEntry};
+pub(crate) use self::moment::Moment;
+pub use self::outbox::{OutboxCounts, OutboxEntry, PgOutbox};
+pub use self::pages::Lookup;
+pub use self::reactivate::{Deactivated, Reactivated};
+pub use self::rekey::{Left, Rekeyed};
+pub use self::schema::{SchemaVersion, migrate};
+use self::statements::Kept;
+pub use self::tables::MissingTables;
+pub use self::visible::{Hidden, Rehearsal};
+
+/// A statement of ours takes milliseconds; one that takes longer waits for a lock or for a server that is gone.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a statement gets that begins at the last moment: less than a cycle keeps free before its deadline.
+const LAST_STATEMENT: Duration = Duration::from_secs(3);
+
+/// How long a server that is away is waited for at the beginning, unless the caller knows better: less than the 30 s after which
+/// API Gateway gives up a request.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The first wait before a failed write is tried again; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// A database that comes back is noticed within this long.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The database, on this program's schema. What needs no key is here.
+#[derive(Clone)]
+pub struct Database {
+    pool: PgPool,
+    options: Arc<PgConnectOptions>,
+    known: Arc<Known>,
+    /// For how long a connection is tried to be made.
+    patience: Duration,
+    /// When it was last found that no row of a streamer is hidden from us.
+    hides_nothing_since: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Database {
+    /// Connects, and makes sure that this program works on its schema. Waits for a server that is away.
+    ///
+    /// # Errors
+    ///
+    /// If the database can't be reached or does not accept the login, and if its migrations are missing or need a newer
+    /// program; the text says what to do.
+    pub async fn open(options: PgConnectOptions) -> Result<Self, StoreError> {
+        Self::open_for(options, Purpose::Write).await
+    }
+
+    /// The same, for this purpose.
+    ///
+    /// # Errors
+    ///
+    /// As [`Database::open`].
+    pub async fn open_for(options: PgConnectOptions, purpose: Purpose) -> Result<Self, StoreError> {
+        Self::open_until(options, purpose, None, Arc::new(SystemClock)).await
+    }
+
+    /// The same, for a caller that has time until `give_up_at`, by this clock of the machine.
+    ///
+    /// # Errors
+    ///
+    /// As [`Database::open`].
+    pub async fn open_until(
+        options: PgConnectOptions,
+        purpose: Purpose,
+        give_up_at: Option<Monotonic>,
+        machine: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        let left = |at: Monotonic| (at - machine.monotonic()).to_std().unwrap_or_default();
+        let patience = give_up_at.map_or(OPEN_TIMEOUT, left);
+        let database = Self::prepare(options, purpose, machine);
+        let version = schema::check(&Self { patience, ..database.clone() }).await?;
+        if version.is_newer() {
+            tracing::info!("the database's schema is at version {version}");
+        }
+        Ok(database)
+    }
+
+    /// Connects to nothing yet.
+    fn prepare(options: PgConnectOptions, purpose: Purpose, machine: Arc<dyn Clock>) -> Self {
+        let known = Arc::new(Known::new(&options, DatabaseClock::new(machine), purpose));
+        let pool = connections::pool(quiet(&options), &known);
+        let (patience, hides_nothing_since) = (connections::CONNECT_TIMEOUT, Arc::default());
+        Self { pool, options: Arc::new(options), known, patience, hides_nothing_since }
+    }
+
+    /// The time that all hosts of this database agree on. It is corrected whenever a connection is made or checked, and so at
+    /// the beginning of each cycle.
+    #[must_use]
+    pub fn clock(&self) -> DatabaseClock {
+        self.known.clock()
+    }
+
+    /// A connection. Whatever may pass is waited for.
+    async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        let (began, mut pause) = (Instant::now(), FIRST_PAUSE);
+        loop {
+            match self.connect().await {
+                Err(error)
+                    if !Class::from(&error).is_permanent() && began.elapsed() + pause < self.patience =>
+                {
+                    tracing::warn!(error = said(&error), "no connection to the database, trying again");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                connected => return connected,
+            }
+        }
+    }
+
+    /// Without TLS it connects only to an address that was looked at just now.
+    async fn connect(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        if network::is_plaintext(&self.options) && self.pool.num_idle() == 0 {
+            self.pool.set_connect_options(quiet(&network::checked(&self.options).await?));
+        }
+        match self.pool.acquire().await {
+            Err(sqlx::Error::PoolTimedOut) if self.known.lacks_writes() => Err(connections::standby()),
+            Err(sqlx::Error::PoolTimedOut) => Err(Box::pin(why_not(&self.options)).await),
+            acquired => acquired,
+        }
+    }
+
+    fn distrust(&self) {
+        self.known.distrust();
+    }
+
+    /// Whether the server may remember statements by names.
+    fn names_statements(&self) -> bool {
+        self.known.names_statements()
+    }
+}
+
+/// Why the pool found no connection: it tries again until the end of its time, and doesn't say why it had to.
+async fn why_not(options: &PgConnectOptions) -> sqlx::Error {
+    match timeout(connections::ANSWER_TIMEOUT, schema::connect(options)).await {
+        Ok(Err(error)) => error,
+        Ok(Ok(_)) | Err(_) => sqlx::Error::PoolTimedOut,
+    }
+}
+
+/// What is said about statements would say it in every cycle; and their texts are in the code.
+fn quiet(options: &PgConnectOptions) -> PgConnectOptions {
+    options.clone().disable_statement_logging()
+}
+
+/// The database, with the cipher that the tokens in it are encrypted with. Each clone writes through a connection of its
+/// own.
+#[derive(Clone)]
+pub struct PgStore {
+    database: Database,
+    cipher: Arc<TokenCipher>,
+    clock: Arc<dyn Clock>,
+    writing: Kept,
+}
+
+impl PgStore {
+    /// The clock says for how long a failing write may be repeated.
+    #[must_use]
+    pub fn new(database: Database, cipher: impl Into<Arc<TokenCipher>>, clock: Arc<dyn Clock>) -> Self {
+        Self { database, cipher: cipher.into(), clock, writing: Kept::default() }
+    }
+
+    /// What needs no key.
+    #[must_use]
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+}
+
+impl Store for PgStore {
+    async fn authorized(
+        &self,
+        after: Option<Place>,
+        now: DateTime<Utc>,
+        give_up_at: Monotonic,
+    ) -> Result<Page, StoreError> {
+        let page = Box::pin(self.persistently(give_up_at, || self.database.page(after, now)))
+            .await
+            .map_err(failed("reading the authorized streamers"))?;
+        if page.last.is_none() && after.is_none() {
+            Box::pin(self.database.look_at_nothing()).await?;
+        }
+        Ok(page)
+    }
+
+    async fn claim(
+        &self,
+        ids: &[StreamerId],
+        now: DateTime<Utc>,
+        until: DateTime<Utc>,
+        give_up_at: Monotonic,
+    ) -> Result<Vec<Claim>, StoreError> {
+        Box::pin(self.lease(ids, now, until, give_up_at)).await.map_err(failed("leasing streamers"))
+    }
+
+    async fn record(&self, attempts: &[Attempt], give_up_at: Monotonic) -> Result<Vec<Recorded>, StoreError> {
+        self.record_all(attempts, give_up_at).await.map_err(failed("writing results"))
+    }
+
+    async fn insist(&self, attempt: &Attempt, give_up_at: Monotonic) -> Result<Recorded, StoreError> {
+        // Boxed: it is rare, and every cycle would carry its size.
+        Box::pin(self.write_stubbornly(attempt, give_up_at)).await.map_err(failed("writing a result"))
+    }
+
+    async fn set_aside(&self, attempt: &Attempt, reason: &str, now: DateTime<Utc>) -> Result<(), StoreError> {
+        Box::pin(self.set_aside_attempt(attempt, reason, now)).await
+    }
+
+    async fn take_back(&self, ids: &[StreamerId], give_up_at: Monotonic) -> Result<(), StoreError> {
+        let taken = Box::pin(self.persistently(give_up_at, || self.database.end_backoff(ids))).await;
+        taken.map_err(failed("taking rows back that are set aside"))
+    }
+
+    async fn are_set_aside(
+        &self,
+        ids: &[StreamerId],
+        now: DateTime<Utc>,
+    ) -> Result<Vec<SetAside>, StoreError> {
+        let mut aside = self.database.set_aside(ids, now).await?;
+        let known: HashSet<_> = aside.iter().map(|one| one.id).collect();
+        let others: Vec<_> = ids.iter().copied().filter(|id| !known.contains(id)).collect();
+        let shut_out = Box::pin(self.database.shut_out(&others)).await?;
+        aside.extend(shut_out.into_iter().map(|(id, error)| SetAside {
+            id,
+            at: now,
+            until: now,
+            reason: error.text,
+        }));
+        Ok(aside)
+    }
+
+    async fn deactivate(
+        &self,
+        attempts: &[Attempt],
+        give_up_at: Monotonic,
+    ) -> Result<Vec<Deactivation>, StoreError> {
+        // Boxed: it is rare, and every cycle would carry its size.
+        Box::pin(self.persistently(give_up_at, || self.deactivate_within_budget(attempts)))
+            .await
+            .map_err(failed("deactivating streamers"))
+    }
+
+    async fn notice(
+        &self,
+        attempts: &[Attempt],
+        give_up_at: Monotonic,
+    ) -> Result<Vec<Option<Vec<Told>>>, StoreError> {
+        Box::pin(self.persistently(give_up_at, || self.notice_within_budget(attempts)))
+            .await
+            .map_err(failed("notifying of refusals"))
+    }
+
+    async fn history(&self, client_id: &str) -> Result<History, StoreError> {
+        Box::pin(self.database.history_under(client_id)).await
+    }
+
+    async fn healthy(
+        &self,
+        except: &[StreamerId],
+        now: DateTime<Utc>,
+    ) -> Result<Vec<StreamerId>, StoreError> {
+        Box::pin(self.database.healthy_except(except, now)).await
+    }
+}
+
+impl PgStore {
+    /// See [`persistently`].
+    async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
+        &self,
+        give_up_at: Monotonic,
+        statement: impl Fn() -> F,
+    ) -> Result<T, sqlx::Error> {
+        persistently(self.clock.as_ref(), give_up_at, statement).await
+    }
+}
+
+/// Runs a statement, or a transaction, again while the database is away, until `give_up_at`. It must be one that can be
+/// repeated after its first answer was lost. That which takes leases is not quite: it meets its own, as if they were
+/// another run's, and they have to run out.
+async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
+    clock: &dyn Clock,
+    give_up_at: Monotonic,
+    statement: impl Fn() -> F,
+) -> Result<T, sqlx::Error> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let left = (give_up_at - clock.monotonic()).to_std().unwrap_or_default();
+        let patience = left.clamp(LAST_STATEMENT, STATEMENT_TIMEOUT);
+        let done = timeout(patience, statement()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        match done {
+            Err(error)
+                if Class::from(&error).can_pass()
+                    && give_up_at - clock.monotonic() > TimeDelta::from_std(pause).unwrap_or_default() =>
+            {
+                tracing::warn!(error = said(&error), "the database failed, trying again");
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            done => return done,
+        }
+    }
+}
+
+/// An error of one row is an answer: repeating the statement helps none of the others.
+fn unless_of_a_row<T>(done: Result<T, sqlx::Error>) -> Result<Result<T, sqlx::Error>, sqlx::Error> {
+    match done {
+        Err(error) if Class::from(&error).is_of_a_row() => Ok(Err(error)),
+        done => done.map(Ok),
+    }
+}
+
+/// The clocks of those who write here differ by less. One that was just set is not far ahead.
+const LARGEST_SKEW: TimeDelta = TimeDelta::minutes(1);
+
+/// A streamer as it is stored. Nullable all over; [`TokenState`] is what the columns mean together.
+struct StreamerRow {
+    id: Uuid,
+    login: String,
+    display_name: String,
+    is_active: bool,
+    /// The end of the last authorization.
+    until: Option<Moment>,
+    expires_at: Option<Moment>,
+    refreshed_at: Option<Moment>,
+    validated_at: Option<Moment>,
+    /// The application's column, which others write as well.
+    failed_at: Option<Moment>,
+    /// What we remember of the failure at the very time `known_failure_at`, and of no other.
+    known_failure_at: Option<Moment>,
+    failure_kind: Option<String>,
+    /// What of ours it was recorded under.
+    failed_client_id: Option<String>,
+    refusals: Option<i32>,
+    /// What Twitch said of the expiry of the stored pair.
+    pair_expiry: Option<String>,
+    /// Our own first refusal of the stored pair.
+    refused_since: Option<Moment>,
+    /// When people were notified of it.
+    noticed_at: Option<Moment>,
+}
+
+impl StreamerRow {
+    /// As of `now`: a time that is ahead of it says nothing, because what has been can't be to come. Another program may have
+    /// written it in a wrong zone.
+    fn into_parts(self, now: DateTime<Utc>) -> (Streamer, TokenState) {
+        let past = |at: &DateTime<Utc>| *at <= now + LARGEST_SKEW;
+        let failed_at = self.failed_at.and_then(Moment::known).filter(past);
+        let known = failed_at.is_some() && self.known_failure_at.and_then(Moment::known) == failed_at;
+        let failed_under = self.failed_client_id.filter(|_| known).map(|id| match id.as_str() {
+            "" => FailedUnder::WrongKeys,
+            _ => FailedUnder::Client(id),
+        });
+        let failure = failed_at.map(|at| {
+            let failure = match self.failure_kind.as_deref().and_then(parse_kind).filter(|_| known) {
+                Some(kind) => {
+                    let refusals = self.refusals.and_then(|n| n.try_into().ok()).unwrap_or(0);
+                    Failure { refusals, ..Failure::first(kind, at) }
+                }
+                None => Failure::recorded_elsewhere(at),
+            };
+            let refused_since = self.refused_since.and_then(Moment::known).filter(past);
+            Failure { refused_since, noticed: self.noticed_at.is_some(), ..failure }
+        });
+        let token = TokenState {
+            expires_at: self.expires_at.and_then(Moment::known),
+            no_expiry: self.pair_expiry.as_deref().and_then(parse_no_expiry),
+            refreshed_at: self.refreshed_at.and_then(Moment::known).filter(past),
+            validated_at: self.validated_at.and_then(Moment::known).filter(past),
+            failure,
+            failed_under,
+            repaired: false,
+        };
+        let streamer = Streamer::new(StreamerId(self.id), &self.login, &self.display_name);
+        (streamer, token)
+    }
+}
+
+fn parse_kind(text: &str) -> Option<FailureKind> {
+    [FailureKind::Refusal, FailureKind::Outage].into_iter().find(|kind| kind.as_str() == text)
+}
+
+fn parse_no_expiry(text: &str) -> Option<NoExpiry> {
+    match text {
+        "never" => Some(NoExpiry::Never),
+        "unknown" => Some(NoExpiry::Unknown),
+        _ => None,
+    }
+}
