@@ -5,6 +5,7 @@
 //! header never can.
 #![warn(missing_docs)]
 
+mod answers;
 mod body;
 mod document;
 mod enter;

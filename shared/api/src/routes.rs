@@ -16,8 +16,8 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::Context;
+use crate::answers::{CheckAnswers, GrantAnswers, ListAnswers, RevokeAnswers, StatusAnswers};
 use crate::body::{Authorization, Authorizations, HealthReport};
-use crate::document::{CheckAnswers, GrantAnswers, ListAnswers, RevokeAnswers, StatusAnswers};
 use crate::problem::Problem;
 
 /// The length of a UUID in its usual form; the crate takes others as well.

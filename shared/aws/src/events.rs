@@ -10,7 +10,7 @@ use domain::ports::{SignalError, StreamerDeactivated};
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
-use crate::signals::Guard;
+use crate::guard::Guard;
 use crate::{Failure, Sdk};
 
 /// The events' source.

@@ -6,6 +6,7 @@
 
 mod events;
 mod failure;
+mod guard;
 mod retries;
 mod sdk;
 mod secrets;
@@ -17,7 +18,7 @@ pub mod stack;
 
 pub use self::events::{SOURCE, STREAMER_DEACTIVATED};
 use self::failure::Failure;
-pub use self::retries::RetryGroup;
+pub use self::retries::{RetryConfig, RetryGroup};
 pub use self::sdk::{Access, Sdk};
 pub use self::secrets::SecretsManager;
-pub use self::signals::{AwsSignals, NoSignals, RetryConfig, SignalsConfig};
+pub use self::signals::{AwsSignals, NoSignals, SignalsConfig};

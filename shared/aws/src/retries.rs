@@ -20,8 +20,21 @@ use domain::schedule::{Trigger, retry_minute};
 use serde_json::json;
 use tokio::sync::OnceCell;
 
-use crate::signals::{Guard, RetryConfig};
+use crate::guard::Guard;
 use crate::{Failure, Sdk};
+
+/// How EventBridge Scheduler runs a cycle again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetryConfig {
+    /// `RETRY_GROUP`: the schedule group.
+    pub group: String,
+    /// `RETRY_TARGET_ARN`: the function that is invoked.
+    pub target_arn: String,
+    /// `RETRY_ROLE_ARN`: the role under which it is invoked.
+    pub role_arn: String,
+    /// `RETRY_DLQ_ARN`: the SQS queue for what could not be delivered.
+    pub dlq_arn: Option<String>,
+}
 
 /// A schedule has to be there before its minute begins: as long as making it may take.
 const AHEAD: TimeDelta = domain::refresh::SIGNAL_TIMEOUT;

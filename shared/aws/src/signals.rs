@@ -4,16 +4,15 @@
 //! A signal only wakes: what it says stands in the database. So it may fail, and must never hold a cycle up: what is
 //! out of reach is left alone for a while. Nothing of the SDK is loaded before the first signal.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use domain::Clock;
 use domain::ports::{SignalError, Signals, StreamerDeactivated};
 
+use crate::Sdk;
 use crate::events::Events;
-use crate::retries::Retries;
-use crate::sdk::LONGEST_OPERATION;
-use crate::{Failure, Sdk};
+use crate::retries::{Retries, RetryConfig};
 
 /// Where to signal to. `None`: nobody listens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,23 +22,6 @@ pub struct SignalsConfig {
     /// `EVENT_BUS_NAME`, a name or an ARN. Without it events are logged at `debug`.
     pub event_bus: Option<String>,
 }
-
-/// How EventBridge Scheduler runs a cycle again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RetryConfig {
-    /// `RETRY_GROUP`: the schedule group.
-    pub group: String,
-    /// `RETRY_TARGET_ARN`: the function that is invoked.
-    pub target_arn: String,
-    /// `RETRY_ROLE_ARN`: the role under which it is invoked.
-    pub role_arn: String,
-    /// `RETRY_DLQ_ARN`: the SQS queue for what could not be delivered.
-    pub dlq_arn: Option<String>,
-}
-
-/// For how long a service that can't be reached is left alone. A cycle loses [`LONGEST_OPERATION`] to it at most twice a
-/// minute, however many signals it has to give.
-const LEFT_ALONE: TimeDelta = TimeDelta::seconds(30);
 
 /// Where neither a scheduler nor a bus is configured: the sweep retries. Whoever runs a cycle tells of each deactivation, so
 /// an event is logged at `debug` only.
@@ -90,34 +72,5 @@ impl Signals for AwsSignals {
             Some(events) => events.publish(event).await,
             None => NoSignals.publish(event).await,
         }
-    }
-}
-
-/// Calls a service, unless it was out of reach a moment ago.
-pub(super) struct Guard {
-    clock: Arc<dyn Clock>,
-    left_alone_until: Mutex<Option<DateTime<Utc>>>,
-}
-
-impl Guard {
-    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, left_alone_until: Mutex::default() }
-    }
-
-    pub(super) async fn call<T>(&self, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        let until = *self.left_alone_until.lock().unwrap_or_else(PoisonError::into_inner);
-        // A clock that was set back must not leave it alone for ever.
-        let wait = until.map(|until| until - self.clock.now());
-        if wait.is_some_and(|wait| wait > TimeDelta::zero() && wait <= LEFT_ALONE) {
-            return Err(Failure::lasting("it was out of reach a moment ago and is left alone for a while"));
-        }
-        let done = tokio::time::timeout(LONGEST_OPERATION, call).await.unwrap_or_else(|_| {
-            Err(Failure::lasting(format!("no answer within {} s", LONGEST_OPERATION.as_secs())))
-        });
-        if done.as_ref().is_err_and(|failure| failure.lasts) {
-            let until = self.clock.now() + LEFT_ALONE;
-            *self.left_alone_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
-        }
-        done
     }
 }

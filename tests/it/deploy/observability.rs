@@ -30,12 +30,7 @@ fn the_documentation_has_each_metric_with_its_unit_and_meaning() -> Result<()> {
         .iter()
         .map(|metric| format!("| `{}` | {:?} | {} |", metric.name(), metric.unit(), metric.meaning()))
         .collect();
-    assert_eq!(
-        table(&documented()?, "Metrics")?,
-        rows,
-        "docs/operate.md is to have:\n{}",
-        rows.join("\n")
-    );
+    assert_eq!(table(&documented()?, "Metrics")?, rows, "docs/operate.md is to have:\n{}", rows.join("\n"));
     Ok(())
 }
 
