@@ -191,7 +191,7 @@ async fn without_a_search_path() -> Result<(Still, PgConnection)> {
 #[tokio::test]
 async fn every_statement_names_its_schema() -> Result<()> {
     let (_still, mut connection) = without_a_search_path().await?;
-    let files: Vec<_> = read_dir(workspace().join("shared/adapters/.sqlx"))?.collect::<Result<_, _>>()?;
+    let files: Vec<_> = read_dir(workspace().join("shared/store/.sqlx"))?.collect::<Result<_, _>>()?;
     assert!(files.len() > 30);
     for file in files {
         let checked: Value = serde_json::from_slice(&read(file.path())?)?;

@@ -98,7 +98,7 @@ async fn reads_little(world: &World, what: &str, work: impl Future<Output = Resu
 async fn scans(connection: &mut PgConnection, table: &str) -> Result<String> {
     let mut plans = String::new();
     sqlx::raw_sql("SET plan_cache_mode = force_generic_plan").execute(&mut *connection).await?;
-    for file in read_dir(workspace().join("shared/adapters/.sqlx"))? {
+    for file in read_dir(workspace().join("shared/store/.sqlx"))? {
         let checked: Value = serde_json::from_slice(&read(file?.path())?)?;
         let (statement, describe) = (checked["query"].as_str().context("a statement")?, &checked["describe"]);
         let count = describe["parameters"]["Left"].as_array().map_or(0, Vec::len);

@@ -31,9 +31,9 @@ fn the_sample_has_every_setting_in_the_readmes_words() -> Result<()> {
 
 #[test]
 fn the_settings_that_the_code_reads_are_those_of_the_readme() -> Result<()> {
-    let adapters = workspace().join("shared/adapters/src");
-    let mut files = vec![adapters.join("config.rs")];
-    for file in read_dir(adapters.join("config"))? {
+    let service = workspace().join("shared/service/src");
+    let mut files = vec![service.join("config.rs")];
+    for file in read_dir(service.join("config"))? {
         files.push(file?.path());
     }
     let mut read = BTreeSet::new();
