@@ -1,4 +1,4 @@
--- Dead and unknown time of the sessions that reach into [$1, $2), of which $2 is now. docs/coverage.md says what
+-- Dead and unknown time of the sessions that reach into [$1, $2), of which $2 is now. docs/operate.md says what
 -- counts. One row for each gap; a session without any is only in the totals, which stand in every row.
 --
 -- The history is read through the index of each session's streamer, and nothing that grows is joined with anything
