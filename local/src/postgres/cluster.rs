@@ -1,29 +1,31 @@
-//! The databases that we create on a server, and how they go again.
+//! The databases that this process creates on a server and drops again.
 //!
 //! A server that is not ours is shared with others, and a process can be killed before it has dropped its databases.
 //! So their names begin with an owner, unique to the process that made them, and that process keeps one session open
 //! under the owner's name. Databases whose owner has no session are leftovers; the next process drops them. (A
-//! process id alone would not do: the server may be shared by several machines.)
+//! process id alone would not do: several machines may share the server.)
 
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
+use std::sync::mpsc as blocking;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use sqlx::ConnectOptions as _;
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
+use tokio::runtime;
+use tokio::sync::{mpsc, oneshot};
 use url::Url;
 
 use super::server::Server;
-use super::session::Session;
 
 /// The names that [`Cluster::create`] gives, in the server's regular expressions.
 const NAMES: &str = "^token_refresh_local_[0-9]+_[0-9a-f]{16}_[0-9]+$";
 
-/// How long a drop may hold up who dropped it. It takes some 10 ms; without an answer the next process does it.
-const DROP_DEADLINE: Duration = Duration::from_secs(20);
+/// How long dropping a [`Database`] may block. It takes some 10 ms; without an answer the next process drops it.
+const DROP_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(super) struct Cluster {
     session: Session,
@@ -37,14 +39,14 @@ pub(super) struct Cluster {
 
 impl Cluster {
     pub(super) async fn own(server: Server) -> anyhow::Result<Self> {
-        let url = server.url("postgres").parse().context("the URL of our own server is none")?;
+        let url = server.url("postgres").parse().context("the URL of our own server is not valid")?;
         Self::connect(url, Some(server)).await.context("our own PostgreSQL started and refuses connections")
     }
 
     pub(super) async fn at(url: &str) -> anyhow::Result<Self> {
         // The URL is not part of any message: it may hold a password.
-        let url: Url = url.parse().context("it is no URL")?;
-        ensure!(matches!(url.scheme(), "postgres" | "postgresql"), "it is no URL of PostgreSQL");
+        let url: Url = url.parse().context("it is not a URL")?;
+        ensure!(matches!(url.scheme(), "postgres" | "postgresql"), "it is not a URL of PostgreSQL");
         ensure!(
             !url.query_pairs().any(|(key, _)| key == "dbname"),
             "its parameter `dbname` would hide the names of our own databases: write the name as the URL's path"
@@ -101,7 +103,7 @@ impl Cluster {
     }
 }
 
-/// A database that nobody else uses. Dropping it drops it on the server too, whoever is still connected.
+/// A database of the caller alone. Dropping this drops it on the server too, and ends its connections.
 pub struct Database {
     name: String,
     url: String,
@@ -121,11 +123,11 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        let (dropped, is_dropped) = mpsc::channel();
-        // Who has stopped waiting does not need the answer.
+        let (dropped, is_dropped) = blocking::channel();
+        // A caller that has stopped waiting does not need the answer.
         self.cluster.session.send(drop_database(&self.name), move |result| drop(dropped.send(result)));
         // Waits, because a process that ended at once would leave the database behind.
-        match is_dropped.recv_timeout(DROP_DEADLINE) {
+        match is_dropped.recv_timeout(DROP_TIMEOUT) {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::warn!(database = self.name, "the database was not dropped: {error}"),
             Err(_) => tracing::warn!(
@@ -139,4 +141,63 @@ impl Drop for Database {
 /// Names are made by us, of characters that need no quotes.
 fn drop_database(name: &str) -> String {
     format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+}
+
+/// The first column of the rows.
+type Answer = Result<Vec<String>, sqlx::Error>;
+
+struct Request {
+    sql: String,
+    reply: Box<dyn FnOnce(Answer) + Send>,
+}
+
+/// One connection for everything that is done to whole databases, one statement after the other. It lives on a thread of
+/// its own: callers come from async runtimes that end while it stays, and from `Drop`, which cannot wait for a future.
+struct Session(mpsc::UnboundedSender<Request>);
+
+impl Session {
+    async fn open(options: PgConnectOptions) -> anyhow::Result<Self> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (requests, received) = mpsc::unbounded_channel();
+        let (opened, is_open) = oneshot::channel();
+        thread::Builder::new()
+            .name("postgres-session".to_owned())
+            .spawn(move || runtime.block_on(serve(options, opened, received)))?;
+        is_open.await.context("the thread of the connection ended early")??;
+        Ok(Self(requests))
+    }
+
+    async fn run(&self, sql: String) -> anyhow::Result<Vec<String>> {
+        let (sender, answer) = oneshot::channel();
+        // A caller that has stopped waiting does not need the answer.
+        self.send(sql, move |result| drop(sender.send(result)));
+        Ok(answer.await.context("the connection to PostgreSQL has ended")??)
+    }
+
+    /// Without waiting; `reply` is called on the session's thread, or dropped if that has ended.
+    fn send(&self, sql: String, reply: impl FnOnce(Answer) + Send + 'static) {
+        drop(self.0.send(Request { sql, reply: Box::new(reply) }));
+    }
+}
+
+async fn serve(
+    options: PgConnectOptions,
+    opened: oneshot::Sender<Result<(), sqlx::Error>>,
+    mut requests: mpsc::UnboundedReceiver<Request>,
+) {
+    let mut connection = match options.disable_statement_logging().connect().await {
+        Ok(connection) => connection,
+        Err(error) => return drop(opened.send(Err(error))),
+    };
+    drop(opened.send(Ok(())));
+    while let Some(Request { sql, reply }) = requests.recv().await {
+        reply(answer(&mut connection, sql).await);
+    }
+    // The end of the process closes it as well.
+    drop(connection.close().await);
+}
+
+async fn answer(connection: &mut PgConnection, sql: String) -> Answer {
+    let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
 }

@@ -6,12 +6,9 @@
 //!
 //! Nobody decides anything by these errors, a person reads them; that is why they are [`anyhow`]'s.
 
-mod binaries;
 mod cluster;
-mod npm;
-mod places;
+mod programs;
 mod server;
-mod session;
 mod user;
 
 use std::collections::HashMap;

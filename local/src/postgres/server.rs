@@ -15,10 +15,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use tempfile::TempDir;
 
+use super::programs;
 use super::user::ServerUser;
-use super::{binaries, places};
+use crate::binaries::workspace;
 use crate::env;
 
 /// An idle machine needs less than a second, one that compiles on all cores ten times that.
@@ -30,6 +32,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Enough for PostgreSQL's reason, which is in the last lines.
 const LOG_TAIL_LINES: usize = 20;
+
+/// What stands for itself in no part of a URL.
+const RESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Named in every URL and to the server, because `PGPORT` would change the default of either.
 const PORT: u16 = 5432;
@@ -117,9 +122,9 @@ impl Server {
     /// A server that begins to start, and its log.
     fn launch(settings: Settings, pg_bin: Option<&str>) -> anyhow::Result<(Self, File)> {
         let user = ServerUser::choose()?;
-        let places = places::usable(user);
+        let places = usable_places(user);
         let path = env::var("PATH");
-        let bin_dir = binaries::find(user, pg_bin, path.as_deref(), &places)?;
+        let bin_dir = programs::find(user, pg_bin, path.as_deref(), &places)?;
         let directory = make_directory(user, &places)?;
         let log = OpenOptions::new().create(true).append(true).open(log_path(directory.path()))?;
         // Opened now: when the server fails, the supervisor removes the file, and what we hold open can still be read.
@@ -185,8 +190,7 @@ impl Server {
     /// The URL of a database on this server, as sqlx and libpq read it.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
-        let [database, host] =
-            [database.as_bytes(), self.directory.as_os_str().as_encoded_bytes()].map(percent_encoded);
+        let host = percent_encode(self.directory.as_os_str().as_encoded_bytes(), &RESERVED);
         format!("postgres://postgres@localhost:{PORT}/{database}?host={host}")
     }
 }
@@ -204,6 +208,19 @@ impl Drop for Server {
             std::thread::sleep(POLL_INTERVAL);
         }
     }
+}
+
+/// The directories that the server's user can enter, in order of preference: `target/local`, so that nothing lies outside
+/// the workspace, otherwise (in a home that is closed, or in one whose path is too long) one for temporary files.
+fn usable_places(user: ServerUser) -> Vec<PathBuf> {
+    let target = env::var("CARGO_TARGET_DIR").unwrap_or_else(|| "target".to_owned());
+    let ours = workspace().join(target).join("local");
+    // Where this fails the directory is not usable, and the next one is taken. Like `/tmp`, it is open to the server's user.
+    let _ = fs::create_dir_all(&ours)
+        .and_then(|()| fs::set_permissions(&ours, fs::Permissions::from_mode(0o1777)));
+    // The configured directory for temporary files may be root's alone.
+    let places = [ours, std::env::temp_dir(), PathBuf::from("/tmp")];
+    places.into_iter().filter(|place| user.can_enter(place)).collect()
 }
 
 /// The directory of one server, in the first place where it can work: where its user may have a directory, and where
@@ -255,30 +272,9 @@ fn tail(log: &mut File) -> io::Result<String> {
     Ok(lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n"))
 }
 
-/// Form encoding would make a space a plus, which libpq takes literally.
-fn percent_encoded(text: &[u8]) -> String {
-    text.iter().fold(String::new(), |mut encoded, &byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(byte.into());
-        } else {
-            encoded.extend(['%', hex(byte >> 4), hex(byte & 0xf)]);
-        }
-        encoded
-    })
-}
-
-fn hex(digit: u8) -> char {
-    char::from_digit(digit.into(), 16).expect("half a byte is one digit").to_ascii_uppercase()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_url_keeps_any_path_apart() {
-        assert_eq!(percent_encoded(b"/a b+c,\xc3\xa9/pg-1_2.~"), "%2Fa%20b%2Bc%2C%C3%A9%2Fpg-1_2.~");
-    }
 
     #[test]
     fn the_next_place_is_taken_where_a_socket_cannot_be() {
@@ -287,27 +283,13 @@ mod tests {
         fs::create_dir(&too_long).unwrap();
         let absent = root.path().join("absent");
 
-        let made =
-            make_directory(ServerUser::Ourselves, &[too_long.clone(), root.path().to_owned()]).unwrap();
+        let user = ServerUser::choose().unwrap();
+        let made = make_directory(user, &[too_long.clone(), root.path().to_owned()]).unwrap();
         assert_eq!(made.path().parent(), Some(root.path()));
         assert_eq!(fs::read_dir(&too_long).unwrap().count(), 0, "nothing is left in the refused place");
 
-        let error =
-            make_directory(ServerUser::Ourselves, std::slice::from_ref(&absent)).unwrap_err().to_string();
+        let error = make_directory(user, std::slice::from_ref(&absent)).unwrap_err().to_string();
         assert!(error.contains(absent.to_str().unwrap()), "{error}");
-    }
-
-    #[test]
-    fn only_a_server_that_is_ready_is_ready() {
-        let directory = tempfile::tempdir().unwrap();
-        let data = directory.path().join("data");
-        assert!(!is_ready(directory.path()));
-        fs::create_dir(&data).unwrap();
-        let file = |status| format!("42\n{}\n1700000000\n5432\n/tmp\n\n  1  2\n{status}\n", data.display());
-        fs::write(data.join("postmaster.pid"), file("starting")).unwrap();
-        assert!(!is_ready(directory.path()));
-        fs::write(data.join("postmaster.pid"), file("ready   ")).unwrap();
-        assert!(is_ready(directory.path()));
     }
 
     #[tokio::test]
@@ -317,7 +299,8 @@ mod tests {
         fs::set_permissions(programs.path(), all_may_run()).unwrap();
         for program in ["initdb", "postgres"] {
             let file = programs.path().join(program);
-            fs::write(&file, "#!/bin/sh\necho 'this is why' >&2; exit 3").unwrap();
+            fs::write(&file, "#!/bin/sh\n[ \"$1\" = --version ] || { echo 'this is why' >&2; exit 3; }")
+                .unwrap();
             fs::set_permissions(&file, all_may_run()).unwrap();
         }
         let pg_bin = programs.path().to_str().unwrap().to_owned();
@@ -328,14 +311,5 @@ mod tests {
         let expected =
             format!("PostgreSQL in {pg_bin} ended while it was starting. The end of its log:\nthis is why");
         assert_eq!(error, expected);
-    }
-
-    #[test]
-    fn the_tail_is_the_last_lines() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = log_path(directory.path());
-        let lines: Vec<String> = (1..=LOG_TAIL_LINES + 1).map(|line| line.to_string()).collect();
-        fs::write(&path, lines.join("\n")).unwrap();
-        assert_eq!(tail(&mut File::open(&path).unwrap()).unwrap(), lines[1..].join("\n"));
     }
 }

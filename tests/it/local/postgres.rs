@@ -218,8 +218,8 @@ async fn leftovers_are_dropped_once_their_process_is_gone() -> Result<()> {
 #[tokio::test]
 async fn a_url_that_cannot_be_used_is_refused_without_its_password() {
     let refusals = [
-        ("not a url", "it is no URL"),
-        ("mysql://root:s3cret@localhost/x", "no URL of PostgreSQL"),
+        ("not a url", "it is not a URL"),
+        ("mysql://root:s3cret@localhost/x", "not a URL of PostgreSQL"),
         ("postgres://app:s3cret@localhost/x?dbname=production", "`dbname`"),
         ("postgres://app:s3cret@localhost/x?host=/nowhere", "no connection to its server"),
     ];
