@@ -30,7 +30,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::oneshot,
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -82,30 +82,16 @@ impl Bound {
     pub(crate) fn serve(self, router: Router, tls: Option<Tls>) -> Server {
         let Self { address: _, service, listener } = self;
         let (stop, stopped) = oneshot::channel();
-        let serving = tokio::spawn(serve(service, listener, router, tls.map(|tls| tls.acceptor), stopped));
-        Server { service, stop, serving }
+        tokio::spawn(serve(service, listener, router, tls.map(|tls| tls.acceptor), stopped));
+        Server(stop)
     }
 }
 
-/// Serves until it is dropped or shut down.
+/// Serves until it is dropped: then nothing is ever sent, and the server stops.
 #[derive(Debug)]
-pub(crate) struct Server {
-    /// What is simulated.
-    service: &'static str,
-    /// Nothing is ever sent: that it is dropped stops the server.
-    stop: oneshot::Sender<Infallible>,
-    serving: JoinHandle<()>,
-}
-
-impl Server {
-    /// Closes the listener and all connections; requests that are still held are dropped.
-    pub(crate) async fn shutdown(self) {
-        drop(self.stop);
-        if let Err(error) = self.serving.await {
-            tracing::error!(%error, "the simulated {} ended in a panic", self.service);
-        }
-    }
-}
+pub(crate) struct Server(
+    #[expect(dead_code, reason = "it is there to be dropped")] oneshot::Sender<Infallible>,
+);
 
 async fn serve(
     service: &'static str,

@@ -11,8 +11,6 @@ mod decrypt;
 mod device;
 mod faults;
 mod receive;
-#[cfg(test)]
-mod tests;
 mod vapid;
 
 use std::{
@@ -108,11 +106,11 @@ pub struct UnknownDevice {
     pub name: String,
 }
 
-/// A running simulation. It serves until it is dropped or [shut down](Self::shutdown).
+/// A running simulation. It serves until it is dropped.
 #[derive(Debug)]
 pub struct SimulatedPush {
     simulation: Arc<Simulation>,
-    server: Server,
+    _server: Server,
 }
 
 impl SimulatedPush {
@@ -132,18 +130,13 @@ impl SimulatedPush {
             .route("/push/{subscription}", post(receive::push))
             .route("/redirected", post(receive::redirected))
             .with_state(Arc::clone(&simulation));
-        Ok(Self { simulation, server: bound.serve(router, None) })
+        Ok(Self { simulation, _server: bound.serve(router, None) })
     }
 
     /// Where it serves, without a slash at the end: `http://127.0.0.1:40001`.
     #[must_use]
     pub fn base_url(&self) -> &str {
         &self.simulation.origin
-    }
-
-    /// Closes the port and every connection, and waits until that is done. Requests without an answer get none.
-    pub async fn shutdown(self) {
-        self.server.shutdown().await;
     }
 
     /// A device subscribes. One whose name is known already subscribes anew: its former subscription is gone.

@@ -154,3 +154,42 @@ fn is_topic(text: &str) -> bool {
     (1..=LONGEST_TOPIC).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn each_header_has_its_rule() {
+        let read = |name: &'static str, value: Option<&str>| {
+            let good =
+                [("content-encoding", "aes128gcm"), ("ttl", "60"), ("urgency", "high"), ("topic", "topic")];
+            let mut headers: HeaderMap = good
+                .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)))
+                .into_iter()
+                .collect();
+            headers.remove(name);
+            if let Some(value) = value {
+                headers.insert(name, value.parse().unwrap());
+            }
+            Options::read(&headers).is_ok()
+        };
+        assert!(read("urgency", None) && read("topic", None) && read("ttl", Some("0")));
+        let long = "t".repeat(33);
+        for (name, value) in [
+            ("ttl", None),
+            ("ttl", Some("-1")),
+            ("ttl", Some("soon")),
+            ("content-encoding", None),
+            ("content-encoding", Some("aesgcm")),
+            ("urgency", Some("urgent")),
+            ("topic", Some("")),
+            ("topic", Some("not/base64url")),
+            ("topic", Some(&long)),
+        ] {
+            assert!(!read(name, value), "{name}: {value:?}");
+        }
+    }
+}

@@ -122,3 +122,75 @@ fn can_be_reached(subject: &str) -> bool {
         _ => false,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use p256::ecdsa::{SigningKey, signature::Signer as _};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::push::device::random_key;
+
+    const ORIGIN: &str = "http://127.0.0.1:8080";
+    const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
+
+    fn encode(bytes: impl AsRef<[u8]>) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    fn claims() -> Value {
+        json!({ "aud": ORIGIN, "exp": 12 * 3600, "sub": "mailto:operator@twitch-polls.net" })
+    }
+
+    /// `vapid t=<token>, k=<key>`, signed.
+    fn authorization(claims: &Value) -> String {
+        let key = random_key();
+        let signed = format!("{}.{}", encode(r#"{"typ":"JWT","alg":"ES256"}"#), encode(claims.to_string()));
+        let signature: Signature = SigningKey::from(&key).sign(signed.as_bytes());
+        let public = encode(key.public_key().to_sec1_bytes());
+        format!("vapid t={signed}.{}, k={public}", encode(signature.to_bytes()))
+    }
+
+    fn why(authorization: Option<&str>) -> Option<Distrust> {
+        check(authorization, ORIGIN, NOW).err()
+    }
+
+    #[test]
+    fn each_claim_has_its_rule() {
+        assert_eq!(why(Some(&authorization(&claims()))), None);
+        for (name, value, expected) in [
+            ("aud", json!("http://127.0.0.1"), Some(Distrust::Audience)),
+            ("aud", json!("http://127.0.0.1:8080/"), Some(Distrust::Audience)),
+            ("aud", Value::Null, Some(Distrust::Token)),
+            ("exp", json!(0), Some(Distrust::Expired)),
+            ("exp", json!(24 * 3600 + 1), Some(Distrust::TooLong)),
+            ("exp", json!(24 * 3600), None),
+            ("sub", json!("mailto:operator@localhost"), Some(Distrust::Subject)),
+            ("sub", json!("https://localhost/contact"), Some(Distrust::Subject)),
+            ("sub", json!("operator@twitch-polls.net"), Some(Distrust::Subject)),
+            ("sub", json!("https://twitch-polls.net/contact"), None),
+        ] {
+            let mut claims = claims();
+            claims[name] = value;
+            assert_eq!(why(Some(&authorization(&claims))), expected, "{claims}");
+        }
+    }
+
+    #[test]
+    fn a_sender_without_a_signature_of_its_key_is_refused() {
+        let (one, other) = (authorization(&claims()), authorization(&claims()));
+        let (token, _) = one.split_once(", k=").unwrap();
+        let (_, key) = other.split_once(", k=").unwrap();
+        let unsigned =
+            format!("vapid t={}.{}., k={key}", encode(r#"{"alg":"none"}"#), encode(claims().to_string()));
+        for (authorization, expected) in [
+            (None, Distrust::Missing),
+            (Some("Bearer x".to_owned()), Distrust::Scheme),
+            (Some(format!("{token}, k=BAAA")), Distrust::Key),
+            (Some(unsigned), Distrust::Token),
+            (Some(format!("{token}, k={key}")), Distrust::Signature),
+        ] {
+            assert_eq!(why(authorization.as_deref()), Some(expected), "{authorization:?}");
+        }
+    }
+}

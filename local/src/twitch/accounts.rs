@@ -9,7 +9,6 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use domain::{AccessToken, RefreshToken, TokenPair};
-use serde::Serialize;
 
 use super::{RefreshTokens, UnknownStreamer};
 use crate::clock::later;
@@ -25,7 +24,7 @@ const ALPHANUMERICS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 const REFRESH_TOKEN_ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789%/";
 
 /// What one streamer's tokens were used for since the simulation started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Activity {
     /// Requests to the token endpoint that carried a refresh token of this streamer, whatever came of them.
     pub refresh_requests: u64,
@@ -58,8 +57,8 @@ pub(super) struct AccountId(usize);
 struct GrantId(usize);
 
 pub(super) struct Account {
-    pub(super) user_id: String,
-    pub(super) login: String,
+    user_id: String,
+    login: String,
     pub(super) activity: Activity,
     /// One for each time the streamer connected the application, the newest last.
     grants: Vec<GrantId>,
@@ -229,10 +228,6 @@ impl Accounts {
         streamers.chain(self.of_application.keys()).map(|token| &**token)
     }
 
-    pub(super) fn is_connected(&self, account: AccountId) -> bool {
-        self.streamers[account.0].grants.iter().any(|grant| !self.grants[grant.0].over)
-    }
-
     pub(super) fn find(&self, login: &str) -> Result<AccountId, UnknownStreamer> {
         self.by_login.get(login).copied().ok_or_else(|| UnknownStreamer { login: login.to_owned() })
     }
@@ -251,10 +246,6 @@ impl Accounts {
 
     pub(super) fn get_mut(&mut self, account: AccountId) -> &mut Account {
         &mut self.streamers[account.0]
-    }
-
-    pub(super) fn all(&self) -> impl Iterator<Item = (AccountId, &Account)> {
-        self.streamers.iter().enumerate().map(|(index, account)| (AccountId(index), account))
     }
 
     fn live(&self, access_token: &str, now: DateTime<Utc>) -> Option<&Issued> {

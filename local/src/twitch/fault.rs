@@ -17,8 +17,7 @@ use crate::server::HangUp;
 /// Longer than any sensible client waits for a token.
 const DEFAULT_SLOWNESS: Duration = Duration::from_secs(30);
 
-/// One way in which Twitch can fail. As text it is its kebab-case name, followed by its parameters if it has any:
-/// `hang`, `slow latency_ms=2000`, `too-many-requests retry_after=30 ratelimit_reset=1795408200`.
+/// One way in which Twitch can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// 400 `Invalid refresh token`: the streamer disconnected the application, or Twitch errs.
@@ -126,7 +125,7 @@ impl Fault {
         Self::OtherUser,
     ];
 
-    /// The name, without parameters.
+    /// The name, by which the control routes know it with its parameters at their defaults.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -305,76 +304,23 @@ fn with_headers<const N: usize>(answer: Answer, headers: [(HeaderName, Option<u6
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())?;
-        match self {
-            Self::Slow { latency } => write!(f, " latency_ms={}", latency.as_millis()),
-            Self::ServiceUnavailable { retry_after } => write_parameter(f, "retry_after", *retry_after),
-            Self::TooManyRequests { retry_after, ratelimit_reset } => {
-                write_parameter(f, "retry_after", *retry_after)?;
-                write_parameter(f, "ratelimit_reset", *ratelimit_reset)
-            }
-            _ => Ok(()),
-        }
+        f.write_str(self.name())
     }
-}
-
-fn write_parameter(f: &mut fmt::Formatter<'_>, name: &str, value: Option<u64>) -> fmt::Result {
-    value.map_or(Ok(()), |value| write!(f, " {name}={value}"))
 }
 
 impl FromStr for Fault {
-    type Err = ParseFaultError;
+    type Err = UnknownFault;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut words = text.split_whitespace();
-        let name = words.next().unwrap_or_default();
-        let mut fault = Self::ALL
-            .into_iter()
-            .find(|fault| fault.name() == name)
-            .ok_or_else(|| ParseFaultError::UnknownName { name: name.to_owned() })?;
-        for word in words {
-            let unknown =
-                || ParseFaultError::UnknownParameter { fault: name.to_owned(), parameter: word.to_owned() };
-            let (parameter, value) = word.split_once('=').ok_or_else(unknown)?;
-            let value: u64 = value.parse().map_err(|_| unknown())?;
-            match (&mut fault, parameter) {
-                (Self::Slow { latency }, "latency_ms") => *latency = Duration::from_millis(value),
-                (
-                    Self::ServiceUnavailable { retry_after } | Self::TooManyRequests { retry_after, .. },
-                    "retry_after",
-                ) => *retry_after = Some(value),
-                (Self::TooManyRequests { ratelimit_reset, .. }, "ratelimit_reset") => {
-                    *ratelimit_reset = Some(value);
-                }
-                _ => return Err(unknown()),
-            }
-        }
-        Ok(fault)
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let known = Self::ALL.into_iter().find(|fault| fault.name() == name);
+        known.ok_or_else(|| UnknownFault(name.to_owned()))
     }
 }
 
-/// Why a text is no [`Fault`].
+/// A text is not the name of a [`Fault`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ParseFaultError {
-    /// The first word names no fault.
-    #[error("no fault is called ‘{name}’; there are: {}", Fault::ALL.map(Fault::name).join(", "))]
-    UnknownName {
-        /// What stood there.
-        name: String,
-    },
-    /// A later word is no parameter of that fault, or its value is no whole number.
-    #[error(
-        "‘{parameter}’ is no parameter of the fault {fault}; there are: latency_ms=<milliseconds> (slow), \
-         retry_after=<seconds> (service-unavailable, too-many-requests), \
-         ratelimit_reset=<unix seconds> (too-many-requests)"
-    )]
-    UnknownParameter {
-        /// The fault's name.
-        fault: String,
-        /// What stood there.
-        parameter: String,
-    },
-}
+#[error("no fault is called ‘{0}’; there are: {names}", names = Fault::ALL.map(Fault::name).join(", "))]
+pub struct UnknownFault(String);
 
 /// An endpoint that faults can hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -385,50 +331,19 @@ pub enum Endpoint {
     Validate,
 }
 
-impl Endpoint {
-    /// The name, as the control routes know it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Token => "token",
-            Self::Validate => "validate",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_fault_survives_the_way_through_text() {
-        let with_parameters = [
-            Fault::Slow { latency: Duration::from_secs(2) },
-            Fault::ServiceUnavailable { retry_after: Some(7) },
-            Fault::TooManyRequests { retry_after: Some(30), ratelimit_reset: Some(1_795_408_200) },
-        ];
-        for fault in Fault::ALL.into_iter().chain(with_parameters) {
-            assert_eq!(fault.to_string().parse(), Ok(fault));
-            assert!(fault.name().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{fault}");
+    fn faults_are_known_by_name_and_an_unknown_name_is_answered_with_all() {
+        for fault in Fault::ALL {
+            assert_eq!(fault.name().parse(), Ok(fault));
         }
-    }
-
-    #[test]
-    fn an_unknown_name_is_answered_with_the_known_ones() {
         let error = "sever-error".parse::<Fault>().unwrap_err().to_string();
         assert!(
             error.starts_with("no fault is called ‘sever-error’; there are: invalid-refresh-token, "),
             "{error}"
         );
-        assert!(error.ends_with(&format!(", {}", Fault::ALL[Fault::ALL.len() - 1].name())), "{error}");
-        assert!("".parse::<Fault>().is_err());
-    }
-
-    #[test]
-    fn a_parameter_must_be_known_and_a_number() {
-        for text in ["hang retry_after=3", "slow latency_ms=soon", "slow 300", "slow retry_after=3"] {
-            let error = text.parse::<Fault>().unwrap_err().to_string();
-            assert!(error.contains("is no parameter of the fault"), "{error}");
-        }
     }
 }

@@ -40,7 +40,7 @@ impl FaultRule {
 /// The streamers that a fault hits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Target {
-    Everybody,
+    All,
     Streamer(AccountId),
 }
 
@@ -50,11 +50,10 @@ pub(super) struct Faults {
     active: HashMap<(Target, Endpoint), Active>,
 }
 
-#[derive(Clone, Copy)]
-pub(super) struct Active {
-    pub(super) fault: Fault,
+struct Active {
+    fault: Fault,
     /// How many more requests it hits; none if it stays until cleared.
-    pub(super) remaining: Option<u32>,
+    remaining: Option<u32>,
 }
 
 impl Faults {
@@ -74,16 +73,10 @@ impl Faults {
         self.active.retain(|(of, _), _| *of != target);
     }
 
-    /// The fault that hits a request, which counts as one of its times. A streamer's own goes before everybody's.
+    /// The fault that hits a request, which counts as one of its times. A streamer's own goes before the one for all.
     pub(super) fn hit(&mut self, streamer: Option<AccountId>, endpoint: Endpoint) -> Option<Fault> {
         let own = streamer.and_then(|id| self.take((Target::Streamer(id), endpoint)));
-        own.or_else(|| self.take((Target::Everybody, endpoint)))
-    }
-
-    pub(super) fn of(&self, target: Target) -> impl Iterator<Item = (Endpoint, Active)> {
-        [Endpoint::Token, Endpoint::Validate].into_iter().filter_map(move |endpoint| {
-            self.active.get(&(target, endpoint)).map(|active| (endpoint, *active))
-        })
+        own.or_else(|| self.take((Target::All, endpoint)))
     }
 
     fn take(&mut self, key: (Target, Endpoint)) -> Option<Fault> {

@@ -11,7 +11,7 @@ pub(super) struct Form {
 }
 
 impl Form {
-    /// Reads a body or a query string. Refuses broken escapes and parameters that are given twice.
+    /// Reads a body. Refuses broken escapes and parameters that are given twice.
     pub(super) fn parse(text: &[u8]) -> Result<Self, Answer> {
         let broken = text.split(|byte| *byte == b'%').skip(1).any(
             |rest| !matches!(rest, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit()),
@@ -36,9 +36,5 @@ impl Form {
     /// The values that must not become known.
     pub(super) fn secrets(&self) -> Vec<&str> {
         ["refresh_token", "client_secret"].into_iter().filter_map(|name| self.get(name)).collect()
-    }
-
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.parameters.keys().map(String::as_str)
     }
 }

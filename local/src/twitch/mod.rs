@@ -29,12 +29,11 @@ use std::{
 
 use axum::{Router, http::StatusCode};
 use domain::{AccessToken, Clock, TokenPair};
-use serde::Serialize;
 use tokio::{sync::watch, time::Instant};
 
 pub use self::{
     accounts::Activity,
-    fault::{Endpoint, Fault, ParseFaultError},
+    fault::{Endpoint, Fault, UnknownFault},
     faults::FaultRule,
     gate::Gate,
 };
@@ -87,16 +86,6 @@ pub enum RefreshTokens {
     OneTime,
 }
 
-impl RefreshTokens {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Kept => "kept",
-            Self::Rotated => "rotated",
-            Self::OneTime => "one-time",
-        }
-    }
-}
-
 impl Default for Settings {
     /// A confidential client with random credentials, in the clear and without latency, by the machine's time.
     fn default() -> Self {
@@ -128,7 +117,7 @@ impl fmt::Debug for Settings {
 }
 
 /// What everybody together asked of the simulation since it started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Requests to `/oauth2/token`, whatever came of them.
     pub token_requests: u64,
@@ -154,13 +143,13 @@ pub struct UnknownStreamer {
     pub login: String,
 }
 
-/// A running simulation. It serves until it is dropped or [shut down](Self::shutdown).
+/// A running simulation. It serves until it is dropped.
 #[derive(Debug)]
 pub struct SimulatedTwitch {
     simulation: Arc<Simulation>,
     base_url: String,
     ca_pem: Option<String>,
-    server: Server,
+    _server: Server,
 }
 
 impl SimulatedTwitch {
@@ -177,7 +166,7 @@ impl SimulatedTwitch {
         let scheme = if ca_pem.is_some() { "https" } else { "http" };
         let base_url = format!("{scheme}://{}", bound.address);
         let server = bound.serve(router(Arc::clone(&simulation)), tls);
-        Ok(Self { simulation, base_url, ca_pem, server })
+        Ok(Self { simulation, base_url, ca_pem, _server: server })
     }
 
     /// Where it serves, without a slash at the end: `http://127.0.0.1:40001`.
@@ -190,11 +179,6 @@ impl SimulatedTwitch {
     #[must_use]
     pub fn ca_pem(&self) -> Option<&str> {
         self.ca_pem.as_deref()
-    }
-
-    /// Closes the port and every connection, and waits until that is done. Requests without an answer get none.
-    pub async fn shutdown(self) {
-        self.server.shutdown().await;
     }
 
     /// The streamer connects the application, and gets a pair of tokens that is valid from now. A login that is known
@@ -290,7 +274,7 @@ impl SimulatedTwitch {
 
     /// Switches a fault on for every request that isn't hit by a fault of its streamer.
     pub fn fault_for_everybody(&self, rule: impl Into<FaultRule>) {
-        self.simulation.lock().faults.set(Target::Everybody, rule.into());
+        self.simulation.lock().faults.set(Target::All, rule.into());
     }
 
     /// Switches off the faults of this streamer; those for everybody stay.
@@ -306,7 +290,7 @@ impl SimulatedTwitch {
 
     /// Switches off the faults for everybody; those of single streamers stay.
     pub fn clear_faults_for_everybody(&self) {
-        self.simulation.lock().faults.clear(Target::Everybody);
+        self.simulation.lock().faults.clear(Target::All);
     }
 
     /// Holds the refreshes of this streamer after their arrival and before their processing, until the gate is
