@@ -1,101 +1,115 @@
-//! The HTTP API on one machine: the functions' own binaries behind the local gateway, and somebody who calls them.
+//! The HTTP API on one machine: the router of the crate `api`, served from this process on loopback. Every request is taken
+//! for one of the account's own user `local`, as if IAM had authenticated it.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
-use domain::{CampaignId, MembershipKey, StreamerId};
+use api::Context;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use domain::{Caller, CampaignId, MembershipKey, StreamerId};
 use reqwest::{Client, Method};
 use serde_json::Value;
+use service::config::Source;
+use service::{Host, Process};
 use tempfile::{Builder, NamedTempFile};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tracing::Dispatch;
+use tracing::instrument::WithSubscriber as _;
+use uuid::Uuid;
 
-use crate::binaries::Binaries;
-use crate::gateway::{AtLimit, FunctionSpec, Gateway, Log, Route, Settings};
+use crate::lambda::ACCOUNT;
 
-/// Requests at once that each function has a sandbox for; those above wait.
-const CONCURRENCY: usize = 20;
-
-/// Where a membership's authorization is found.
+/// The path of a membership's authorization.
 #[must_use]
 pub fn authorization_path(key: MembershipKey) -> String {
     format!("/campaigns/{}/streamers/{}/authorization", key.campaign, key.streamer)
 }
 
-/// Where all authorizations of a streamer are found.
+/// The path of all authorizations of a streamer.
 #[must_use]
 pub fn authorizations_path(streamer: StreamerId) -> String {
     format!("/streamers/{streamer}/authorizations")
 }
 
-/// Where a campaign is checked.
+/// The path of a campaign's health check.
 #[must_use]
 pub fn check_path(campaign: CampaignId) -> String {
     format!("/campaigns/{campaign}/health-check")
 }
 
-/// The running API. When it is dropped, its functions end.
+/// The running API. Dropping it stops it.
 pub struct Api {
-    gateway: Gateway,
+    url: String,
     client: Client,
     log: NamedTempFile,
+    serving: JoinHandle<()>,
 }
 
-/// What was answered.
+/// An answer of the API.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
-    /// The status.
     pub status: u16,
-    /// The JSON; null if there is no body.
+    /// Null if there is no body.
     pub body: Value,
 }
 
 impl Api {
-    /// Starts to serve. The functions have this environment, and log as text.
+    /// Serves on a free port, with a service of this environment, and logs to a file of its own.
     ///
     /// # Errors
     ///
-    /// If there is no port, or no binary.
-    pub async fn start(binaries: &Binaries, environment: &[(String, String)]) -> Result<Self> {
-        let log = Builder::new().prefix("functions-").suffix(".log").tempfile()?;
-        let mut environment = environment.to_owned();
-        environment.push(("LOG_FORMAT".to_owned(), "text".to_owned()));
-        let function = |name: &str| {
-            let spec = FunctionSpec::new(binaries.path(name)?, environment.clone());
-            anyhow::Ok(FunctionSpec {
-                log: Log::File(log.path().to_owned()),
-                concurrency: CONCURRENCY,
-                ..spec
-            })
+    /// If there is no port.
+    pub async fn start(environment: &[(String, String)]) -> Result<Self> {
+        let source: Source = environment.iter().cloned().collect();
+        let router = api::whole(Arc::new(Host::new(source, Process::default())));
+
+        let log = Builder::new().prefix("api-").suffix(".log").tempfile()?;
+        // Not the process's only log: tests run many APIs in one process, and each reads its own.
+        let subscriber = tracing_subscriber::fmt()
+            .with_target(false)
+            .with_ansi(false)
+            .with_writer(Mutex::new(log.reopen()?))
+            .finish();
+        let dispatch = Dispatch::new(subscriber);
+        let enter = move |mut request: Request, next: Next| {
+            let caller = Caller(format!("arn:aws:iam::{ACCOUNT}:user/local"));
+            let request_id = Uuid::new_v4().to_string();
+            request.extensions_mut().insert(Context { caller, request_id, deadline: None });
+            next.run(request).with_subscriber(dispatch.clone())
         };
-        let routes = vec![
-            Route { suffix: "/health-check", function: function("health-check")? },
-            Route { suffix: "", function: function("grant-refresh")? },
-        ];
-        let settings = Settings { at_limit: AtLimit::Wait, ..Settings::default() };
-        let gateway = Gateway::start(settings, routes).await?;
-        // Nothing here is encrypted, but no client is made without a provider; whichever comes first serves all.
+        let listener = TcpListener::bind("127.0.0.1:0").await.context("no port for the HTTP API")?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let serving = tokio::spawn(async move {
+            // It serves until the task is aborted, and fails in no other way.
+            let _ = axum::serve(listener, router.layer(from_fn(enter))).await;
+        });
+        // reqwest needs a TLS provider even for plain HTTP; the first that is installed serves the whole process.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Ok(Self { gateway, client: Client::builder().no_proxy().build()?, log })
+        Ok(Self { url, client: Client::builder().no_proxy().build()?, log, serving })
     }
 
-    /// Where it serves, without a slash at the end.
+    /// The base URL, without a slash at the end.
     #[must_use]
     pub fn url(&self) -> &str {
-        self.gateway.base_url()
+        &self.url
     }
 
-    /// The file in which the functions log.
+    /// The API's log file.
     #[must_use]
     pub fn log(&self) -> &Path {
         self.log.path()
     }
 
-    /// Calls it.
+    /// Sends a request.
     ///
     /// # Errors
     ///
-    /// If there is no answer, or none in JSON.
+    /// If there is no answer, or its body is not JSON.
     pub async fn ask(&self, method: &str, path: &str) -> Result<Answer> {
-        let url = format!("{}{path}", self.url());
+        let url = format!("{}{path}", self.url);
         let answer = self.client.request(Method::from_bytes(method.as_bytes())?, url).send().await?;
         let (status, body) = (answer.status().as_u16(), answer.bytes().await?);
         let body = if body.is_empty() {
@@ -104,5 +118,11 @@ impl Api {
             serde_json::from_slice(&body).context(path.to_owned())?
         };
         Ok(Answer { status, body })
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        self.serving.abort();
     }
 }

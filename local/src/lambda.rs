@@ -21,6 +21,9 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+/// The account of the functions and of their callers; not an account of AWS.
+pub const ACCOUNT: &str = "000000000000";
+
 /// A function's process and the Runtime API that it polls. Both end when this is dropped.
 pub struct Function {
     process: Mutex<Child>,
@@ -168,10 +171,7 @@ async fn next(State(api): State<Arc<Api>>) -> (StatusCode, HeaderMap, String) {
     let headers = [
         ("lambda-runtime-aws-request-id", Uuid::new_v4().to_string()),
         ("lambda-runtime-deadline-ms", deadline.timestamp_millis().to_string()),
-        (
-            "lambda-runtime-invoked-function-arn",
-            "arn:aws:lambda:local:000000000000:function:local".to_owned(),
-        ),
+        ("lambda-runtime-invoked-function-arn", format!("arn:aws:lambda:local:{ACCOUNT}:function:local")),
         ("content-type", "application/json".to_owned()),
     ];
     let headers = headers.into_iter().filter_map(|(name, value)| {

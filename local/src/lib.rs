@@ -1,18 +1,14 @@
 //! The whole system on one machine: what the demo, the tests and the benchmark stand on.
 //!
-//! What is not ours to run is simulated here, over the real protocol: [`twitch`], [`push`], [`aws`], [`lambda`],
-//! [`gateway`]. What is ours is real: [`postgres`], and the program's own [`binaries`]. A [`world`] is one of each,
+//! What is not ours to run is simulated here, over the real protocol: [`twitch`], [`push`], [`lambda`]. What is ours is real: [`postgres`], and the program's own [`binaries`]. A [`world`] is one of each,
 //! with people in it.
 
 pub mod api;
-pub mod aws;
 pub mod bench;
 pub mod binaries;
 pub mod clock;
-pub mod cold;
 pub mod demo;
 pub mod env;
-pub mod gateway;
 pub mod lambda;
 pub mod postgres;
 pub mod push;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use local::{bench, cold, demo, simulate};
+use local::{bench, demo, simulate};
 
 /// The whole system on one machine: a PostgreSQL, a simulated Twitch, an invented cast, one cycle.
 #[derive(Parser)]
@@ -23,8 +23,6 @@ enum Command {
     Simulate,
     /// Measure the deployed function beside a sequential loop. Wants `cargo run --profile tool`.
     Bench,
-    /// Measure how the functions start that `.ci/lambda/cold` has built.
-    Cold,
 }
 
 #[tokio::main]
@@ -47,6 +45,5 @@ async fn run(arguments: Arguments) -> Result<()> {
             Ok(())
         }
         Some(Command::Bench) => bench::run().await,
-        Some(Command::Cold) => cold::run().await,
     }
 }

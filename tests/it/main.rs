@@ -81,6 +81,5 @@ mod deploy {
 }
 
 mod local {
-    mod gateway;
     mod postgres;
 }

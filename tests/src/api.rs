@@ -1,5 +1,5 @@
-//! The HTTP API as its callers reach it, in two ways: over a socket, through the local gateway; and by the event that API
-//! Gateway would send, handed to the function's binary.
+//! The HTTP API as its callers reach it, in two ways: over a socket, served from this process; and by the
+//! event that API Gateway would send, handed to the function's binary.
 
 use std::fs::{OpenOptions, read_to_string};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::NamedTempFile;
 
 use crate::requests::event;
-use crate::{binaries, binary, changed};
+use crate::{binary, changed};
 
 /// As long as API Gateway waits.
 const TIME_LEFT: Duration = Duration::from_secs(30);
@@ -33,7 +33,7 @@ pub enum Api {
 impl Api {
     /// Over a socket.
     pub async fn over_a_socket(world: &World) -> Result<Self> {
-        Ok(Self::Socket(local::api::Api::start(binaries().await?, &world.environment()).await?))
+        Ok(Self::Socket(local::api::Api::start(&world.environment()).await?))
     }
 
     /// By events.
@@ -57,7 +57,7 @@ impl Api {
         Ok(Answer { status, body: serde_json::from_str::<Value>(body)? })
     }
 
-    /// What the functions have logged so far.
+    /// The log so far.
     pub fn log(&self) -> Result<String> {
         Ok(read_to_string(match self {
             Self::Socket(api) => api.log(),

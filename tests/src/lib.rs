@@ -2,6 +2,7 @@
 #![expect(clippy::missing_errors_doc, clippy::must_use_candidate, reason = "any error fails the test")]
 
 pub mod api;
+pub mod aws;
 pub mod cycles;
 pub mod doomed;
 pub mod emf;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use chrono::{DateTime, Utc};
 use domain::{Caller, CampaignId, MembershipKey, StreamerId};
 pub use local::api::{authorization_path, authorizations_path, check_path};
-use local::gateway::ACCOUNT;
+use local::lambda::ACCOUNT;
 use local::world::World;
 use serde_json::{Value, json};
 use service::{Host, Request};

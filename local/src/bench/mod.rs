@@ -1,5 +1,5 @@
-//! The benchmark: the release binaries of the deployed functions, against a simulated Twitch over TLS and a durable
-//! PostgreSQL, all on this machine.
+//! The benchmark: the deployed function's release binary and the HTTP API, against a simulated Twitch over TLS and a
+//! durable PostgreSQL, all on this machine.
 
 mod cycles;
 mod requests;
@@ -32,7 +32,7 @@ pub async fn run() -> Result<()> {
     let postgres = Postgres::own(postgres::Settings { durable: true, log_statements: true }).await?;
 
     println!("Twitch answers after {} ms, over TLS.\n", LATENCY.as_millis());
-    requests::run(&binaries, &postgres).await?;
+    requests::run(&postgres).await?;
     cycles::run(&binaries, &postgres).await
 }
 

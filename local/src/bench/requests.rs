@@ -1,5 +1,4 @@
-//! Requests: the functions behind the local API Gateway, each request in a sandbox that is warm; beside bare calls to
-//! Twitch, by the same client in the same run.
+//! Requests to the HTTP API, served from this process; beside bare calls to Twitch, by the same client in the same run.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +16,6 @@ use uuid::Uuid;
 
 use super::world;
 use crate::api::{Api, authorization_path, check_path};
-use crate::binaries::Binaries;
 use crate::postgres::Postgres;
 use crate::world::{NewStreamer, World};
 
@@ -36,26 +34,24 @@ const APART: Duration = Duration::from_millis(5);
 
 /// Prints what requests take.
 #[expect(clippy::print_stdout, reason = "the figures are what it is for")]
-pub(super) async fn run(binaries: &Binaries, postgres: &Postgres) -> Result<()> {
-    println!(
-        "Requests through the local API Gateway, median of many; Twitch by the same client beside it:\n"
-    );
+pub(super) async fn run(postgres: &Postgres) -> Result<()> {
+    println!("Requests to the HTTP API, median of many; Twitch by the same client beside it:\n");
     let grants = world(postgres, 2 * GRANTS).await?;
-    let (grant, bare) = (warm_grant(binaries, &grants).await?, bare_refresh(&grants).await?);
+    let (grant, bare) = (warm_grant(&grants).await?, bare_refresh(&grants).await?);
     println!(
         "  a warm grant         {:>6.1} ms, of which Twitch {:>6.1} ms: our share is {:.1} ms",
         ms(grant),
         ms(bare),
         ms(grant.saturating_sub(bare))
     );
-    let (check, slowest) = check(binaries, postgres).await?;
+    let (check, slowest) = check(postgres).await?;
     println!(
         "  a check of {MEMBERS}        {:>6.1} ms, of which Twitch for the slowest member {:>6.1} ms: {:.2} times",
         ms(check),
         ms(slowest),
         check.as_secs_f64() / slowest.as_secs_f64()
     );
-    let mixed = mixed(binaries, postgres).await?;
+    let mixed = mixed(postgres).await?;
     println!(
         "  {:.0} a second, grants and status in turn, for {} s: {} grants, {} status, no error, no lost update; \
          median {:.1} ms and {:.1} ms, 99 % within {:.1} ms and {:.1} ms\n",
@@ -88,13 +84,6 @@ fn median(mut durations: Vec<Duration>) -> Duration {
     percentile(&durations, 50)
 }
 
-/// The functions of this world behind the local gateway.
-async fn start(binaries: &Binaries, world: &World) -> Result<Api> {
-    let mut environment = world.environment();
-    environment.push(("LOG_LEVEL".to_owned(), "warn".to_owned()));
-    Api::start(binaries, &environment).await
-}
-
 /// Asks, and has no other answer than a success that says so in this member.
 async fn ask(api: &Api, method: &str, path: &str, success: &str) -> Result<Value> {
     let answer = api.ask(method, path).await?;
@@ -125,9 +114,9 @@ async fn memberships(world: &World) -> Result<Vec<MembershipKey>> {
     Ok(rows.into_iter().map(key).collect())
 }
 
-/// The first grant starts the sandbox and connects, and is not counted.
-async fn warm_grant(binaries: &Binaries, world: &World) -> Result<Duration> {
-    let api = start(binaries, world).await?;
+/// The first grant connects, and is not counted.
+async fn warm_grant(world: &World) -> Result<Duration> {
+    let api = Api::start(&world.environment()).await?;
     let keys = memberships(world).await?;
     let mut took = Vec::new();
     for key in keys.iter().take(GRANTS + 1) {
@@ -155,9 +144,9 @@ async fn bare_refresh(world: &World) -> Result<Duration> {
 
 /// A check of a campaign in which half of the tokens expire soon, and one is dead although the database doesn't know:
 /// that one is validated and then refreshed. Beside it what these two calls take.
-async fn check(binaries: &Binaries, postgres: &Postgres) -> Result<(Duration, Duration)> {
+async fn check(postgres: &Postgres) -> Result<(Duration, Duration)> {
     let world = world(postgres, 0).await?;
-    let api = start(binaries, &world).await?;
+    let api = Api::start(&world.environment()).await?;
     let twitch = TwitchClient::new(world.config(&[])?.twitch, world.clock.clone())?;
     let (mut checks, mut calls) = (Vec::new(), Vec::new());
     for n in 0..=CHECKS {
@@ -206,10 +195,10 @@ struct Mixed {
 }
 
 /// Requests come when they come, whether those before are answered or not.
-async fn mixed(binaries: &Binaries, postgres: &Postgres) -> Result<Mixed> {
+async fn mixed(postgres: &Postgres) -> Result<Mixed> {
     let count = usize::try_from(MIXED.as_millis() / APART.as_millis())?;
     let world = world(postgres, count / 2).await?;
-    let api = Arc::new(start(binaries, &world).await?);
+    let api = Arc::new(Api::start(&world.environment()).await?);
     let keys = memberships(&world).await?;
     let (mut tasks, mut ticks) = (JoinSet::new(), interval(APART));
     let started = Instant::now();

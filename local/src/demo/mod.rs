@@ -81,7 +81,7 @@ pub async fn run(keep: bool) -> Result<()> {
     println!("\nA poll that begins now meets a live token on {live} of the 9 authorized channels.");
     println!("The others failed on purpose; each is tried again from its retry time on.");
 
-    let (api, paths) = (Api::start(&binaries, &command.environment).await?, Paths::of(&world).await?);
+    let (api, paths) = (Api::start(&command.environment).await?, Paths::of(&world).await?);
     over_http::play(&world, &api, &paths).await?;
 
     let clock = Arc::new(TurnableClock::frozen());
@@ -178,7 +178,7 @@ psql \"$DATABASE_URL\" -c 'SELECT twitch_login, token_expires_at, token_refresh_
 curl -X PUT \"$TWITCH_ID_URL/simulation/faults/aria\" -d server-error   # Twitch fails for her until DELETE; `-d any` lists how it can
 {calls}
 cargo lambda watch --invoke-address 127.0.0.1 --env-file {env_file}   # the functions themselves: docs/getting-started.md
-tail -f {log}   # what the functions behind it log
+tail -f {log}   # the API's log
 "
     )
 }

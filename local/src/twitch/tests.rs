@@ -152,12 +152,12 @@ async fn a_wrong_refresh_is_refused_in_twitchs_words() {
 /// The real one is more lenient; here a client that leaks a token into a URL or forgets to escape one is noticed.
 #[tokio::test]
 async fn parameters_must_come_in_a_proper_form() {
+    const FORM: &str = "application/x-www-form-urlencoded";
     let scene = Scene::new().await;
     let form = "client_id=a&client_secret=b&grant_type=refresh_token";
     let post = |path: &str, content_type: &str, body: String| {
         see(scene.request(Method::POST, path).header("Content-Type", content_type).body(body))
     };
-    const FORM: &str = "application/x-www-form-urlencoded";
     for (path, content_type, body, message) in [
         (
             "/oauth2/token?refresh_token=r",

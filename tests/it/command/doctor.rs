@@ -5,9 +5,9 @@ mod causes;
 mod database;
 
 use anyhow::{Context as _, Result, ensure};
+use end_to_end::aws::{Fault as AwsFault, Service, SimulatedAws};
 use end_to_end::people::sender;
 use end_to_end::{Printed, binary, changed, tokens, world};
-use local::aws::{Fault as AwsFault, Service, SimulatedAws};
 use local::postgres::{Postgres, Settings as ServerSettings};
 use local::twitch::{Fault, Settings};
 use local::world::{NewStreamer, World};

@@ -3,8 +3,8 @@
 use std::fs::write;
 
 use anyhow::Result;
+use end_to_end::aws::{Service, SimulatedAws};
 use end_to_end::{changed, tokens_in, world};
-use local::aws::{Service, SimulatedAws};
 use local::world::NewStreamer;
 
 #[tokio::test]

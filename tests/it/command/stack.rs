@@ -4,8 +4,8 @@ use std::fs::{create_dir_all, write};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use end_to_end::aws::{Fault, Service, SimulatedAws};
 use end_to_end::{Printed, changed, tokens_in, world};
-use local::aws::{Fault, Service, SimulatedAws};
 use local::world::{NewStreamer, World};
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -2,11 +2,11 @@
 
 use anyhow::{Result, bail};
 use domain::grant::GrantError;
+use end_to_end::aws::{Fault, Service, SimulatedAws};
 use end_to_end::cycles::planned;
 use end_to_end::relay::Relay;
 use end_to_end::requests::{membership, request};
 use end_to_end::{Still, changed};
-use local::aws::{Fault, Service, SimulatedAws};
 use local::world::{NewStreamer, World};
 use serde_json::json;
 use service::config::Source;
@@ -66,6 +66,8 @@ async fn a_secrets_manager_that_stalls_is_no_fault_of_the_database() -> Result<(
     sqlx::query("UPDATE streamers SET refresh_token_encrypted = 'v1.2027.AAAA.AAAA'")
         .execute(&world.pool)
         .await?;
+    // The secrets are read when the service is opened.
+    host.membership(key).await?;
     aws.fault(Service::Secrets, Fault::Stall, usize::MAX);
 
     // The second finds neither a lease that was left behind nor a need to ask again.

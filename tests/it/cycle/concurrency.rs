@@ -11,7 +11,7 @@ use domain::policy::RefreshMode;
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
 use end_to_end::requests::{authorization, authorization_path, check_path, membership};
-use end_to_end::{Ran, Still, binaries, binary, changed, run, tokens};
+use end_to_end::{Ran, Still, binary, changed, run, tokens};
 use futures::future::try_join_all;
 use local::api::Api;
 use local::lambda::Function;
@@ -191,7 +191,7 @@ async fn grants_and_checks_over_http_lose_no_pair_to_the_cycles() -> Result<()> 
     );
     everybody.bind(keys[0].campaign.0).bind(world.clock.now()).execute(&world.pool).await?;
     let patient = changed(world.environment(), &[("HEALTH_CHECK_TIMEOUT", "25")]);
-    let api = Api::start(binaries().await?, &patient).await?;
+    let api = Api::start(&patient).await?;
     // As callers do who are told to come again.
     let ask = async |path: String| loop {
         let answer = api.ask("POST", &path).await?;

@@ -9,12 +9,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use domain::MembershipKey;
 use domain::schedule::{NOTIFY_TIMER, PLANNED_RUNS, SWEEP};
+use end_to_end::aws::SimulatedAws;
 use end_to_end::people::{refused_for_good, sender};
 use end_to_end::requests::membership;
 use end_to_end::settings::settings;
 use end_to_end::template::{Template, elements, section, variables};
 use end_to_end::{binary, world};
-use local::aws::SimulatedAws;
 use local::binaries::workspace;
 use local::lambda::Function;
 use local::world::{NewStreamer, World};
@@ -261,14 +261,14 @@ async fn each_role_allows_what_its_function_calls_and_no_more() -> Result<()> {
                 running.invoke(sample, TIME_LEFT).await?;
             }
         }
-        let mut called: BTreeSet<_> = aws.recorded().iter().map(|request| action(request)).collect();
+        let requests = aws.recorded().await;
+        let mut called: BTreeSet<_> = requests.iter().map(|request| action(request)).collect();
         // The schedule is given a role to be fired under.
         if called.contains("scheduler:CreateSchedule") {
             called.insert("iam:PassRole".to_owned());
         }
         // Each secret was named like the variable that names it in the template.
-        let asked: BTreeSet<_> = aws
-            .recorded()
+        let asked: BTreeSet<_> = requests
             .iter()
             .filter_map(|request| member(request, r#""SecretId":""#))
             .map(str::to_owned)

@@ -7,7 +7,7 @@ use domain::authorization::AUTHORIZATION;
 use end_to_end::api::Api;
 use end_to_end::requests::{authorization, authorization_path, membership};
 use end_to_end::world;
-use local::gateway::ACCOUNT;
+use local::lambda::ACCOUNT;
 use local::world::{NewStreamer, World};
 use serde_json::json;
 

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use domain::StreamerId;
+use end_to_end::aws::SimulatedAws;
 use end_to_end::doomed::{
     CLAIM, LEASE, TURN, blocked, function, half_a_minute_later, hang_up, kill_at, lease, lock, run, settled,
     three_minutes_later, world,
 };
 use end_to_end::people::{campaign, refused_before, refused_streamer, sender, subscribe, user};
-use local::aws::SimulatedAws;
 use local::push::{Fault, SimulatedPush};
 use local::twitch::RefreshTokens;
 use local::world::World;
