@@ -21,12 +21,12 @@ pub struct Arguments {
     /// How many sessions at most.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
     limit: u16,
-    /// For machines: one JSON document.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// The report for machines. Times are RFC 3339, lengths are minutes.
+/// What `--json` prints. Times are RFC 3339, lengths are minutes.
 #[derive(Serialize)]
 struct Document<'a> {
     from: DateTime<Utc>,
@@ -123,7 +123,7 @@ fn minutes(length: TimeDelta) -> f64 {
 }
 
 /// Of the sessions without a dead second; `None` if there was no session.
-#[expect(clippy::cast_precision_loss, reason = "nobody has that many sessions")]
+#[expect(clippy::cast_precision_loss, reason = "there are never that many sessions")]
 fn share(coverage: &Coverage) -> Option<f64> {
     let without = coverage.sessions.checked_sub(coverage.with_dead_time())?;
     (coverage.sessions > 0).then(|| without as f64 / coverage.sessions as f64)

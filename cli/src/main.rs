@@ -53,7 +53,7 @@ enum Command {
     Refresh(refresh::Arguments),
     /// Show who is authorized, how their tokens stand, and which trigger touches them next.
     Status {
-        /// For machines: one JSON document.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
@@ -65,7 +65,7 @@ enum Command {
         /// How many at most.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
         limit: u16,
-        /// For machines: one JSON document.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
@@ -76,7 +76,7 @@ enum Command {
         /// How many at most.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
         limit: u16,
-        /// For machines: one JSON document.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
@@ -84,13 +84,13 @@ enum Command {
     Reactivate(reactivate::Arguments),
     /// Check everything that has to be right: configuration, database, Twitch's credentials, keys, schedules, cycles.
     ///
-    /// Ends with 1 if something is at fault. Nobody is refreshed and nothing is written.
+    /// Ends with 1 if something is wrong. Refreshes no token and writes nothing.
     Doctor {
-        /// For machines: one JSON document.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Encrypt anew what an old key or the other format wrote, while everything runs. Safe to run twice.
+    /// Encrypt again what an old key or the other format wrote, while everything runs. Safe to run twice.
     Rekey(rekey::Arguments),
     /// Bring the database to this program's schema. Safe to run twice.
     ///
@@ -155,11 +155,10 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> 
         (None, Some(path)) => Source::environment().and_file(&path)?,
         (None, None) => Source::environment().and_env_in(Path::new("."))?,
     };
-    // The doctor tells by itself of all that others would stop at, or log.
+    // The doctor reports by itself what other commands would stop at, or log.
     if !matches!(command, Command::Doctor { .. }) {
         telemetry::start(config::log(&source));
     }
-    // What is wrong with the log is found again with whatever the command reads, and told together.
     let process = Process::stopped_by(stop.clone()).with_sdk(sdk);
     let source = with_secrets(&source, command.secrets(), &process.sdk.clone().into()).await;
     match command {

@@ -8,7 +8,7 @@ use store::{Database, OutboxCounts, OutboxEntry};
 
 use crate::output::{self, table, time};
 
-/// For machines.
+/// What `--json` prints.
 #[derive(Serialize)]
 struct Document {
     counts: OutboxCounts,

@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use domain::Streamer;
 use serde::Serialize;
 
-/// A line on standard output. A reader that went away (`tokens … | head`) is no error.
+/// A line on standard output. A reader that went away (`tokens … | head`) is not an error.
 pub fn line(text: &str) -> io::Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -20,7 +20,7 @@ pub fn json(value: &impl Serialize) -> io::Result<()> {
     line(&serde_json::to_string_pretty(value)?)
 }
 
-/// A line on standard error. Where even that is closed, there is nobody left to tell.
+/// A line on standard error. If even that is closed, the text is lost.
 pub fn error(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
@@ -30,7 +30,7 @@ pub fn name(streamer: &Streamer) -> String {
     format!("{} ({})", streamer.display_name, streamer.login)
 }
 
-/// A point in time; `-` if there is none.
+/// A point in time; `-` if it is missing.
 pub fn time(at: Option<DateTime<Utc>>) -> String {
     at.map_or_else(|| "-".to_owned(), |at| at.format("%Y-%m-%d %H:%M:%S").to_string())
 }

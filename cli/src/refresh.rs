@@ -30,21 +30,21 @@ pub struct Arguments {
     /// Only this streamer: its id, a UUID.
     #[arg(value_parser = id::parse)]
     streamer_id: Option<StreamerId>,
-    /// Refresh even what is not due: everybody, if no streamer is given.
+    /// Refresh tokens that are not due as well: of all authorized streamers, if none is given.
     #[arg(long)]
     force: bool,
-    /// Show what would be done; call nobody, write nothing.
+    /// Show what would be done; don't call Twitch, don't write.
     #[arg(long)]
     dry_run: bool,
     /// End within this long: `90s`, `10m`, `1h`. What is in flight then is finished, the rest is left to the next run.
     #[arg(long, default_value = "10m", value_parser = duration::parse)]
     timeout: TimeDelta,
-    /// For machines: one JSON document.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// One streamer's part of the report: an outcome is marked for people and named for machines.
+/// One streamer's part of the report.
 #[derive(Serialize)]
 struct Detail {
     #[serde(flatten)]
@@ -68,7 +68,7 @@ impl Detail {
     }
 }
 
-/// The report for machines.
+/// What `--json` prints.
 #[derive(Serialize)]
 struct Document<'a> {
     dry_run: bool,
@@ -83,7 +83,7 @@ struct Document<'a> {
 /// It takes seconds with 100,000 streamers.
 const KEEP_UP_TIMEOUT: Duration = Duration::from_secs(30);
 
-const DRY_RUN: &str = "\nDry run: nobody is called, nothing is written.\n";
+const DRY_RUN: &str = "\nDry run: Twitch is not called, nothing is written.\n";
 const STARTING: &str = "\nStarting refresh cycle...\n";
 
 pub async fn run(source: &Source, arguments: Arguments, process: &Process) -> Result<ExitCode> {
@@ -140,7 +140,6 @@ pub async fn run(source: &Source, arguments: Arguments, process: &Process) -> Re
         keep_up(database, service.now(), until, &process.stop).await;
     }
     let details = details.into_inner().unwrap_or_else(PoisonError::into_inner);
-    // The report tells of it as well.
     let (delivered, undelivered) = match notifier {
         Some(notifier) => match deliver(&notifier, until).await {
             Ok(delivery) => (Some(delivery), None),

@@ -1,4 +1,4 @@
-//! `tokens rekey`: writes anew what an old key or the other format wrote, so that the old key can go.
+//! `tokens rekey`: encrypts again what an old key or the other format wrote, so that the old key can go.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -14,10 +14,10 @@ use crate::output::{self, name};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Show what would be written anew; write nothing.
+    /// Show what would be encrypted again; write nothing.
     #[arg(long)]
     dry_run: bool,
-    /// For machines: one JSON document.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }
@@ -28,7 +28,7 @@ struct Done {
     dry_run: bool,
     /// Streamers that were looked at.
     total: u64,
-    /// Streamers of whom something was, or would be, written anew.
+    /// Streamers with a token that was, or would be, encrypted again.
     rekeyed: u64,
     /// Streamers who were being refreshed or changed at that moment.
     busy: u64,
@@ -87,7 +87,7 @@ pub async fn run(source: &Source, arguments: Arguments, stop: CancellationToken)
 fn text(done: &Done) -> String {
     let Done { dry_run, total, rekeyed, busy, unreadable } = done;
     let what =
-        if *dry_run { "Dry run, nothing is written. Would be encrypted anew" } else { "Encrypted anew" };
+        if *dry_run { "Dry run, nothing is written. Would be encrypted again" } else { "Encrypted again" };
     let mut text = format!("{what}: {rekeyed} of {total} streamer(s)");
     if *busy > 0 {
         let _ = write!(text, "\n{busy} were being refreshed at that moment: run it again for them");
@@ -120,7 +120,7 @@ mod tests {
         ];
         let done = Done { dry_run: false, total: 4, rekeyed: 2, busy: 1, unreadable };
         insta::assert_snapshot!(text(&done), @r"
-        Encrypted anew: 2 of 4 streamer(s)
+        Encrypted again: 2 of 4 streamer(s)
         1 were being refreshed at that moment: run it again for them
 
         Can't be read, and left as they are:
@@ -128,6 +128,6 @@ mod tests {
           - Aria (aria), refresh_token_encrypted: the stored text is not a token: the streamer has to connect again
         ");
         let dry = Done { dry_run: true, total: 4, rekeyed: 4, ..Done::default() };
-        insta::assert_snapshot!(text(&dry), @"Dry run, nothing is written. Would be encrypted anew: 4 of 4 streamer(s)");
+        insta::assert_snapshot!(text(&dry), @"Dry run, nothing is written. Would be encrypted again: 4 of 4 streamer(s)");
     }
 }

@@ -11,7 +11,7 @@ use crate::output;
 #[derive(Subcommand)]
 pub enum Command {
     /// Make a new key pair and print it. It is stored nowhere; browsers that subscribed under another key must
-    /// subscribe anew.
+    /// subscribe again.
     Generate {
         /// Where push services reach you: mailto:you@your.domain or an https URL.
         #[arg(long, value_name = "URL")]

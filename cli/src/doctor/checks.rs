@@ -174,7 +174,7 @@ pub fn notify_role(found: Result<NotifyRole, StoreError>) -> Check {
     match found {
         Err(error) => Topic::NotifyRole.fault(error.to_string()),
         Ok(NotifyRole { exists: false, .. }) => Topic::NotifyRole.warning(
-            "there is no role token_refresh_notify, so the function notify can't work: CREATE ROLE \
+            "the role token_refresh_notify is missing, so the function notify can't work: CREATE ROLE \
              token_refresh_notify NOLOGIN, then as the tables' owner CALL token_refresh.grant_notify()",
         ),
         Ok(NotifyRole { logins, .. }) if logins.is_empty() => Topic::NotifyRole.warning(
@@ -203,9 +203,8 @@ pub fn tokens(found: Result<Vec<StoredTexts>, StoreError>) -> Check {
         })
     };
     match (first(true), first(false)) {
-        (Some(ours), _) => {
-            Topic::Tokens.fault(format!("{counts}; {ours}. Nobody is deactivated for it, nor refreshed"))
-        }
+        (Some(ours), _) => Topic::Tokens
+            .fault(format!("{counts}; {ours}. These streamers are neither refreshed nor deactivated for it")),
         (None, Some(theirs)) => Topic::Tokens.warning(format!("{counts}; {theirs}")),
         (None, None) => Topic::Tokens.ok(format!("{counts}; a sample of each could be opened")),
     }
@@ -275,12 +274,12 @@ pub fn cycles(
         (_, Err(error), _) | (.., Err(error)) => return Topic::Cycles.fault(error.to_string()),
     };
     if authorized.is_empty() {
-        return Topic::Cycles.ok("nobody is authorized now, so there is nothing to do");
+        return Topic::Cycles.ok("no streamer is authorized now, so there is nothing to do");
     }
     let ago = |at: Option<DateTime<Utc>>| {
         at.map_or("none lately".to_owned(), |at| format!("{} ago", Human(now - at)))
     };
-    let told = format!(
+    let summary = format!(
         "{} authorized; the last refresh of a planned run: {}, of a sweep: {}",
         authorized.len(),
         ago(runs.planned),
@@ -291,22 +290,22 @@ pub fn cycles(
     let is_aside = |one: &Authorized| aside.iter().any(|row| row.id == one.streamer.id);
     let overdue = those(&|one| is_overdue(one, policy, now) && !is_aside(one));
     if !overdue.is_empty() {
-        let told = format!("{told}; overdue: {}", names(&overdue));
+        let summary = format!("{summary}; overdue: {}", names(&overdue));
         // As while a backend is taken over, which refreshed them before.
         if runs.planned.or(runs.sweep).is_none() {
             return Topic::Cycles.warning(format!(
-                "{told}. No planned run and no sweep has refreshed anybody yet: before the rules are enabled, that is to be \
+                "{summary}. No planned run and no sweep has refreshed a streamer yet: before the rules are enabled, that is to be \
                  expected; if they are, look at the log of scheduled-refresh. `tokens refresh` refreshes them now"
             ));
         }
         return Topic::Cycles.fault(format!(
-            "{told}. Sweeps don't run, or don't come to an end: look whether the rules are enabled, then at the log \
+            "{summary}. Sweeps don't run, or don't come to an end: look whether the rules are enabled, then at the log \
              of scheduled-refresh; `tokens refresh` refreshes them now"
         ));
     }
     if let Some(SetAside { until, reason, .. }) = aside.first() {
         return Topic::Cycles.fault(format!(
-            "{told}; set aside: {}, until {} at the earliest: {reason}. When that is fixed, `tokens refresh --force` with the \
+            "{summary}; set aside: {}, until {} at the earliest: {reason}. When that is fixed, `tokens refresh --force` with the \
              streamer's id tries it at once",
             names(&those(&is_aside)),
             time(Some(*until))
@@ -316,7 +315,7 @@ pub fn cycles(
     if !failed.is_empty() {
         let waiting = those(&|one| policy.waits_for_retry(&one.token, now).is_some()).len();
         return Topic::Cycles.warning(format!(
-            "{told}; with a failure that stands: {}. {waiting} of them wait for a retry: see `tokens status`; once the cause \
+            "{summary}; with a failure that stands: {}. {waiting} of them wait for a retry: see `tokens status`; once the cause \
              is fixed, `tokens refresh --force` tries them at once",
             names(&failed)
         ));
@@ -326,11 +325,11 @@ pub fn cycles(
     });
     if !unseen.is_empty() {
         return Topic::Cycles.warning(format!(
-            "{told}; not seen by a sweep yet: {}. The next one is to change that",
+            "{summary}; not seen by a sweep yet: {}. The next one is to change that",
             names(&unseen)
         ));
     }
-    Topic::Cycles.ok(format!("{told}; nobody is overdue"))
+    Topic::Cycles.ok(format!("{summary}; no streamer is overdue"))
 }
 
 /// Whether a sweep should have been here. Before the authorization there was nothing for it to do.
@@ -364,7 +363,7 @@ pub fn outbox(waiting: Result<Waiting, StoreError>, now: DateTime<Utc>) -> Check
     };
     if let Some(since) = due_since.filter(|since| now - *since > LATE) {
         return Topic::Outbox.fault(format!(
-            "{pending} notifications wait, and one has been due since {} UTC: nobody delivers. Look at the rules and the \
+            "{pending} notifications wait, and one has been due since {} UTC: they are not delivered. Look at the rules and the \
              log of the function notify, and at `tokens notifications`; after 24 hours they are given up",
             time(Some(since))
         ));
@@ -390,10 +389,10 @@ pub fn twitch(asked: Result<Result<(), RefreshError>, RefreshError>) -> Check {
              It is our application's own and expires by itself"
         )),
         Err(RefreshError::Misconfigured(text) | RefreshError::Refused(text)) => {
-            Topic::Twitch.fault(format!("{text}. Until then nobody is refreshed, and nobody is marked"))
+            Topic::Twitch.fault(format!("{text}. Until then no streamer is refreshed, and none is marked"))
         }
         Err(RefreshError::Outage(outage)) => Topic::Twitch.fault(format!(
-            "{outage}: is Twitch down (https://status.twitch.com), or this machine's way out? Nobody is \
+            "{outage}: is Twitch down (https://status.twitch.com), or this machine's way out? No streamer is \
              deactivated for it"
         )),
         Err(RefreshError::Withheld(why)) => Topic::Twitch.fault(why.to_string()),
@@ -420,7 +419,7 @@ pub fn schedules(found: Option<(&RetryConfig, RetryGroup)>) -> Check {
              --function-name {target_arn}"
         )),
         RetryGroup::Missing => Topic::Schedules.fault(format!(
-            "there is no schedule group `{group}` in this region and account, so no retry can be armed, and the \
+            "the schedule group `{group}` does not exist in this region and account, so no retry can be armed, and the \
              sweep retries: check RETRY_GROUP and AWS_REGION"
         )),
         RetryGroup::Hidden(reason) => Topic::Schedules.warning(format!(

@@ -28,7 +28,7 @@ use crate::refresh::all_authorized;
 /// For how long back the rules' runs are looked for at first: to read the whole history takes seconds.
 const LATELY: TimeDelta = TimeDelta::days(1);
 
-/// For machines.
+/// What `--json` prints.
 #[derive(Serialize)]
 struct Document<'a> {
     /// Whether nothing is at fault. There may be warnings.
@@ -83,7 +83,7 @@ async fn look(config: Whole, sdk: &Sdk) -> Vec<Check> {
     found
 }
 
-/// All that the database tells.
+/// All that the database shows.
 async fn database(config: &Whole, client_id: Option<&str>) -> Vec<Check> {
     let Some(options) = &config.database else { return Vec::new() };
     let (database, server) = match Database::reach(options.clone()).await {

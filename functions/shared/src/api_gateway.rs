@@ -2,7 +2,7 @@
 //! answer to what API Gateway takes.
 //!
 //! Who asks stands in the event's request context, which API Gateway writes after IAM has authenticated the caller. Nothing
-//! that a client sends ends up there. A route that has lost its authorizer has no caller in it: then nobody is let in.
+//! that a client sends ends up there. A route that has lost its authorizer has no caller in it, and is refused.
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -27,8 +27,8 @@ use crate::Error;
 /// What `cargo lambda watch` gives instead of an ARN.
 const WATCHED: &str = "function-arn";
 
-/// No account of AWS.
-const NOBODYS: &str = "000000000000";
+/// Not an account of a customer.
+const LOCAL_ACCOUNT: &str = "000000000000";
 
 /// Serves routes to API Gateway. Only requests of callers of the function's own account reach them.
 pub(crate) async fn serve(routes: fn(Arc<Host>) -> Router) -> Result<(), Error> {
@@ -65,7 +65,7 @@ async fn answer(routes: Router, request: Request) -> Response {
     routes.oneshot(request).await.unwrap_or_else(|never: Infallible| match never {})
 }
 
-/// Who asks, if it is somebody of the account that the function runs in.
+/// The caller, if it belongs to the account that the function runs in.
 fn caller(gateway: &ApiGatewayV2httpRequestContext, function_arn: &str) -> Result<Caller, Problem> {
     let iam = gateway.authorizer.as_ref().and_then(|authorizer| authorizer.iam.as_ref());
     let Some(ApiGatewayRequestAuthorizerIamDescription {
@@ -83,9 +83,9 @@ fn caller(gateway: &ApiGatewayV2httpRequestContext, function_arn: &str) -> Resul
 }
 
 /// The account that a function runs in: `arn:aws:lambda:REGION:ACCOUNT:function:NAME`. Lambda names it always; `cargo lambda
-/// watch` never does, and stands for the account of the local stack and of the events in infra/events, which nobody has.
+/// watch` never does, and stands for the account of the local stack and of the events in infra/events, which no customer has.
 fn account_of(function_arn: &str) -> Option<&str> {
-    if function_arn == WATCHED { Some(NOBODYS) } else { function_arn.split(':').nth(4) }
+    if function_arn == WATCHED { Some(LOCAL_ACCOUNT) } else { function_arn.split(':').nth(4) }
 }
 
 fn refuse(problem: Problem, request_id: &str) -> Response {
@@ -117,7 +117,7 @@ mod tests {
     fn routes() -> Router {
         let say = async |request: AxumRequest| {
             let Some(Context { caller, request_id, deadline }) = request.extensions().get() else {
-                return "nobody".to_owned();
+                return "no context".to_owned();
             };
             format!("{caller} {request_id} {} {}", deadline.is_some(), request.uri())
         };
@@ -148,11 +148,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn under_cargo_lambda_watch_only_nobodys_account_is() {
+    async fn under_cargo_lambda_watch_only_the_local_account_is() {
         let account = |account: &str| [("/requestContext/authorizer/iam/accountId", json!(account))];
-        assert_eq!(answered(&account(NOBODYS), WATCHED).await.0, StatusCode::OK);
+        assert_eq!(answered(&account(LOCAL_ACCOUNT), WATCHED).await.0, StatusCode::OK);
         for (account, arn) in
-            [(account("1234567890"), WATCHED), (account(NOBODYS), ARN), (account(""), WATCHED)]
+            [(account("1234567890"), WATCHED), (account(LOCAL_ACCOUNT), ARN), (account(""), WATCHED)]
         {
             assert_eq!(answered(&account, arn).await.0, StatusCode::FORBIDDEN, "{account:?} at {arn}");
         }
@@ -165,11 +165,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_else_is() {
+    async fn other_callers_are_refused() {
         for (pointer, value) in [
             ("/requestContext/authorizer", Value::Null),
             ("/requestContext/authorizer", json!({})),
-            ("/requestContext/authorizer", json!({"jwt": {"claims": {"sub": "somebody"}, "scopes": null}})),
+            ("/requestContext/authorizer", json!({"jwt": {"claims": {"sub": "a-user"}, "scopes": null}})),
             (
                 "/requestContext/authorizer",
                 json!({"lambda": {"userArn": "arn:aws:iam::1234567890:user/Admin"}}),

@@ -77,7 +77,7 @@ where
     Box::pin(shutdown.serve(lambda_runtime::run(service_fn(answer)))).await
 }
 
-/// When the function is killed at its timeout, from the milliseconds since 1970 in which Lambda gives it. One in 1970 is none:
+/// When the function is killed at its timeout, from the milliseconds since 1970 in which Lambda gives it. One in 1970 is not a deadline:
 /// `cargo lambda watch`, which kills nothing, gives the ten minutes that it would be in.
 fn deadline(milliseconds: u64) -> Option<Monotonic> {
     let at = i64::try_from(milliseconds).ok().and_then(DateTime::from_timestamp_millis)?;

@@ -41,7 +41,7 @@ impl TryFrom<Value> for Wake {
 /// Answers each event with the report of a delivery.
 ///
 /// An error is for what a repetition or the operator may fix: the database, a timeout that is too short, a wrong event. A VAPID key
-/// that push services refuse is none, because Lambda would only repeat the event at once: it is logged as an error and counted for
+/// that push services refuse is not an error, because Lambda would only repeat the event at once: it is logged as an error and counted for
 /// an alarm, and every notification stays due by its own schedule.
 ///
 /// # Errors

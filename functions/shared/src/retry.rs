@@ -41,7 +41,7 @@ impl TryFrom<Value> for Retry {
                 Ok(Self { minute, streamer_id: streamer_id.map(StreamerId) })
             }
             _ => Err(
-                r#"the event is no retry: give {"trigger":"retry","minute":"2026-11-23T04:15:00Z"}, for one streamer with "streamer_id":"UUID" as well"#,
+                r#"the event is not a retry: give {"trigger":"retry","minute":"2026-11-23T04:15:00Z"}, for one streamer with "streamer_id":"UUID" as well"#,
             ),
         }
     }

@@ -32,7 +32,7 @@ pub(crate) struct Authorization {
     /// How long polls may still run; 0 when not authorized.
     #[schema(minimum = 0)]
     pub remaining_seconds: i64,
-    /// When the streamer's access token dies; null where nobody knows.
+    /// When the streamer's access token dies; null where it is not known.
     #[schema(required)]
     pub token_expires_at: Option<DateTime<Utc>>,
 }
@@ -184,7 +184,7 @@ pub(crate) enum StreamerStatus {
     Refreshed,
     /// It can't be used.
     Issue,
-    /// Nobody could tell in time.
+    /// It could not be found out in time.
     Unknown,
 }
 

@@ -18,13 +18,13 @@ use crate::Context;
 use crate::problem::{Problem, named};
 
 /// No request takes a body, so that none has to be longer than a few spaces.
-const LONGEST_BODY: usize = 1024;
+const MAX_BODY: usize = 1024;
 
 /// These routes behind the door.
 pub(crate) fn closed(routes: Router) -> Router {
     routes
         .route_layer(from_fn(without_body))
-        .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .fallback(async || Problem::UnknownRoute)
         .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
         // The last one is the first that a request meets, whether its route is known or not.
@@ -34,7 +34,7 @@ pub(crate) fn closed(routes: Router) -> Router {
 async fn enter(request: Request, next: Next) -> Response {
     let Some(Context { caller, request_id, .. }) = request.extensions().get::<Context>().cloned() else {
         let request_id = Uuid::new_v4().to_string();
-        tracing::warn!(request_id, path = request.uri().path(), "refused: nobody says who is asking");
+        tracing::warn!(request_id, path = request.uri().path(), "refused: the caller is not identified");
         return Problem::CallerUnidentified.answer(&request_id);
     };
     // At the level of errors, so that no line loses it whatever LOG_LEVEL says.

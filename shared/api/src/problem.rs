@@ -26,7 +26,7 @@ const NAMESPACE: &str = "urn:problem:twitch-token-refresh";
 /// Something that a request can meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// An id in the path is none.
+    /// An id in the path is not valid.
     InvalidId {
         /// Which.
         field: &'static str,
@@ -35,7 +35,7 @@ pub enum Problem {
     UnexpectedBody,
     /// The body is longer than anything that could be meant.
     BodyTooLarge,
-    /// Nobody says who asks.
+    /// The caller is not identified.
     CallerUnidentified,
     /// Who asks is of another AWS account.
     CallerForeign,
@@ -102,7 +102,7 @@ impl Problem {
             Self::CallerUnidentified => (
                 StatusCode::FORBIDDEN,
                 "caller-unidentified",
-                "Nobody says who is asking",
+                "The caller is not identified",
                 "The request did not come through an API that authenticates its callers with IAM.",
                 "sign the request (AWS Signature Version 4) and send it to the API; if you did, the route has lost its \
                  authorizer",
@@ -118,7 +118,7 @@ impl Problem {
                 StatusCode::NOT_FOUND,
                 "unknown-route",
                 "There is nothing at this path",
-                "The path is none of the API's.",
+                "The API has no such path.",
                 "compare the path with the API's description",
             ),
             Self::MethodNotAllowed => (
@@ -145,7 +145,7 @@ impl Problem {
             Self::Unknown(Unknown::Membership) => (
                 StatusCode::NOT_FOUND,
                 "unknown-membership",
-                "The streamer is no member of the campaign",
+                "The streamer is not a member of the campaign",
                 "Both are known, and the streamer was never invited to this campaign.",
                 "invite the streamer to the campaign first",
             ),
@@ -160,7 +160,7 @@ impl Problem {
                 StatusCode::CONFLICT,
                 "streamer-inactive",
                 "The streamer is deactivated",
-                "Twitch refused the tokens for good, or somebody deactivated the streamer. Nothing was granted.",
+                "Twitch refused the tokens for good, or the streamer was deactivated by hand. Nothing was granted.",
                 "have the streamer reconnect with Twitch, then ask again",
             ),
             Self::RefusedByTwitch => (
@@ -195,7 +195,7 @@ impl Problem {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "misconfigured",
                 "The service has a fault of its own",
-                "Its operator has to mend something first; the log says what, under this request's id.",
+                "Its operator has to fix something first; the log says what, under this request's id.",
                 "tell the operator the request's id",
             ),
             Self::Internal => (

@@ -180,7 +180,7 @@ impl<T: FromIds, S: Send + Sync> FromRequestParts<S> for Ids<T> {
     }
 }
 
-/// Which id is no text at all: its percent-encoding is no UTF-8.
+/// The id whose percent-encoding is not UTF-8.
 fn at_fault(rejection: &PathRejection) -> &'static str {
     match rejection {
         PathRejection::FailedToDeserializePathParams(error) => match error.kind() {

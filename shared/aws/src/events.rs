@@ -44,7 +44,7 @@ impl Events {
             SignalError(format!(
                 "the deactivation of streamer {} could not be published on the bus `{}`: {}; check that the bus exists \
                  (EVENT_BUS_NAME), that this function may call events:PutEvents on it, and that it can reach the service. \
-                 The timer of the notifications makes it good",
+                 The notification timer delivers it instead",
                 event.streamer_id, self.bus, failure.reason
             ))
         })

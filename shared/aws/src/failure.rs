@@ -1,4 +1,4 @@
-//! What the SDK's errors mean here. Their texts can hold what nobody may read (a refused signature is answered with
+//! What the SDK's errors mean here. Their texts can hold what must not be shown (a refused signature is answered with
 //! the headers that were signed, a connection that fails with its address), so only known ones are passed on.
 
 use std::error::Error;
@@ -7,7 +7,7 @@ use std::iter;
 use aws_sdk_scheduler::error::{ProvideErrorMetadata, SdkError};
 use domain::plain;
 
-/// Errors whose message says what to mend, and holds names and ARNs at most.
+/// Errors whose message says what to fix, and holds names and ARNs at most.
 const TELLING: [&str; 8] = [
     "AccessDenied",
     "AccessDeniedException",
@@ -20,7 +20,7 @@ const TELLING: [&str; 8] = [
 ];
 
 /// As much as is worth reading of a message that AWS wrote.
-const LONGEST_TEXT: usize = 300;
+const MAX_TEXT: usize = 300;
 
 /// A call that failed.
 #[derive(Debug)]
@@ -80,5 +80,5 @@ pub(super) fn root(error: &(dyn Error + 'static)) -> String {
 }
 
 pub(super) fn short(text: &str) -> String {
-    plain(text).chars().take(LONGEST_TEXT).collect()
+    plain(text).chars().take(MAX_TEXT).collect()
 }

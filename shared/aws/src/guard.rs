@@ -6,9 +6,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::Clock;
 
 use crate::Failure;
-use crate::sdk::LONGEST_OPERATION;
+use crate::sdk::OPERATION_TIMEOUT;
 
-/// For how long a service that can't be reached is left alone. A cycle loses [`LONGEST_OPERATION`] to it at most twice a
+/// For how long a service that can't be reached is left alone. A cycle loses [`OPERATION_TIMEOUT`] to it at most twice a
 /// minute, however many signals it has to give.
 const LEFT_ALONE: TimeDelta = TimeDelta::seconds(30);
 
@@ -30,8 +30,8 @@ impl Guard {
         if wait.is_some_and(|wait| wait > TimeDelta::zero() && wait <= LEFT_ALONE) {
             return Err(Failure::lasting("it was out of reach a moment ago and is left alone for a while"));
         }
-        let done = tokio::time::timeout(LONGEST_OPERATION, call).await.unwrap_or_else(|_| {
-            Err(Failure::lasting(format!("no answer within {} s", LONGEST_OPERATION.as_secs())))
+        let done = tokio::time::timeout(OPERATION_TIMEOUT, call).await.unwrap_or_else(|_| {
+            Err(Failure::lasting(format!("no answer within {} s", OPERATION_TIMEOUT.as_secs())))
         });
         if done.as_ref().is_err_and(|failure| failure.lasts) {
             let until = self.clock.now() + LEFT_ALONE;

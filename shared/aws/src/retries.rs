@@ -1,7 +1,7 @@
-//! Retries: a one-shot schedule for each minute in which somebody is to be tried again.
+//! Retries: a one-shot schedule for each minute in which a retry is due.
 //!
-//! The schedule's name is its minute, so that making it twice is harmless, and it names nobody: who is due by then
-//! stands in the database.
+//! The schedule's name is its minute, so that making it twice is harmless, and it names no streamer: the database
+//! knows who is due by then.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -56,7 +56,7 @@ pub enum RetryGroup {
     There,
     /// It is not.
     Missing,
-    /// Whoever asked may not look, for this reason.
+    /// The caller may not look, for this reason.
     Hidden(String),
     /// EventBridge Scheduler can't be asked, for this reason.
     OutOfReach(String),
@@ -173,7 +173,7 @@ impl Retries {
             .await;
         match created {
             Ok(_) => Ok(()),
-            // Somebody else has arranged for this minute.
+            // Another run has made it.
             Err(error)
                 if error.as_service_error().is_some_and(CreateScheduleError::is_conflict_exception) =>
             {

@@ -20,20 +20,20 @@ use super::failure::Failure;
 const ROOTS: &[u8] = include_bytes!("amazon-roots.pem");
 
 /// The longest that one operation may take, with its retries.
-pub(super) const LONGEST_OPERATION: Duration =
+pub(super) const OPERATION_TIMEOUT: Duration =
     Duration::from_secs(domain::refresh::SIGNAL_TIMEOUT.num_seconds().cast_unsigned());
 
-/// An answer takes tens of milliseconds, a new connection as much again. What takes longer is better asked anew.
-const ONE_ATTEMPT: Duration = Duration::from_secs(1);
+/// An answer takes tens of milliseconds, a new connection as much again. What takes longer is better asked again.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// With [`FIRST_PAUSE`] doubling, the pauses of four attempts come to 0.7 s at most.
-const ATTEMPTS: u32 = 4;
+const MAX_ATTEMPTS: u32 = 4;
 
 /// The most that the SDK waits before the second attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection that was idle for longer may have slept in a frozen sandbox.
-const LONGEST_IDLE: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where AWS is, and who asks.
 #[derive(Default)]
@@ -83,11 +83,12 @@ impl Sdk {
 impl Parts {
     async fn load(&self) -> Result<SdkConfig, Failure> {
         let timeouts = TimeoutConfig::builder()
-            .connect_timeout(ONE_ATTEMPT)
-            .operation_attempt_timeout(ONE_ATTEMPT)
-            .operation_timeout(LONGEST_OPERATION)
+            .connect_timeout(ATTEMPT_TIMEOUT)
+            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+            .operation_timeout(OPERATION_TIMEOUT)
             .build();
-        let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(FIRST_PAUSE);
+        let retries =
+            RetryConfig::standard().with_max_attempts(MAX_ATTEMPTS).with_initial_backoff(FIRST_PAUSE);
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
             .http_client(http_client(self.trusted())?)
             .timeout_config(timeouts)
@@ -122,7 +123,7 @@ fn http_client(trusted: TrustStore) -> Result<SharedHttpClient, Failure> {
     let roots = TlsContext::builder().with_trust_store(trusted).build();
     let roots = roots.map_err(|_| Failure::lasting("TLS can't be set up"))?;
     Ok(aws_smithy_http_client::Builder::new()
-        .pool_idle_timeout(LONGEST_IDLE)
+        .pool_idle_timeout(IDLE_TIMEOUT)
         .tls_provider(Provider::rustls(CryptoMode::Ring))
         .tls_context(roots)
         .build_https())

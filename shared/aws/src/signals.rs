@@ -14,7 +14,7 @@ use crate::Sdk;
 use crate::events::Events;
 use crate::retries::{Retries, RetryConfig};
 
-/// Where to signal to. `None`: nobody listens.
+/// Where to signal to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SignalsConfig {
     /// `RETRY_*`. Without it the sweep retries.
@@ -23,8 +23,8 @@ pub struct SignalsConfig {
     pub event_bus: Option<String>,
 }
 
-/// Where neither a scheduler nor a bus is configured: the sweep retries. Whoever runs a cycle tells of each deactivation, so
-/// an event is logged at `debug` only.
+/// Where neither a scheduler nor a bus is configured: the sweep retries. The log of a cycle names each deactivation, so an
+/// event is logged at `debug` only.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoSignals;
 

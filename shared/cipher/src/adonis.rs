@@ -4,7 +4,7 @@
 //! over the first two parts as they are written; both keys are the SHA-256 of the application's key.
 //!
 //! The format doesn't know its place: a text that is copied into another row is read there. Only our own format
-//! can prevent that. This module must never decrypt before the MAC is checked: CBC's padding tells too much.
+//! can prevent that. This module must never decrypt before the MAC is checked: CBC's padding reveals too much.
 
 use std::fmt;
 
@@ -51,7 +51,7 @@ impl<'a> Sealed<'a> {
     /// `None` if the text does not have the shape: the IV and the MAC have their length, and all three parts are
     /// base64url. Whatever follows the third part is ignored, as `AdonisJS` does.
     ///
-    /// The ciphertext's length is not part of the shape: a ciphertext cut short is damage, which the MAC tells.
+    /// The ciphertext's length is not part of the shape: a ciphertext cut short is damage, which the MAC reveals.
     pub(super) fn parse(stored: &'a str) -> Option<Self> {
         let mut parts = stored.split('.');
         let (ciphertext, iv, mac) = (parts.next()?, parts.next()?, parts.next()?);
@@ -118,7 +118,7 @@ impl AdonisKey {
 
     /// The token inside, if the text is authentic.
     ///
-    /// An authentic text that holds no token that we understand is [`DecryptError::NoToken`]: somebody with the right
+    /// An authentic text that holds no token that we understand is [`DecryptError::NoToken`]: a program with the right
     /// key wrote it, so it is between our programs, and no streamer's fault.
     pub(super) fn decrypt(
         &self,
@@ -147,8 +147,8 @@ impl AdonisKey {
 /// A token's payload as JSON, in a buffer that is large enough from the start: one that grows leaves copies of the
 /// token behind.
 fn payload(token: &str) -> Zeroizing<Vec<u8>> {
-    const LONGEST_ESCAPE: usize = r"\u0000".len();
-    let capacity = r#"{"message":""}"#.len() + token.len() * LONGEST_ESCAPE;
+    const MAX_ESCAPE: usize = r"\u0000".len();
+    let capacity = r#"{"message":""}"#.len() + token.len() * MAX_ESCAPE;
     let mut json = Zeroizing::new(Vec::with_capacity(capacity));
     serde_json::to_writer(&mut *json, &Payload { message: token, expires_at: None })
         .expect("a string is always JSON, and a Vec always takes it");

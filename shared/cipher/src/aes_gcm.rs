@@ -28,7 +28,7 @@ const MAX_KEY_ID_LENGTH: usize = 32;
 
 /// A text that has the beginning of the format.
 ///
-/// The beginning decides: nobody else writes `v1.<key id>.`, so what is wrong behind it is damage, not the
+/// The beginning decides: nothing else writes `v1.<key id>.`, so what is wrong behind it is damage, not the
 /// streamer's doing.
 pub(super) struct Sealed<'a> {
     pub(super) key_id: &'a str,

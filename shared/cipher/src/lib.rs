@@ -99,7 +99,7 @@ impl Column {
     }
 }
 
-/// Why a stored text gave no token. [`UnknownFormat`](Self::UnknownFormat) is the streamer's to mend; the others
+/// Why a stored text gave no token. [`UnknownFormat`](Self::UnknownFormat) is the streamer's to fix; the others
 /// are ours, so the grant must not be taken for dead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecryptError {
@@ -150,7 +150,7 @@ fn is_of_adonis_7(stored: &str) -> bool {
     !id.is_empty() && rest.split('.').count() == 3
 }
 
-/// `N` bytes that nobody can guess.
+/// `N` bytes that can't be guessed.
 fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(NoRandomness)?;

@@ -1,4 +1,4 @@
-//! What is written can be read, by whom, and what is said of the rest.
+//! What is written can be read, with which key, and what is said of the rest.
 
 use super::*;
 use proptest::prelude::*;

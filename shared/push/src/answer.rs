@@ -10,7 +10,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use crate::endpoint::{NoSuchName, Refused};
 
 /// The longest that we let a push service ask for: by then the notification is stale.
-const LONGEST_WAIT: TimeDelta = TimeDelta::hours(24);
+const MAX_WAIT: TimeDelta = TimeDelta::hours(24);
 
 /// Where Windows' service says that it did not keep a message, behind a status that sounds as if it had.
 const WINDOWS_STATUS: [&str; 2] = ["x-wns-status", "x-wns-notificationstatus"];
@@ -105,7 +105,7 @@ fn sources(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static
 
 fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<TimeDelta> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
-    Some(domain::retry_after(text, now)?.min(LONGEST_WAIT))
+    Some(domain::retry_after(text, now)?.min(MAX_WAIT))
 }
 
 #[cfg(test)]

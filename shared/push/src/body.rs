@@ -16,14 +16,14 @@ const SECRET_LENGTH: usize = 16;
 /// The crate wants one, and does nothing with it that concerns us.
 const NO_ENDPOINT: &str = "https://push.invalid/";
 
-/// Why there is no body. Holds neither key nor message.
+/// Why no body could be made. Holds neither key nor message.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BodyError {
     #[error(
-        "the subscription's p256dh is no public key: not 65 bytes of base64url that are a point of P-256"
+        "the subscription's p256dh is not a public key: not 65 bytes of base64url that are a point of P-256"
     )]
     PublicKey,
-    #[error("the subscription's auth is no secret: not 16 bytes of base64url")]
+    #[error("the subscription's auth is not a secret: not 16 bytes of base64url")]
     Secret,
     #[error("the message is empty")]
     Empty,

@@ -39,7 +39,7 @@ pub enum Loopback {
 /// Why an endpoint is not called. Holds nothing of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
-    #[error("the endpoint is no URL")]
+    #[error("the endpoint is not a URL")]
     NoUrl,
     #[error("the endpoint is not https")]
     NotHttps,
@@ -67,9 +67,9 @@ impl Refused {
     }
 }
 
-/// There is no such name, and the resolver finds others.
+/// The name does not exist, and the resolver finds others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no such name")]
+#[error("the name does not exist")]
 pub(crate) struct NoSuchName;
 
 /// An endpoint that may be called.
@@ -126,7 +126,7 @@ impl Endpoint {
     }
 }
 
-/// Resolves names to addresses that may be called, and fails with [`Refused`] where there is none.
+/// Resolves names to addresses that may be called, and fails with [`Refused`] if there are none.
 pub(crate) struct PublicResolver(pub Loopback);
 
 impl Resolve for PublicResolver {
@@ -179,9 +179,9 @@ fn only_allowed(found: impl Iterator<Item = SocketAddr>, near: bool) -> Result<V
     }
 }
 
-/// What kind of address this is, if it is none of the public internet's.
+/// What kind of address this is, if it is not one of the public internet's.
 ///
-/// After IANA's registries of special-purpose addresses, and the addresses under which clouds tell a machine its own
+/// After IANA's registries of special-purpose addresses, and the addresses under which clouds give a machine its own
 /// secrets. An address that carries a version 4 address within is as good as that one.
 fn not_public(ip: IpAddr) -> Option<&'static str> {
     match ip {

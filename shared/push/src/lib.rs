@@ -36,13 +36,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A connection that was idle for longer may have slept in a frozen sandbox, and be dead without knowing.
-const LONGEST_IDLE: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// So much of a body is read, so that the connection can serve the next message.
-const LONGEST_BODY: usize = 16 * 1024;
+const MAX_BODY: usize = 16 * 1024;
 
 /// RFC 8030, section 5.4.
-const LONGEST_TOPIC: usize = 32;
+const MAX_TOPIC: usize = 32;
 
 /// The sender. A process makes one and keeps it: signatures are made once per origin and hour, and connections are used
 /// again while messages follow each other closely.
@@ -83,7 +83,7 @@ impl WebPush {
             .tls_backend_preconfigured(tls)
             .dns_resolver(Arc::new(PublicResolver(loopback)))
             .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(LONGEST_IDLE)
+            .pool_idle_timeout(IDLE_TIMEOUT)
             .timeout(CALL_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -93,7 +93,7 @@ impl WebPush {
         Ok(Self { client, signer: Signer::new(vapid), loopback, clock })
     }
 
-    /// The request, or why there is none to be made.
+    /// The request, or why it can't be made.
     fn request(
         &self,
         endpoint: &Endpoint,
@@ -141,7 +141,7 @@ impl Push for WebPush {
 }
 
 fn topic(text: &str) -> Option<HeaderValue> {
-    let fits = (1..=LONGEST_TOPIC).contains(&text.len())
+    let fits = (1..=MAX_TOPIC).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     HeaderValue::from_str(text).ok().filter(|_| fits)
 }
@@ -150,7 +150,7 @@ fn topic(text: &str) -> Option<HeaderValue> {
 async fn drain(mut response: Response) -> Vec<u8> {
     let mut body = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
-        if body.len() + chunk.len() > LONGEST_BODY {
+        if body.len() + chunk.len() > MAX_BODY {
             break;
         }
         body.extend_from_slice(&chunk);

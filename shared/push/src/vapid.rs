@@ -1,4 +1,4 @@
-//! VAPID (RFC 8292): by which key a push service knows us, and whom it may write to about what we send.
+//! VAPID (RFC 8292): the key by which a push service knows us, and the address for questions about what we send.
 //!
 //! One signature is made for each push service and hour and is used again. The private key never leaves this module
 //! but through [`VapidKey::expose_private`].
@@ -28,8 +28,8 @@ const USED_FOR: TimeDelta = TimeDelta::hours(1);
 /// clocks that are wrong.
 const HOLDS_FOR: TimeDelta = TimeDelta::hours(12);
 
-/// There are a handful of push services. Whoever invents more of them gets no memory for it.
-const MOST_ORIGINS: usize = 256;
+/// There are a handful of push services. Invented ones get no memory.
+const MAX_ORIGINS: usize = 256;
 
 /// A key pair of P-256. The private key is wiped when it is dropped.
 pub struct VapidKey {
@@ -147,12 +147,12 @@ impl Vapid {
     ///
     /// # Errors
     ///
-    /// With every fault: a key that is none, two that don't belong together, a subject under which nobody can be
+    /// With every fault: a key that is not valid, two that don't belong together, a subject under which we can't be
     /// reached.
     pub fn new(public_key: &str, private_key: &str, subject: &str) -> Result<Self, VapidFaults> {
         let subject = subject.trim();
         let bad_subject = || {
-            "VAPID_SUBJECT is no address at which push services reach you: set it to mailto:you@your.domain or to an \
+            "VAPID_SUBJECT is not an address at which push services can reach you: set it to mailto:you@your.domain or to an \
              https URL (not on localhost, which Apple refuses)"
                 .to_owned()
         };
@@ -168,7 +168,7 @@ impl Vapid {
     }
 }
 
-/// Whether the subject names a mailbox or a page that somebody elsewhere can reach, as far as its form tells.
+/// Whether the subject names a mailbox or a page that can be reached from elsewhere, as far as its form shows.
 fn is_reachable(subject: &str) -> bool {
     let Ok(url) = Url::parse(subject) else { return false };
     match url.scheme() {
@@ -232,7 +232,7 @@ impl Signer {
         {
             return signature.header.clone();
         }
-        if signatures.len() >= MOST_ORIGINS {
+        if signatures.len() >= MAX_ORIGINS {
             signatures.clear();
         }
         let header = self.sign(origin, now);
@@ -330,7 +330,7 @@ mod tests {
                 "",
                 vec!["VAPID_PUBLIC_KEY", "VAPID_PRIVATE_KEY", "VAPID_SUBJECT"],
             ),
-            (PUBLIC, PRIVATE, "nobody", vec!["VAPID_SUBJECT is no address"]),
+            (PUBLIC, PRIVATE, "no-address", vec!["VAPID_SUBJECT is not an address"]),
         ] {
             let faults = faults(public, private, subject);
             assert_eq!(faults.len(), named.len(), "{faults:?}");
@@ -415,9 +415,9 @@ mod tests {
     #[test]
     fn invented_origins_take_no_memory() {
         let signer = signer();
-        for n in 0..2 * MOST_ORIGINS {
+        for n in 0..2 * MAX_ORIGINS {
             signer.authorization(&format!("https://{n}.example.com"), at("2026-11-23T04:00:00Z"));
         }
-        assert!(signer.signatures.lock().unwrap().len() <= MOST_ORIGINS);
+        assert!(signer.signatures.lock().unwrap().len() <= MAX_ORIGINS);
     }
 }

@@ -219,7 +219,7 @@ pub fn database(source: &Source) -> Result<PgConnectOptions, ConfigError> {
     reader.finish(options)
 }
 
-/// Reads where the database is and what its tokens are encrypted with, for a program that calls nobody else.
+/// Reads where the database is and what its tokens are encrypted with, for a program that needs nothing else.
 ///
 /// # Errors
 ///

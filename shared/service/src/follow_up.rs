@@ -1,8 +1,8 @@
-//! What follows a cycle over everybody, in the time that its function has left: the sessions are remembered, what is old is
+//! What follows a cycle over all authorized streamers, in the time that is left: sessions are remembered, what is old is
 //! forgotten, and the gauges are measured.
 //!
-//! The cycle is done and must not be repeated for any of it: what fails, or finds no time, is logged, and the next run makes
-//! it good.
+//! The cycle is done and must not be repeated for any of it: what fails, or finds no time, is logged, and the next run
+//! does it again.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::service::Service;
 const LONGEST: Duration = Duration::from_secs(30);
 
 impl Service {
-    /// Does what follows a cycle, in a function that is ended by force at `deadline`.
+    /// Does what follows a cycle, in a host that is killed at `deadline`.
     pub async fn follow_up(&self, trigger: Trigger, deadline: Option<Monotonic>) {
         let (database, now) = (self.database(), self.now());
         self.in_time(deadline, "not all was remembered or forgotten", database.keep_up(now)).await;
@@ -45,6 +45,6 @@ impl Service {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "there was not enough time".to_owned(),
         };
-        tracing::warn!(failure, "{otherwise}; the next run makes it good");
+        tracing::warn!(failure, "{otherwise}; the next run does it again");
     }
 }

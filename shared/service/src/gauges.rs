@@ -1,4 +1,4 @@
-//! What only the database knows, measured once a sweep: how long somebody has waited for a refresh or for a notification,
+//! What only the database knows, measured once a sweep: how long the oldest refresh and the oldest notification have waited,
 //! and whether the promise was kept.
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -31,7 +31,7 @@ impl Service {
         Ok(())
     }
 
-    /// For how long the one who waits longest has been due: over everybody, as a cycle walks.
+    /// For how long the streamer that has waited longest has been due, over all authorized streamers, page by page.
     async fn oldest_due(&self, now: DateTime<Utc>) -> Result<TimeDelta, StoreError> {
         let (mut oldest, mut last) = (TimeDelta::zero(), None);
         loop {

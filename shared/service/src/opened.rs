@@ -214,7 +214,7 @@ impl<T: Open> Opened<T> {
         Some(open.value.clone()).filter(|value| !Arc::ptr_eq(value, seen))
     }
 
-    /// Looks whether a secret has changed, and opens anew with it.
+    /// Reads the secrets, and opens again if one has changed.
     async fn look(&self, open: &mut Current<T>) {
         let read = self.named.read(&self.manager).await;
         let now = self.process.clock.now();

@@ -16,7 +16,7 @@ impl Named {
         Self(needed.iter().filter_map(|secret| Some((*secret, environment.secret_id(*secret)?))).collect())
     }
 
-    /// Whether it is none.
+    /// Whether the environment names none of them.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

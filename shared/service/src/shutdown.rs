@@ -14,9 +14,9 @@ use tokio::time::sleep;
 /// at work.
 const HANDING_OVER: Duration = Duration::from_millis(500);
 
-/// Gives the stop signal when this process is asked to end for the first time, and calls `tell`. At the second time the process
+/// Gives the stop signal when this process is asked to end for the first time, and calls `notice`. At the second time the process
 /// ends at once, with the exit code that shells have for that. Needs tokio's runtime.
-pub fn on_signals(tell: impl FnOnce() + Send + 'static) -> CancellationToken {
+pub fn on_signals(notice: impl FnOnce() + Send + 'static) -> CancellationToken {
     let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     // Without a handler the process ends at the first, as any does.
     let (Ok(mut interrupt), Ok(mut terminate)) = signals else { return CancellationToken::default() };
@@ -30,7 +30,7 @@ pub fn on_signals(tell: impl FnOnce() + Send + 'static) -> CancellationToken {
             }
         };
         next().await;
-        tell();
+        notice();
         stopper.cancel();
         exit(next().await);
     });
@@ -48,8 +48,8 @@ impl Shutdown {
     /// Listens for signals from now on.
     #[must_use]
     pub fn listen() -> Self {
-        let tell = || tracing::info!("asked to end: finishing what is in flight");
-        Self { stop: on_signals(tell), events: Arc::default() }
+        let notice = || tracing::info!("asked to end: finishing what is in flight");
+        Self { stop: on_signals(notice), events: Arc::default() }
     }
 
     /// For cycles.

@@ -71,7 +71,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     tracing::error!(location, "panicked: {message}");
 }
 
-/// Logs a function's cycle: failures as warnings, what somebody has to look at as an error, the report at the end, which it
+/// Logs a function's cycle: failures as warnings, what needs the operator as an error, the report at the end, which it
 /// counts as well.
 pub struct RefreshLog;
 
@@ -121,7 +121,7 @@ impl Observer for RefreshLog {
     }
 }
 
-/// Logs a health check as well: what it mends on the way, in the brief's own words.
+/// Logs a health check as well: what it refreshes on the way, in the existing backend's words.
 pub struct HealthCheckLog;
 
 impl Observer for HealthCheckLog {
@@ -164,8 +164,8 @@ pub fn log_delivery(notification: &Notification, answer: &PushAnswer, next: Next
     }
 }
 
-/// Logs and counts the report of a function's delivery. That push services don't take our VAPID is an error: until somebody
-/// mends it, nobody is told of anything.
+/// Logs and counts the report of a function's delivery. That push services refuse our VAPID key is an error: until it is
+/// fixed, no notification arrives.
 pub fn log_deliveries(report: &NotifyReport) {
     metrics::count_deliveries(report);
     let NotifyReport { delivered, gone, postponed, given_up, obsolete, unauthorized, other_key } = report;

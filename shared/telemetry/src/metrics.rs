@@ -1,7 +1,7 @@
 //! The metrics: all that is counted and measured, and their way to CloudWatch.
 //!
 //! A function that knows its stack writes one line of CloudWatch's Embedded Metric Format to its standard output for each
-//! event. Everywhere else nothing is recorded. Only numbers go in: no id, no name, no text of anybody's.
+//! event. Everywhere else nothing is recorded. Only numbers go in: no id, no name, no text of others.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -19,7 +19,7 @@ pub const NAMESPACE: &str = "TwitchTokenRefresh";
 pub const DIMENSION: &str = "Stack";
 
 /// The format takes no more values of one metric in one line.
-const MOST_VALUES: usize = 100;
+const MAX_VALUES: usize = 100;
 
 /// The list, with what each metric means.
 macro_rules! metrics {
@@ -111,7 +111,7 @@ metrics! {
 /// What has been recorded since the last line.
 struct Recorded {
     collector: &'static Collector,
-    /// The crate's own histograms take [`MOST_VALUES`] and log each further value as an error; its gauges say their last value
+    /// The crate's own histograms take [`MAX_VALUES`] and log each further value as an error; its gauges say their last value
     /// again at each event, whether it is still true or not.
     values: Mutex<HashMap<Metric, Vec<f64>>>,
 }
@@ -212,11 +212,11 @@ impl Recorded {
 /// percentiles stay what they are.
 fn spread(mut values: Vec<f64>) -> Vec<f64> {
     let last = values.len().saturating_sub(1);
-    if last < MOST_VALUES {
+    if last < MAX_VALUES {
         return values;
     }
     values.sort_unstable_by(f64::total_cmp);
-    (0..MOST_VALUES).map(|step| values[step * last / (MOST_VALUES - 1)]).collect()
+    (0..MAX_VALUES).map(|step| values[step * last / (MAX_VALUES - 1)]).collect()
 }
 
 #[cfg(test)]

@@ -105,12 +105,12 @@ impl Answer {
     /// Twitch's own words, if they are plain ones: a token or a secret never is.
     fn message(&self) -> Option<String> {
         const LONGEST: usize = 100;
-        const LONGEST_WORD: usize = 20;
+        const MAX_WORD: usize = 20;
         let is_plain = |message: &&str| {
             !message.is_empty()
                 && message.len() <= LONGEST
                 && message.split(' ').all(|word| {
-                    word.len() <= LONGEST_WORD
+                    word.len() <= MAX_WORD
                         && word.chars().all(|c| c.is_ascii_alphabetic() || ",.'_".contains(c))
                 })
         };
@@ -189,7 +189,7 @@ fn lifetime(expires_in: Option<&Value>) -> Lifetime {
     }
 }
 
-/// An id; what is no text or empty is missing. It is compared and logged: nothing but what ids are made of is kept.
+/// An id; what is not text, or empty, counts as missing. It is compared and logged: nothing but what ids are made of is kept.
 fn id(value: &Value) -> Option<String> {
     const MAX_LENGTH: usize = 64;
     let text = value.as_str()?;

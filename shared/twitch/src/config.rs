@@ -1,4 +1,4 @@
-//! How Twitch is reached, and as whom.
+//! Where Twitch is, and the credentials of our application.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ impl fmt::Debug for ClientSecret {
     }
 }
 
-/// As whom we call Twitch.
+/// The credentials of our application.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     /// `TWITCH_CLIENT_ID`.

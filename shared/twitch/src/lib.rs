@@ -42,7 +42,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const QUICK_RETRIES: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
 
 /// The longest silence that we let Twitch ask for; a cycle is over long before.
-const LONGEST_SILENCE: Duration = Duration::from_hours(1);
+const MAX_SILENCE: Duration = Duration::from_hours(1);
 
 /// The client. Its connections live as long as it does: a function keeps one only while it is warm, because a
 /// connection that slept in a frozen sandbox may be dead without knowing.
@@ -114,7 +114,7 @@ impl TwitchClient {
     }
 
     /// Asks for an access token of our application's own, which proves its id and its secret and touches no streamer's.
-    /// Whoever asked takes it back ([`revoke`](Self::revoke)).
+    /// The caller takes it back ([`revoke`](Self::revoke)).
     ///
     /// # Errors
     ///
@@ -322,7 +322,7 @@ fn asked_to_wait(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
         let left = reset.saturating_sub(now.timestamp()).max(0);
         Some(TimeDelta::try_seconds(left).unwrap_or(TimeDelta::MAX))
     })?;
-    Some(wait.to_std().unwrap_or(Duration::ZERO).min(LONGEST_SILENCE))
+    Some(wait.to_std().unwrap_or(Duration::ZERO).min(MAX_SILENCE))
 }
 
 fn no_answer(error: &reqwest::Error) -> CallError {

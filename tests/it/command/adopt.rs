@@ -96,7 +96,7 @@ async fn a_backends_database_is_taken_over_and_given_back() -> Result<()> {
     says(
         &looked,
         0,
-        "No planned run and no sweep has refreshed anybody yet: before the rules are enabled, that is to be expected",
+        "No planned run and no sweep has refreshed a streamer yet: before the rules are enabled, that is to be expected",
     );
     says(&run(&["refresh", "--dry-run"]).await?, 0, "Would refresh: 2");
     assert_eq!(world.twitch.totals().refreshes, 0);

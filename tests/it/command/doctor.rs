@@ -153,7 +153,7 @@ async fn where_all_is_well_every_line_says_so() -> Result<()> {
         ("database", " as postgres: PostgreSQL "),
         ("notify role", "poll_notify can deliver notifications"),
         ("tokens", "stored texts: 2 under APP_KEY; a sample of each could be opened"),
-        ("cycles", "of a planned run: none lately, of a sweep: none lately; nobody is overdue"),
+        ("cycles", "of a planned run: none lately, of a sweep: none lately; no streamer is overdue"),
         ("schedules", "the group `token-refresh` is there"),
     ] {
         said.says(name, "ok", text);
@@ -290,7 +290,7 @@ async fn streamers_whom_no_sweep_sees() -> Result<()> {
         refreshed_by("command").await?;
         with(&world, &[])
             .await?
-            .warns("cycles", "overdue: Aria (aria). No planned run and no sweep has refreshed anybody");
+            .warns("cycles", "overdue: Aria (aria). No planned run and no sweep has refreshed a streamer");
     }
     refreshed_by("planned").await?;
     aria("token_refresh_failed_at = now() - interval '20 minutes'").await?;
@@ -302,7 +302,7 @@ async fn streamers_whom_no_sweep_sees() -> Result<()> {
     authorized_for("12 hours").await?;
     with(&world, &[]).await?.warns("cycles", "not seen by a sweep yet: Aria (aria)");
     authorized_for("0 hours").await?;
-    with(&world, &[]).await?.says("cycles", "ok", "nobody is authorized now");
+    with(&world, &[]).await?.says("cycles", "ok", "no streamer is authorized now");
     Ok(())
 }
 
@@ -369,7 +369,7 @@ async fn a_schedule_group_that_is_not_there_or_not_shown() -> Result<()> {
     let aws = SimulatedAws::start().await?;
     let environment: Environment = world.environment().into_iter().chain(aws.environment()).collect();
     let said = doctor(&changed(environment.clone(), &[("RETRY_GROUP", "another")])).await?;
-    said.only_fault("schedules", "there is no schedule group `another`");
+    said.only_fault("schedules", "the schedule group `another` does not exist");
     aws.fault(Service::Scheduler, AwsFault::AccessDenied, 2);
     doctor(&environment).await?.warns("schedules", "needs scheduler:GetScheduleGroup");
     aws.fault(Service::Scheduler, AwsFault::ServerError, usize::MAX);

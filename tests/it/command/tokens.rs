@@ -419,6 +419,6 @@ async fn without_a_subject_it_says_what_is_missing_and_a_bad_one_is_refused() ->
 
     let printed = tokens(&[], &["vapid", "generate", "--subject", "mailto:me@localhost"]).await?;
     assert_eq!((printed.code, printed.stdout.as_str()), (1, ""));
-    assert!(printed.stderr.contains("VAPID_SUBJECT is no address"), "{printed:?}");
+    assert!(printed.stderr.contains("VAPID_SUBJECT is not an address"), "{printed:?}");
     Ok(())
 }

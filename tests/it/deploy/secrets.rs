@@ -286,10 +286,10 @@ impl Scene {
             "request answered",
             "can't find the specified secret",
             "as well: keep one of the two",
-            "is no JSON of the form",
+            "is not JSON of the form",
             "that is not a string",
             "has a `host` that is not valid",
-            "Encrypted anew: ",
+            "Encrypted again: ",
         ] {
             assert!(everything.contains(sign), "nobody said `{sign}`");
         }

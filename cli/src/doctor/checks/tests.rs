@@ -116,7 +116,7 @@ fn our_fault_comes_before_the_streamers() {
     assert!(text.contains("tried 20 of those under the key `2025` of TOKEN_KEYS: "), "{text}");
 }
 
-/// Authorized since this many minutes; the rules have last refreshed somebody as these runs have it.
+/// Authorized since this many minutes; the rules' last runs are these.
 fn cycle(logins: &[&str], token: &TokenState, authorized_for: i64, runs: LastRuns) -> Check {
     cycle_beside(Vec::new(), logins, token, authorized_for, runs)
 }
@@ -204,7 +204,7 @@ fn before_the_rules_are_enabled_whoever_is_overdue_is_a_warning() {
     assert_eq!(overdue(none).state, State::Warning);
     let text = overdue(none).text;
     assert!(
-        text.contains("overdue: ARIA (aria). No planned run and no sweep has refreshed anybody yet"),
+        text.contains("overdue: ARIA (aria). No planned run and no sweep has refreshed a streamer yet"),
         "{text}"
     );
     assert_eq!(overdue(LastRuns { planned: Some(now()), ..none }).state, State::Fault);

@@ -10,7 +10,7 @@ use super::Reader;
 use super::secrets::RDS_PARTS;
 use super::way::{fault_of_way, verified_by_name};
 
-/// What the certificates of RDS and Aurora end in, which is no public authority. Regions that are younger than the file have
+/// The roots that certificates of RDS and Aurora end in, which are not among the public ones. Regions that are younger than the file have
 /// to be named as any other authority is.
 const RDS_ROOTS: &[u8] = include_bytes!("rds-roots.pem");
 

@@ -35,7 +35,7 @@ impl Reader<'_> {
         let stack = self.source.get("METRICS_STACK")?;
         // CloudFormation's own rule.
         if stack.len() > 128 || !stack.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
-            self.fault("METRICS_STACK is no stack's name: letters, digits and hyphens, 128 at most");
+            self.fault("METRICS_STACK is not the name of a stack: letters, digits and hyphens, 128 at most");
         }
         Some(stack.to_owned())
     }
@@ -86,7 +86,10 @@ mod tests {
         assert_eq!(of("token-refresh-2"), Ok(Some("token-refresh-2".to_owned())));
         assert_eq!(of(""), Ok(None));
         for name in ["token refresh", "é", "a/b", &"x".repeat(129)] {
-            assert!(of(name).unwrap_err().0[0].starts_with("METRICS_STACK is no stack's name"), "{name}");
+            assert!(
+                of(name).unwrap_err().0[0].starts_with("METRICS_STACK is not the name of a stack"),
+                "{name}"
+            );
         }
     }
 }

@@ -61,12 +61,12 @@ impl Secret {
         }
     }
 
-    /// What its text says, or what is wrong with it. Never a value: whoever reads a fault may not read the secret.
+    /// What its text says, or what is wrong with it. Never a value: a reader of the fault may not be allowed to read the secret.
     pub(crate) fn members(self, text: Option<&str>) -> Result<Members, String> {
         let object = text.and_then(|text| serde_json::from_str::<Map<String, Value>>(text).ok());
         let Some(object) = object else {
             let form: Vec<_> = self.names().iter().map(|name| format!(r#""{name}": "…""#)).collect();
-            return Err(format!("is no JSON of the form {{{}}}", form.join(", ")));
+            return Err(format!("is not JSON of the form {{{}}}", form.join(", ")));
         };
         let mut members = Members::new();
         for name in self.names() {
@@ -89,7 +89,7 @@ impl Secret {
 fn text_of(object: &Map<String, Value>, name: &str) -> Result<Option<Zeroizing<String>>, String> {
     match object.get(name) {
         None | Some(Value::Null) => Ok(None),
-        // As in the environment, an empty one is none.
+        // As in the environment, an empty value counts as missing.
         Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
         Some(Value::String(text)) => Ok(Some(Zeroizing::new(text.clone()))),
         Some(_) => Err(format!("has a member `{name}` that is not a string")),

@@ -47,7 +47,7 @@ impl Reader<'_> {
         let (group, target_arn, role_arn) = (group?, target_arn?, role_arn?);
         if !is_name(group, 64) {
             self.fault(
-                "RETRY_GROUP is no name of a schedule group: 1 to 64 of the characters 0-9 a-z A-Z - _ .",
+                "RETRY_GROUP is not the name of a schedule group: 1 to 64 of the characters 0-9 a-z A-Z - _ .",
             );
         }
         if !is_arn(target_arn, "lambda", "function:") {

@@ -1,4 +1,4 @@
-//! How Twitch is reached, and as whom.
+//! Where Twitch is, and the credentials of our application.
 
 use std::path::PathBuf;
 

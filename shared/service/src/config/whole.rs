@@ -1,4 +1,4 @@
-//! The whole configuration, for whoever looks at all of it.
+//! The whole configuration, for the doctor.
 
 use std::sync::Arc;
 
