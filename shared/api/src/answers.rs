@@ -57,7 +57,7 @@ impl IntoResponses for StatusAnswers {
     fn responses() -> Responses {
         let later = Authorization::of(membership(), now() + TimeDelta::hours(1));
         answers(
-            success("The authorization, or that there is none.", "Authorization", &later),
+            success("The authorization; `authorized` is false if there is none.", "Authorization", &later),
             of_membership(),
         )
     }
@@ -67,7 +67,7 @@ pub(crate) struct RevokeAnswers;
 
 impl IntoResponses for RevokeAnswers {
     fn responses() -> Responses {
-        let revoked = response("There is no authorization any more.").build();
+        let revoked = response("There is no authorization now.").build();
         answers((StatusCode::NO_CONTENT, revoked), of_membership())
     }
 }
@@ -91,7 +91,7 @@ impl IntoResponses for CheckAnswers {
     fn responses() -> Responses {
         let report = HealthReport::of(CampaignId(CAMPAIGN), checkup());
         let problems = vec![Problem::InvalidId { field: "campaign_id" }, Problem::Unknown(Unknown::Campaign)];
-        answers(success("The report, whether all is well or not.", "HealthReport", &report), problems)
+        answers(success("The report, healthy or not.", "HealthReport", &report), problems)
     }
 }
 
@@ -108,7 +108,7 @@ fn of_membership() -> Vec<Problem> {
 fn response(description: &str) -> ResponseBuilder {
     let id = HeaderBuilder::new()
         .schema(Some(ObjectBuilder::new().schema_type(Type::String).build()))
-        .description(Some("By which the log knows the request."))
+        .description(Some("The id of the request in the log."))
         .build();
     ResponseBuilder::new().description(description).header(REQUEST_ID.as_str(), id)
 }
@@ -144,7 +144,7 @@ fn answers((status, success): (StatusCode, Response), mut problems: Vec<Problem>
         if problems.iter().any(|problem| problem.retry_after().is_some()) {
             let seconds = HeaderBuilder::new()
                 .schema(Some(ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).build()))
-                .description(Some("When it is worth asking again, in seconds."))
+                .description(Some("Seconds after which to repeat the request."))
                 .build();
             response = response.header("retry-after", seconds);
         }

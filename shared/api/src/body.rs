@@ -32,7 +32,7 @@ pub(crate) struct Authorization {
     /// How long polls may still run; 0 when not authorized.
     #[schema(minimum = 0)]
     pub remaining_seconds: i64,
-    /// When the streamer's access token dies; null where it is not known.
+    /// When the streamer's access token expires; null if unknown.
     #[schema(required)]
     pub token_expires_at: Option<DateTime<Utc>>,
 }
@@ -68,7 +68,7 @@ impl Authorization {
     }
 }
 
-/// What a streamer grants, and granted, to campaigns: one for each campaign that has invited the streamer.
+/// What a streamer grants and has granted to campaigns: one for each campaign that has invited the streamer.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Authorizations {
     /// The streamer.
@@ -107,7 +107,7 @@ pub(crate) struct HealthReport {
 pub(crate) struct Services {
     /// Twitch's OAuth endpoints.
     pub twitch: Service,
-    /// The database. Where it isn't available there is no report, but a problem.
+    /// The database. If it is unavailable, the answer is a problem.
     pub database: Service,
 }
 
@@ -146,19 +146,19 @@ pub(crate) struct StreamerReport {
     pub role: Role,
     /// How it was found.
     pub status: StreamerStatus,
-    /// What stands in the way, where `status` is `issue`.
+    /// What is wrong, if `status` is `issue`.
     #[schema(required)]
     pub issue: Option<Issue>,
-    /// What to do about it, where there is something to do.
+    /// What to do about it, if anything.
     #[schema(required)]
     pub action: Option<&'static str>,
-    /// What happened, where there is more to say.
+    /// Details, if there are any.
     #[schema(required)]
     pub detail: Option<String>,
-    /// When the access token dies, as far as is known by now.
+    /// When the access token expires, if known.
     #[schema(required)]
     pub token_expires_at: Option<DateTime<Utc>>,
-    /// When the authorization of this campaign ends or has ended; null where there is none, as the game master's own
+    /// When the authorization of this campaign ends or has ended; null if there is none: the game master's own
     /// channel needs none.
     #[schema(required)]
     pub authorization_expires_at: Option<DateTime<Utc>>,
@@ -184,11 +184,11 @@ pub(crate) enum StreamerStatus {
     Refreshed,
     /// It can't be used.
     Issue,
-    /// It could not be found out in time.
+    /// Not known in time.
     Unknown,
 }
 
-/// What stands between a channel and a session; the first that applies.
+/// Why a channel can't be used in a session; the first reason that applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Issue {
@@ -200,7 +200,7 @@ pub(crate) enum Issue {
     AuthorizationExpired,
     /// No refresh token is stored.
     TokenMissing,
-    /// Twitch calls the token invalid, and no new one could be had.
+    /// Twitch calls the token invalid, and did not issue a new one.
     TokenInvalid,
 }
 

@@ -26,7 +26,7 @@ const NAMESPACE: &str = "urn:problem:twitch-token-refresh";
 /// Something that a request can meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// An id in the path is not valid.
+    /// An id in the path is not a UUID.
     InvalidId {
         /// Which.
         field: &'static str,
@@ -89,7 +89,7 @@ impl Problem {
                 StatusCode::BAD_REQUEST,
                 "unexpected-body",
                 "This request takes no body",
-                "All that a request says is in its path. An empty JSON object is taken for no body.",
+                "Requests have all parameters in the path. An empty JSON object counts as no body.",
                 "send no body",
             ),
             Self::BodyTooLarge => (
@@ -124,29 +124,29 @@ impl Problem {
             Self::MethodNotAllowed => (
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method-not-allowed",
-                "The path does not take this method",
-                "The header Allow names the methods that it takes.",
+                "The path does not support this method",
+                "The header Allow lists the supported methods.",
                 "use one of these methods",
             ),
             Self::Unknown(Unknown::Campaign) => (
                 StatusCode::NOT_FOUND,
                 "unknown-campaign",
                 "No campaign has this id",
-                "The database knows no campaign with the id in the path.",
+                "The database has no campaign with the id in the path.",
                 "correct the id in the path",
             ),
             Self::Unknown(Unknown::Streamer) => (
                 StatusCode::NOT_FOUND,
                 "unknown-streamer",
                 "No streamer has this id",
-                "The database knows no streamer with the id in the path.",
+                "The database has no streamer with the id in the path.",
                 "correct the id in the path",
             ),
             Self::Unknown(Unknown::Membership) => (
                 StatusCode::NOT_FOUND,
                 "unknown-membership",
                 "The streamer is not a member of the campaign",
-                "Both are known, and the streamer was never invited to this campaign.",
+                "Both exist, but the streamer was never invited to this campaign.",
                 "invite the streamer to the campaign first",
             ),
             Self::MembershipPending => (
@@ -181,7 +181,7 @@ impl Problem {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "refresh-in-progress",
                 "The streamer's token is being refreshed by another run",
-                "It was waited for and did not end in time. Nothing was granted.",
+                "It did not end in time. Nothing was granted.",
                 "ask again after the time in the header Retry-After",
             ),
             Self::DatabaseUnavailable => (
@@ -195,14 +195,14 @@ impl Problem {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "misconfigured",
                 "The service has a fault of its own",
-                "Its operator has to fix something first; the log says what, under this request's id.",
+                "The operator has to fix it first; the log has the details under this request's id.",
                 "tell the operator the request's id",
             ),
             Self::Internal => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal",
                 "The program failed",
-                "The log says where, under this request's id.",
+                "The log has the details under this request's id.",
                 "tell the operator the request's id",
             ),
         };

@@ -34,7 +34,7 @@ pub(crate) fn health() -> OpenApiRouter<Arc<Host>> {
 /// Authorize a campaign
 ///
 /// The streamer's token is refreshed at once, whatever is left of it; then polls of this campaign may run on the channel
-/// for 12 hours from now. A refresh that is less than a minute old counts, so that asking twice costs Twitch one call.
+/// for 12 hours from now. A refresh that is less than a minute old counts, so that a repeated call costs Twitch nothing.
 /// Without a fresh token nothing is granted.
 #[utoipa::path(
     post,
@@ -60,7 +60,7 @@ async fn grant(
 
 /// See an authorization
 ///
-/// What the database says of this campaign and this streamer. Twitch is not asked.
+/// From the database; Twitch is not asked.
 #[utoipa::path(
     get,
     path = "/campaigns/{campaign_id}/streamers/{streamer_id}/authorization",
@@ -82,7 +82,7 @@ async fn status(
 
 /// Revoke an authorization
 ///
-/// It ends now. That there was none is fine, so that asking twice is.
+/// It ends now. Repeating the call is safe, also if there was none.
 #[utoipa::path(
     delete,
     path = "/campaigns/{campaign_id}/streamers/{streamer_id}/authorization",
@@ -121,8 +121,8 @@ async fn list(
 /// Check a campaign before a session
 ///
 /// The game master's own channel, if there is one, and every active member, all at the same time: active, authorized, with
-/// tokens that Twitch calls valid for another hour. What expires sooner or is invalid is refreshed on the way. The answer
-/// is a report whether all is well or not, and it comes in time with what is known by then.
+/// tokens that Twitch calls valid for another hour. What expires sooner or is invalid is refreshed. The answer is a report,
+/// healthy or not, with what is known when the time is over.
 #[utoipa::path(
     post,
     path = "/campaigns/{campaign_id}/health-check",
