@@ -160,9 +160,9 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> 
         telemetry::start(config::log(&source));
     }
     let process = Process::stopped_by(stop.clone()).with_sdk(sdk);
-    let source = with_secrets(&source, command.secrets(), &process.sdk.clone().into()).await;
+    let (source, other_login) = with_secrets(source, command.secrets(), &process).await;
     match command {
-        Command::Refresh(arguments) => return refresh::run(&source, arguments, &process).await,
+        Command::Refresh(arguments) => return refresh::run(&source, arguments, &process, other_login).await,
         Command::Status { json } => {
             let (database, policy, signals) = config::database_and_rules(&source)?;
             let database = Database::open_for(database, Purpose::Read).await?;

@@ -17,8 +17,8 @@ use domain::{Authorized, CancellationToken, Clock, Monotonic, NoExpiry, Streamer
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use service::config::{RefreshConfig, Source};
-use service::{Notifier, Process, Service};
-use store::{Database, Lookup, Purpose};
+use service::{Notifier, Opening, Process, Service};
+use store::{Database, Lookup, OtherLogin, Purpose};
 use tokio::time::timeout;
 
 use crate::deliver::{self, Delivery, deliver};
@@ -86,13 +86,23 @@ const KEEP_UP_TIMEOUT: Duration = Duration::from_secs(30);
 const DRY_RUN: &str = "\nDry run: Twitch is not called, nothing is written.\n";
 const STARTING: &str = "\nStarting refresh cycle...\n";
 
-pub async fn run(source: &Source, arguments: Arguments, process: &Process) -> Result<ExitCode> {
+pub async fn run(
+    source: &Source,
+    arguments: Arguments,
+    process: &Process,
+    other_login: Option<OtherLogin>,
+) -> Result<ExitCode> {
     let began = SystemClock.monotonic();
     let (config, notify) = RefreshConfig::read_for_command(source)?;
     let limits = Limits::of_command(began, arguments.timeout);
     let until = began + arguments.timeout;
     let reading = Reading { until, stop: process.stop.clone() };
-    let opening = Service::open(config, process, Purpose::of(arguments.dry_run), limits.start);
+    let opening = Service::open(
+        config,
+        process,
+        Purpose::of(arguments.dry_run),
+        Opening { give_up_at: limits.start, other_login },
+    );
     let service = reading.of(opening).await??;
     let database = service.database();
     let now = service.now();

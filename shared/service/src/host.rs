@@ -7,7 +7,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::authorization::Membership;
 use domain::grant::{GrantError, grant};
 use domain::health::{CheckError, Checkup, check};
-use domain::ports::StoreErrorKind;
 use domain::refresh::{Cycle, DEADLINE_MARGIN, Limits};
 use domain::report::{Report, Stop};
 use domain::schedule::Trigger;
@@ -17,7 +16,7 @@ use telemetry::{HealthCheckLog, RefreshLog};
 use tokio::time::Instant;
 
 use crate::config::{RefreshConfig, Secret, Source};
-use crate::opened::{MayBlameSecret, Open, OpenError, Opened, Process};
+use crate::opened::{MayBlameSecret, Open, OpenError, Opened, Opening, Process};
 use crate::service::{RunError, Service};
 
 /// A grant is answered within this long: a wait for another run, a refresh with its quick retries. Less than the 30 s after which
@@ -181,12 +180,8 @@ fn twitch_until(answer_by: Monotonic, service: &Service) -> Instant {
 impl Open for Service {
     const SECRETS: &'static [Secret] = &RefreshConfig::SECRETS;
 
-    async fn open(
-        source: &Source,
-        process: &Process,
-        give_up_at: Option<Monotonic>,
-    ) -> Result<Self, OpenError> {
-        Ok(Self::open(RefreshConfig::read(source)?, process, Purpose::Write, give_up_at).await?)
+    async fn open(source: &Source, process: &Process, opening: Opening) -> Result<Self, OpenError> {
+        Ok(Self::open(RefreshConfig::read(source)?, process, Purpose::Write, opening).await?)
     }
 }
 
@@ -216,37 +211,24 @@ impl From<OpenError> for CheckError {
 
 impl MayBlameSecret for OpenError {
     fn may_blame_secret(&self) -> bool {
-        matches!(self, Self::Store(error) if error.kind == StoreErrorKind::LoginRefused)
+        false
     }
 }
 
 impl MayBlameSecret for RunError {
     fn may_blame_secret(&self) -> bool {
-        match self {
-            Self::Open(error) => error.may_blame_secret(),
-            Self::Stopped(Stop::Misconfigured(_)) => true,
-            Self::Stopped(Stop::Store(error)) => error.kind == StoreErrorKind::LoginRefused,
-            Self::Stopped(_) => false,
-        }
+        matches!(self, Self::Stopped(Stop::Misconfigured(_)))
     }
 }
 
 impl MayBlameSecret for GrantError {
     fn may_blame_secret(&self) -> bool {
-        match self {
-            Self::Ours(_) => true,
-            Self::Store(error) => error.kind == StoreErrorKind::LoginRefused,
-            _ => false,
-        }
+        matches!(self, Self::Ours(_))
     }
 }
 
 impl MayBlameSecret for CheckError {
     fn may_blame_secret(&self) -> bool {
-        match self {
-            Self::Ours(_) => true,
-            Self::Store(error) => error.kind == StoreErrorKind::LoginRefused,
-            _ => false,
-        }
+        matches!(self, Self::Ours(_))
     }
 }

@@ -16,6 +16,6 @@ pub mod shutdown;
 
 pub use self::host::{Host, Request};
 pub use self::notifier::{DeliveryError, Notifier};
-pub use self::opened::{Open, OpenError, Opened, Process};
+pub use self::opened::{Open, OpenError, Opened, Opening, Process};
 pub use self::secrets::with_secrets;
 pub use self::service::{RunError, Service};

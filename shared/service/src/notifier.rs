@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use domain::notify::{MIN_RUN, NotifyReport, NotifyService, Observer};
-use domain::ports::{StoreError, StoreErrorKind};
+use domain::ports::StoreError;
 use domain::{Clock, Monotonic};
 use push::{Loopback, Vapid, WebPush};
-use store::{Database, PgOutbox};
+use store::{Database, Login, PgOutbox, Purpose};
 
 use crate::config::{NotifyConfig, Secret, Source};
-use crate::opened::{MayBlameSecret, Open, OpenError, Process};
+use crate::opened::{MayBlameSecret, Open, OpenError, Opening, Process};
 
 /// Nothing, or not all, could be delivered.
 #[derive(Debug, thiserror::Error)]
@@ -29,12 +29,9 @@ pub enum DeliveryError {
 }
 
 impl MayBlameSecret for DeliveryError {
+    /// A VAPID key that push services refuse is no error of a delivery.
     fn may_blame_secret(&self) -> bool {
-        match self {
-            Self::NoTime => false,
-            Self::Open(error) => error.may_blame_secret(),
-            Self::Store(error) => error.kind == StoreErrorKind::LoginRefused,
-        }
+        false
     }
 }
 
@@ -84,19 +81,11 @@ impl Notifier {
 impl Open for Notifier {
     const SECRETS: &'static [Secret] = &[Secret::Database, Secret::Vapid];
 
-    async fn open(
-        source: &Source,
-        process: &Process,
-        give_up_at: Option<Monotonic>,
-    ) -> Result<Self, OpenError> {
+    async fn open(source: &Source, process: &Process, opening: Opening) -> Result<Self, OpenError> {
         let config = NotifyConfig::read(source)?;
-        let opening = Database::open_until(
-            config.database.clone(),
-            store::Purpose::Write,
-            give_up_at,
-            process.clock.clone(),
-        );
-        let database = opening.await?;
+        let login = Login::replaced_by(config.database.clone(), opening.other_login);
+        let clock = process.clock.clone();
+        let database = Database::open_until(login, Purpose::Write, opening.give_up_at, clock).await?;
         Self::new(config, database, process)
     }
 }

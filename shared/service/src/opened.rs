@@ -1,21 +1,22 @@
 //! What a process keeps open between events, made of settings of which some may stand in AWS Secrets Manager.
 //!
-//! It is opened at the first event. After 15 minutes, or when something refuses what a secret says, the secrets are read again; if
-//! one has changed, it is opened again, and the event, which may be repeated, runs once more. So a rotation needs no deployment and
+//! It is opened at the first event. After 15 minutes, or when Twitch or a stored token refuses what a secret says, the secrets are read
+//! again; if one has changed, it is opened again, and the event, which may be repeated, runs once more. A login that the database
+//! refuses is replaced at once, for a new pair of tokens exists nowhere else until it is written. So a rotation needs no deployment and
 //! fails no event. A secret that can't be read or used changes nothing: what is open stays in use.
 
 use std::sync::{Arc, PoisonError};
 
-use aws::{Sdk, SecretsManager};
+use aws::Sdk;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::ports::StoreError;
 use domain::{CancellationToken, Clock, Monotonic, SystemClock};
-use store::Database;
+use store::{Database, OtherLogin};
 use tokio::sync::Mutex;
 use twitch::SetUpError;
 
 use crate::config::{ConfigError, Secret, Source};
-use crate::secrets::{Named, Said};
+use crate::secrets::{Said, Secrets, is_settled};
 
 /// For how long secrets are used without a look whether they have changed. A new one is in use everywhere by then, even where the
 /// old one is still taken.
@@ -23,10 +24,6 @@ const RENEW_AFTER: TimeDelta = TimeDelta::minutes(15);
 
 /// After a look in vain (a secret that could not be read, or not be used) the next one comes after this long.
 const LOOK_AGAIN_AFTER: TimeDelta = TimeDelta::minutes(1);
-
-/// Something that is refused is refused for all events at the same time: a look that has found nothing new is not repeated for
-/// this long.
-const SETTLED: TimeDelta = TimeDelta::seconds(10);
 
 /// What belongs to the process rather than to its settings.
 #[derive(Clone)]
@@ -98,19 +95,26 @@ pub trait Open: Sized + Send + Sync {
     /// The secrets that its settings may stand in.
     const SECRETS: &'static [Secret];
 
-    /// Opens it, and waits until `give_up_at` for a database that is away.
+    /// Opens it with these settings.
     fn open(
         source: &Source,
         process: &Process,
-        give_up_at: Option<Monotonic>,
+        opening: Opening,
     ) -> impl Future<Output = Result<Self, OpenError>> + Send;
+}
+
+/// How the database is opened.
+#[derive(Default)]
+pub struct Opening {
+    /// Until when a database that is away is waited for.
+    pub give_up_at: Option<Monotonic>,
+    /// Where another login comes from, if the database refuses ours.
+    pub other_login: Option<OtherLogin>,
 }
 
 /// What is kept open.
 pub struct Opened<T> {
-    environment: Source,
-    named: Named,
-    manager: SecretsManager,
+    secrets: Arc<Secrets>,
     process: Process,
     current: Mutex<Option<Current<T>>>,
     /// The value of `current`, for those that must not wait while secrets are read.
@@ -129,16 +133,8 @@ impl<T: Open> Opened<T> {
     /// Opens nothing yet.
     #[must_use]
     pub fn new(environment: Source, process: Process) -> Self {
-        let named = Named::of(&environment, T::SECRETS);
-        let manager = process.sdk.clone().into();
-        Self {
-            environment,
-            named,
-            manager,
-            process,
-            current: Mutex::default(),
-            opened: std::sync::Mutex::default(),
-        }
+        let secrets = Arc::new(Secrets::new(environment, T::SECRETS, &process));
+        Self { secrets, process, current: Mutex::default(), opened: std::sync::Mutex::default() }
     }
 
     /// What belongs to the process.
@@ -182,13 +178,13 @@ impl<T: Open> Opened<T> {
         let mut current = self.current.lock().await;
         match &mut *current {
             Some(open) => {
-                if open.is_old(self.process.clock.now()) && !self.named.is_empty() {
+                if open.is_old(self.process.clock.now()) && !self.secrets.are_none() {
                     self.look(open).await;
                 }
                 Ok(open.value.clone())
             }
             None => {
-                let said = self.named.read(&self.manager).await;
+                let said = self.secrets.read().await;
                 let value = self.open(&said, give_up_at).await?;
                 let open = current.insert(Current {
                     value,
@@ -203,7 +199,7 @@ impl<T: Open> Opened<T> {
 
     /// For an event that was refused with `seen`: another value, if a secret has changed by now.
     async fn renewed(&self, seen: &Arc<T>) -> Option<Arc<T>> {
-        if self.named.is_empty() {
+        if self.secrets.are_none() {
             return None;
         }
         let mut current = self.current.lock().await;
@@ -216,10 +212,10 @@ impl<T: Open> Opened<T> {
 
     /// Reads the secrets, and opens again if one has changed.
     async fn look(&self, open: &mut Current<T>) {
-        let read = self.named.read(&self.manager).await;
+        let read = self.secrets.read().await;
         let now = self.process.clock.now();
         let is_whole = read.is_whole();
-        let said = read.or_before(&self.named, &open.said);
+        let said = self.secrets.or_before(read, &open.said);
         let mut pause = if is_whole { RENEW_AFTER } else { LOOK_AGAIN_AFTER };
         open.looked_in_vain_at = Some(now);
         if said != open.said {
@@ -238,8 +234,9 @@ impl<T: Open> Opened<T> {
     }
 
     async fn open(&self, said: &Said, give_up_at: Option<Monotonic>) -> Result<Arc<T>, OpenError> {
-        let source = self.named.added_to(&self.environment, said);
-        let value = Arc::new(Box::pin(T::open(&source, &self.process, give_up_at)).await?);
+        let opening = Opening { give_up_at, other_login: self.secrets.other_login() };
+        let source = self.secrets.source(said);
+        let value = Arc::new(Box::pin(T::open(&source, &self.process, opening)).await?);
         *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(value.clone());
         Ok(value)
     }
@@ -253,7 +250,7 @@ impl<T> Current<T> {
     }
 
     fn is_settled(&self, now: DateTime<Utc>) -> bool {
-        self.looked_in_vain_at.is_some_and(|at| (TimeDelta::zero()..SETTLED).contains(&(now - at)))
+        self.looked_in_vain_at.is_some_and(|at| is_settled(at, now))
     }
 }
 

@@ -10,14 +10,14 @@ use domain::refresh::{Cycle, RefreshService};
 use domain::report::{Observer, Report, Stop};
 use domain::schedule::Trigger;
 use domain::{CancellationToken, Clock, Monotonic};
-use store::{Database, PgStore, Purpose};
+use store::{Database, Login, PgStore, Purpose};
 use telemetry::RefreshLog;
 use telemetry::metrics::Metric;
 use tokio::time::Instant;
 use twitch::{Bounded, SetUpError, TwitchClient, TwitchConfig};
 
 use crate::config::RefreshConfig;
-use crate::opened::{OpenError, Process};
+use crate::opened::{OpenError, Opening, Process};
 
 /// Connections to Twitch over which something was answered within this long are taken to be alive; older ones may have
 /// slept in a frozen sandbox. Shorter than any server or NAT gateway keeps an idle connection.
@@ -51,7 +51,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Connects to the database, and waits until `give_up_at` for one that is away.
+    /// Connects to the database.
     ///
     /// # Errors
     ///
@@ -60,11 +60,13 @@ impl Service {
         config: RefreshConfig,
         process: &Process,
         purpose: Purpose,
-        give_up_at: Option<Monotonic>,
+        opening: Opening,
     ) -> Result<Self, StoreError> {
         let RefreshConfig { database, cipher, twitch, policy, health_check_timeout, signals } = config;
         let machine = process.clock.clone();
-        let database = Database::open_until(database, purpose, give_up_at, machine.clone()).await?;
+        let Opening { give_up_at, other_login } = opening;
+        let login = Login::replaced_by(database, other_login);
+        let database = Database::open_until(login, purpose, give_up_at, machine.clone()).await?;
         let clock = process.clock_of(&database);
         Ok(Self {
             store: PgStore::new(database, cipher, clock.clone()),

@@ -153,8 +153,8 @@ impl Database {
     ///
     /// As [`Database::open`], but for the schema.
     pub async fn reach(options: PgConnectOptions) -> Result<(Self, Server), StoreError> {
-        let database = Self::prepare(options, Purpose::Read, Arc::new(SystemClock));
-        let options = database.options.clone();
+        let database = Self::prepare(options.into(), Purpose::Read, Arc::new(SystemClock));
+        let options = database.login.options();
         drop(database.acquire().await.map_err(|error| schema::unreachable(&error, &options))?);
         let row = sqlx::query!(
             r#"

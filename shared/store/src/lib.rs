@@ -15,6 +15,7 @@ mod deactivate;
 mod errors;
 mod evidence;
 mod history;
+mod login;
 mod memberships;
 mod moment;
 pub mod network;
@@ -56,6 +57,7 @@ use self::errors::Class;
 use self::errors::{failed, said};
 pub use self::evidence::Misplaced;
 pub use self::history::{HISTORY_KEPT, HistoryEntry};
+pub use self::login::{Login, OtherLogin};
 pub(crate) use self::moment::Moment;
 pub use self::outbox::{OutboxCounts, OutboxEntry, PgOutbox};
 pub use self::pages::Lookup;
@@ -86,7 +88,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Database {
     pool: PgPool,
-    options: Arc<PgConnectOptions>,
+    login: Arc<Login>,
     known: Arc<Known>,
     /// For how long a connection is tried to be made.
     patience: Duration,
@@ -101,8 +103,8 @@ impl Database {
     ///
     /// If the database can't be reached or does not accept the login, and if its migrations are missing or need a newer
     /// program; the text says what to do.
-    pub async fn open(options: PgConnectOptions) -> Result<Self, StoreError> {
-        Self::open_for(options, Purpose::Write).await
+    pub async fn open(login: impl Into<Login>) -> Result<Self, StoreError> {
+        Self::open_for(login, Purpose::Write).await
     }
 
     /// The same, for this purpose.
@@ -110,8 +112,8 @@ impl Database {
     /// # Errors
     ///
     /// As [`Database::open`].
-    pub async fn open_for(options: PgConnectOptions, purpose: Purpose) -> Result<Self, StoreError> {
-        Self::open_until(options, purpose, None, Arc::new(SystemClock)).await
+    pub async fn open_for(login: impl Into<Login>, purpose: Purpose) -> Result<Self, StoreError> {
+        Self::open_until(login, purpose, None, Arc::new(SystemClock)).await
     }
 
     /// The same, for a caller that has time until `give_up_at`, by this clock of the machine.
@@ -120,14 +122,14 @@ impl Database {
     ///
     /// As [`Database::open`].
     pub async fn open_until(
-        options: PgConnectOptions,
+        login: impl Into<Login>,
         purpose: Purpose,
         give_up_at: Option<Monotonic>,
         machine: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         let left = |at: Monotonic| (at - machine.monotonic()).to_std().unwrap_or_default();
         let patience = give_up_at.map_or(OPEN_TIMEOUT, left);
-        let database = Self::prepare(options, purpose, machine);
+        let database = Self::prepare(login.into(), purpose, machine);
         let version = schema::check(&Self { patience, ..database.clone() }).await?;
         if version.is_newer() {
             tracing::info!("the database's schema is at version {version}");
@@ -136,11 +138,12 @@ impl Database {
     }
 
     /// Connects to nothing yet.
-    fn prepare(options: PgConnectOptions, purpose: Purpose, machine: Arc<dyn Clock>) -> Self {
+    fn prepare(login: Login, purpose: Purpose, machine: Arc<dyn Clock>) -> Self {
+        let options = login.options();
         let known = Arc::new(Known::new(&options, DatabaseClock::new(machine), purpose));
         let pool = connections::pool(quiet(&options), &known);
         let (patience, hides_nothing_since) = (connections::CONNECT_TIMEOUT, Arc::default());
-        Self { pool, options: Arc::new(options), known, patience, hides_nothing_since }
+        Self { pool, login: Arc::new(login), known, patience, hides_nothing_since }
     }
 
     /// The time that all hosts of this database agree on. It is corrected whenever a connection is made or checked, and so at
@@ -167,16 +170,32 @@ impl Database {
         }
     }
 
-    /// Without TLS it connects only to an address that was looked at just now.
+    /// If the server refuses our login, once more with another, if there is one; connections that are open stay open.
     async fn connect(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        if network::is_plaintext(&self.options) && self.pool.num_idle() == 0 {
-            self.pool.set_connect_options(quiet(&network::checked(&self.options).await?));
+        let options = self.login.options();
+        // Without TLS it connects only to an address that was looked at just now.
+        if network::is_plaintext(&options) && self.pool.num_idle() == 0 {
+            self.connect_with(&options).await?;
         }
         match self.pool.acquire().await {
+            // Boxed: it is rare, and every statement would carry its size.
+            Err(error) if Class::from(&error) == Class::LoginRefused => {
+                if !Box::pin(self.login.replace()).await {
+                    return Err(error);
+                }
+                self.connect_with(&self.login.options()).await?;
+                self.pool.acquire().await
+            }
             Err(sqlx::Error::PoolTimedOut) if self.known.lacks_writes() => Err(connections::standby()),
-            Err(sqlx::Error::PoolTimedOut) => Err(Box::pin(why_not(&self.options)).await),
+            Err(sqlx::Error::PoolTimedOut) => Err(Box::pin(why_not(&options)).await),
             acquired => acquired,
         }
+    }
+
+    /// The pool's next connections are made with these.
+    async fn connect_with(&self, options: &PgConnectOptions) -> Result<(), sqlx::Error> {
+        self.pool.set_connect_options(quiet(&network::checked(options).await?));
+        Ok(())
     }
 
     fn distrust(&self) {

@@ -116,7 +116,7 @@ async fn look(connection: &mut PgConnection) -> Result<Found, StoreError> {
 
 /// Says what is wrong if this program does not work on the database's schema; otherwise answers its version.
 pub(super) async fn check(database: &Database) -> Result<SchemaVersion, StoreError> {
-    let options = &database.options;
+    let options = &database.login.options();
     drop(database.acquire().await.map_err(|error| unreachable(&error, options))?);
     let version = SchemaVersion {
         database: applied(database).await.map_err(|error| unreadable(&error))?.unwrap_or(0),

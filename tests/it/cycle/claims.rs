@@ -68,6 +68,7 @@ async fn a_secrets_manager_that_stalls_is_no_fault_of_the_database() -> Result<(
         .await?;
     // The secrets are read when the service is opened.
     host.membership(key).await?;
+    host.service().await?;
     aws.fault(Service::Secrets, Fault::Stall, usize::MAX);
 
     // The second finds neither a lease that was left behind nor a need to ask again.

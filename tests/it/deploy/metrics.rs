@@ -389,10 +389,14 @@ async fn each_line_of_each_function_has_its_requests_id() -> Result<()> {
 #[tokio::test]
 async fn what_keeps_a_function_from_opening_is_logged_with_the_requests_id() -> Result<()> {
     let world = world().await?;
-    for name in ["grant-refresh", "health-check"] {
+    let id = "5b0bc1a5-6d2a-4f0e-9d0a-0a1b2c3d4e5f";
+    for (name, method, path) in [
+        ("grant-refresh", "GET", format!("/streamers/{id}/authorizations")),
+        ("health-check", "POST", format!("/campaigns/{id}/health-check")),
+    ] {
         let changes = [("DEACTIVATION", "perhaps"), ("LOG_LEVEL", "error")];
         let function = Watched::start(name, world.environment(), &changes).await?;
-        let _ = function.invoke(event("GET", "/nowhere")).await;
+        let _ = function.invoke(event(method, &path)).await;
         let log = function.log()?;
         let [line] = log.as_slice() else { panic!("{name}: {log:?}") };
         assert_eq!(line["span"]["request_id"], REQUEST_ID, "{line}");
