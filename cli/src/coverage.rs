@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::report::Human;
 use domain::{Clock, StreamerId};
 use serde::Serialize;
 use store::{BrokenSession, Coverage, Database, Gap};
+use telemetry::Human;
 use uuid::Uuid;
 
 use crate::duration;

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 use domain::Monotonic;
-use domain::notification::{Next, Notification, PushAnswer, Recipient};
+use domain::notification::{Next, Notification, PushAnswer, Role};
 use domain::notify::NotifyReport;
 use serde::Serialize;
 use service::Notifier;
@@ -32,9 +32,9 @@ pub async fn deliver(notifier: &Notifier, deadline: Monotonic) -> Result<Deliver
 }
 
 fn line(notification: &Notification, answer: &PushAnswer, next: Next) -> String {
-    let to = match &notification.recipient {
-        Recipient::Streamer => "the streamer".to_owned(),
-        Recipient::GameMaster(campaigns) => format!("the game master of {}", campaigns.listed()),
+    let to = match &notification.role {
+        Role::Streamer => "the streamer".to_owned(),
+        Role::GameMaster(campaigns) => format!("the game master of {}", campaigns.listed()),
     };
     let about = &notification.streamer_name;
     let reason = answer.reason().unwrap_or_default();
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn each_notification_has_its_line() {
         let now = Utc.with_ymd_and_hms(2026, 11, 23, 20, 0, 0).unwrap();
-        let notification = |recipient| Notification {
+        let notification = |role| Notification {
             id: Uuid::nil(),
             attempt: 1,
             created_at: now,
@@ -88,12 +88,12 @@ mod tests {
             },
             streamer: StreamerId(Uuid::nil()),
             streamer_name: "Aria".to_owned(),
-            recipient,
+            role,
             also_lost: AlsoLost::default(),
             no_name_since: None,
             other_key: false,
         };
-        let master = || Recipient::GameMaster(Campaigns::one(CampaignId(Uuid::nil()), "Les Brumes"));
+        let master = || Role::GameMaster(Campaigns::one(CampaignId(Uuid::nil()), "Les Brumes"));
         let busy = PushAnswer::Busy { retry_after: None, reason: "push.example.com answered 503".to_owned() };
         let rejected = PushAnswer::Rejected("push.example.com answered 413".to_owned());
         let delivery = Delivery {
@@ -107,7 +107,7 @@ mod tests {
                 other_key: 0,
             },
             lines: vec![
-                line(&notification(Recipient::Streamer), &PushAnswer::Accepted, Next::Delivered),
+                line(&notification(Role::Streamer), &PushAnswer::Accepted, Next::Delivered),
                 line(&notification(master()), &PushAnswer::Gone, Next::Gone),
                 line(&notification(master()), &busy, Next::RetryAt(now)),
                 line(&notification(master()), &rejected, Next::GivenUp),

@@ -11,7 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::SystemClock;
 use domain::policy::{EXPIRY_MARGIN, RefreshMode};
 use domain::refresh::{Cycle, Limits, Scope};
-use domain::report::{Human, Outcome, Report};
+use domain::report::{Outcome, Report, Stop};
 use domain::schedule::Trigger;
 use domain::{Authorized, CancellationToken, Clock, Monotonic, NoExpiry, Streamer, StreamerId};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -19,6 +19,7 @@ use serde::Serialize;
 use service::config::{RefreshConfig, Source};
 use service::{Notifier, Opening, Process, Service};
 use store::{Database, Lookup, OtherLogin, Purpose};
+use telemetry::{Human, Text};
 use tokio::time::timeout;
 
 use crate::deliver::{self, Delivery, deliver};
@@ -64,7 +65,7 @@ impl Detail {
             Outcome::WouldRefresh => ("→", "would_refresh"),
             Outcome::WouldValidate => ("→", "would_validate"),
         };
-        Self { streamer: streamer.clone(), mark, outcome: name, text: outcome.to_string() }
+        Self { streamer: streamer.clone(), mark, outcome: name, text: Text(outcome).to_string() }
     }
 }
 
@@ -195,7 +196,8 @@ pub async fn run(
 /// Says what is wrong, and whether nothing is.
 fn report_faults(report: &Report, dry_run: bool) -> bool {
     if let Some(stop) = &report.stopped {
-        output::error(&format!("\nThe cycle stopped early: {stop}"));
+        let advice = if *stop == Stop::NoTime { "; give it a longer --timeout" } else { "" };
+        output::error(&format!("\nThe cycle stopped early: {stop}{advice}"));
     }
     if let Some(reason) = &report.signal_failure {
         output::error(&format!("\n{} signal(s) could not be given: {reason}", report.signals_failed));

@@ -3,11 +3,11 @@
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 use domain::policy::Policy;
-use domain::report::Human;
 use domain::schedule::{self, Trigger, retry_minute};
 use domain::{Authorized, Clock, NoExpiry, Streamer};
 use serde::Serialize;
 use store::Database;
+use telemetry::Human;
 
 use crate::output::{self, name, table, time};
 use crate::refresh::all_authorized;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::ports::{SignalError, Signals, StreamerDeactivated};
+use domain::ports::{EventPublisher, RetryScheduler, SignalError, StreamerDeactivated};
 use domain::schedule::{self, NOTIFY_TIMER, Schedule, Trigger};
 
 static NOTIFY: LazyLock<Schedule> =
@@ -75,12 +75,14 @@ impl LocalScheduler {
     }
 }
 
-impl Signals for LocalScheduler {
+impl RetryScheduler for LocalScheduler {
     async fn arm_retry(&self, minute: DateTime<Utc>) -> Result<(), SignalError> {
         self.state().retries.insert(minute);
         Ok(())
     }
+}
 
+impl EventPublisher for LocalScheduler {
     async fn publish(&self, event: &StreamerDeactivated) -> Result<(), SignalError> {
         let mut state = self.state();
         state.events.push(event.clone());

@@ -8,7 +8,7 @@ use aws::NoSignals;
 use chrono::{DateTime, TimeDelta, Utc};
 use cipher::Column;
 use domain::notification::Subscription;
-use domain::ports::Signals;
+use domain::ports::{EventPublisher, RetryScheduler};
 use domain::refresh::RefreshService;
 use domain::{AccessToken, Clock, StreamerId, TokenPair};
 use service::config::{RefreshConfig, Source};
@@ -180,7 +180,7 @@ impl World {
     pub async fn service(
         &self,
         changes: &[(&str, &str)],
-    ) -> Result<RefreshService<PgStore, TwitchClient, NoSignals>> {
+    ) -> Result<RefreshService<PgStore, TwitchClient, NoSignals, NoSignals>> {
         self.service_with(NoSignals, changes).await
     }
 
@@ -189,17 +189,18 @@ impl World {
     /// # Errors
     ///
     /// As [`World::service`].
-    pub async fn service_with<G: Signals>(
+    pub async fn service_with<G: RetryScheduler + EventPublisher + Clone>(
         &self,
         signals: G,
         changes: &[(&str, &str)],
-    ) -> Result<RefreshService<PgStore, TwitchClient, G>> {
+    ) -> Result<RefreshService<PgStore, TwitchClient, G, G>> {
         let config = self.config(changes)?;
         let database = store::Database::open(config.database).await?;
         let store = PgStore::new(database, config.cipher, self.clock.clone());
         let in_flight = config.twitch.in_flight();
         let twitch = TwitchClient::new(config.twitch, self.clock.clone())?;
-        Ok(RefreshService::new(store, twitch, signals, self.clock.clone(), config.policy, in_flight))
+        let (retries, clock) = (signals.clone(), self.clock.clone());
+        Ok(RefreshService::new(store, twitch, retries, signals, clock, config.policy, in_flight))
     }
 
     /// Invents a streamer.

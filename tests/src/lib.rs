@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Utc};
 use domain::Streamer;
-use domain::ports::{Signals, Store, Twitch};
+use domain::ports::{EventPublisher, RetryScheduler, Store, Twitch};
 use domain::refresh::{Cycle, RefreshService};
 use domain::report::{Outcome, Report};
 use local::binaries::{Binaries, Profile};
@@ -107,7 +107,10 @@ impl Ran {
 }
 
 /// Runs a cycle and listens.
-pub async fn run<S: Store, T: Twitch, G: Signals>(service: &RefreshService<S, T, G>, cycle: &Cycle) -> Ran {
+pub async fn run<S: Store, T: Twitch, R: RetryScheduler, E: EventPublisher>(
+    service: &RefreshService<S, T, R, E>,
+    cycle: &Cycle,
+) -> Ran {
     let outcomes = Mutex::new(HashMap::<_, Vec<_>>::new());
     let observe = |streamer: &Streamer, outcome: &Outcome| {
         let mut outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::StreamerId;
+use domain::attempt::{Attempt, FailedRefresh, Resolution, TwitchHealth};
+use domain::evidence::Proof;
 use domain::notification::{Next, Presentation, PushAnswer, Subscription};
 use domain::notify::{NotifyReport, NotifyService};
-use domain::ports::{Attempt, Change, Push, PushMessage, Store as _};
+use domain::ports::{Push, PushMessage, Store as _};
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
 use local::world::{NewStreamer, World};
@@ -55,11 +57,17 @@ pub async fn deactivation(store: &PgStore, streamer: StreamerId, now: DateTime<U
         caller: None,
         grants: None,
         client_id: "an application".to_owned(),
-        refused: true,
-        change: Change::Deactivated {
-            reason: "refused".to_owned(),
-            expires_at: Some(now),
-            memory: claim.memory,
+        resolution: Resolution::Deactivate {
+            cause: FailedRefresh {
+                proof: Some(Proof::NothingToAsk),
+                was_refused: true,
+                reason: "refused".to_owned(),
+                alarm: None,
+                twitch: TwitchHealth::Available,
+                expires_at: Some(now),
+                memory: claim.memory,
+            },
+            before: None,
         },
     })
 }

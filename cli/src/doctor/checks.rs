@@ -9,13 +9,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use cipher::DecryptError;
 use domain::policy::{ONLY_REFUSALS, Policy, VALIDATION_AGE};
 use domain::ports::{RefreshError, SetAside, StoreError};
-use domain::report::Human;
 use domain::{Authorized, Streamer};
 use store::CLOCK_TOLERANCE;
 use store::{
     Hidden, LastRuns, Misplaced, NotifyRole, Rehearsal, SchemaVersion, Server, StoredTexts, StoredUnder,
     Tables, Trust, Waiting,
 };
+use telemetry::Human;
 
 use super::check::{Check, Topic};
 use crate::output::{name, time};

@@ -11,13 +11,14 @@ mod retry;
 mod scheduled;
 
 use chrono::{DateTime, Datelike, TimeDelta};
+use domain::report::Stop;
 use domain::{Clock, Monotonic, SystemClock};
 use lambda_runtime::{LambdaEvent, service_fn};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use service::config::{self, Source};
 use service::shutdown::Shutdown;
-use service::{Host, Process};
+use service::{Host, Process, RunError};
 use telemetry::LogFormat;
 use telemetry::metrics::{self, written_after};
 
@@ -75,6 +76,16 @@ where
     };
     let answer = async |event| Box::pin(shutdown.event(answer(event))).await;
     Box::pin(shutdown.serve(lambda_runtime::run(service_fn(answer)))).await
+}
+
+/// A cycle that counts as failed, and what the function's settings have to do with it.
+fn stopped(error: RunError) -> Error {
+    match error {
+        RunError::Stopped(Stop::NoTime) => {
+            format!("{error}: give the function a timeout of at least three minutes").into()
+        }
+        error => error.into(),
+    }
 }
 
 /// When the function is killed at its timeout, from the milliseconds since 1970 in which Lambda gives it. One in 1970 is not a deadline:

@@ -73,7 +73,7 @@ async fn answer(host: &Host, retry: Retry, deadline: Option<Monotonic>) -> Resul
     let late_s = (host.now() - retry.minute).num_seconds();
     let (message, report) = match wanted(host, retry.streamer_id).await? {
         Wanted::Cycle(scope) => {
-            let report = host.run(&Cycle { scope, ..cycle }, deadline).await?;
+            let report = host.run(&Cycle { scope, ..cycle }, deadline).await.map_err(crate::stopped)?;
             (summary(&report), report)
         }
         Wanted::Nothing(why) => (why, Report::default()),

@@ -38,7 +38,7 @@ pub async fn scheduled_refresh() -> Result<(), Error> {
     let host = &crate::host(environment, &shutdown);
     crate::serve(shutdown, async |Rule(trigger), deadline| {
         let cycle = Cycle { limits: Limits::of_function(deadline), ..Cycle::new(trigger) };
-        Ok(host.run(&cycle, deadline).await?)
+        host.run(&cycle, deadline).await.map_err(crate::stopped)
     })
     .await
 }

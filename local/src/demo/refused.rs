@@ -8,6 +8,7 @@ use domain::policy::RefreshMode;
 use domain::ports::Push;
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
+use telemetry::Text;
 
 use super::notification;
 use crate::push::SimulatedPush;
@@ -71,7 +72,7 @@ fn time<P: Push>(stage: &Stage<P>) -> String {
 fn tell<P: Push>(stage: &Stage<P>, what: &str, did: &Did) {
     if let Did::Cycle { outcomes, .. } = did {
         for (streamer, outcome) in outcomes {
-            println!("{}  {what}: {}: {outcome}", time(stage), streamer.login);
+            println!("{}  {what}: {}: {}", time(stage), streamer.login, Text(outcome));
         }
     }
 }

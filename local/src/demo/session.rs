@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::ports::Push;
 use domain::report::Outcome;
 use domain::{Clock, StreamerId};
+use telemetry::Text;
 
 use super::notification;
 use crate::push::SimulatedPush;
@@ -103,7 +104,7 @@ fn lines(fired: &Fired) -> Vec<String> {
         Did::Cycle { trigger, outcomes, .. } => outcomes
             .iter()
             .filter(|(_, outcome)| !matches!(outcome, Outcome::Skipped(_)))
-            .map(|(streamer, outcome)| format!("{}: {}: {outcome}", trigger.as_str(), streamer.login))
+            .map(|(streamer, outcome)| format!("{}: {}: {}", trigger.as_str(), streamer.login, Text(outcome)))
             .collect(),
         Did::Notify(report) if report.total() > 0 => vec![format!("notify: {} delivered", report.delivered)],
         Did::Notify(_) => Vec::new(),

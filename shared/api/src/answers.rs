@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::http::StatusCode;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::authorization::{self, Membership, MembershipStatus, Participant, Unknown};
-use domain::health::{self, Checked, Checkup, Finding, TwitchHealth};
+use domain::health::{self, Checked, Finding, TwitchHealth};
 use domain::{CampaignId, Streamer, StreamerId, TokenState};
 use serde::Serialize;
 use utoipa::IntoResponses;
@@ -89,7 +89,7 @@ pub(crate) struct CheckAnswers;
 
 impl IntoResponses for CheckAnswers {
     fn responses() -> Responses {
-        let report = HealthReport::of(CampaignId(CAMPAIGN), checkup());
+        let report = HealthReport::of(CampaignId(CAMPAIGN), report());
         let problems = vec![Problem::InvalidId { field: "campaign_id" }, Problem::Unknown(Unknown::Campaign)];
         answers(success("The report, healthy or not.", "HealthReport", &report), problems)
     }
@@ -181,7 +181,7 @@ fn membership() -> Membership {
     }
 }
 
-fn checkup() -> Checkup {
+fn report() -> health::HealthReport {
     let hours = authorization::Authorization::granted(now() - TimeDelta::hours(2));
     let participant = |streamer, is_game_master, authorization| Participant {
         streamer,
@@ -199,7 +199,7 @@ fn checkup() -> Checkup {
     };
     let others =
         [uuid!("8e1f2d7a-52a4-4d0b-bb1e-6c1f0f3f9a02"), uuid!("c3a9b0d4-1f7e-4a0c-9d35-2b8e4f6a7c19")];
-    Checkup {
+    health::HealthReport {
         streamers: vec![
             checked(participant(streamer(others[0], "corvin", "Corvin"), true, None), Finding::Ok),
             checked(

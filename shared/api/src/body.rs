@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use domain::authorization::{Membership, MembershipStatus};
-use domain::health::{Checked, Checkup, Finding, TwitchHealth};
+use domain::health::{self, Checked, Detail, Finding, TwitchHealth};
 use domain::{CampaignId, StreamerId};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -205,9 +205,9 @@ pub(crate) enum Issue {
 }
 
 impl HealthReport {
-    pub fn of(campaign: CampaignId, checkup: Checkup) -> Self {
-        let healthy = checkup.is_healthy();
-        let Checkup { streamers, twitch, started_at, database_took, twitch_took } = checkup;
+    pub fn of(campaign: CampaignId, report: health::HealthReport) -> Self {
+        let healthy = report.is_healthy();
+        let health::HealthReport { streamers, twitch, started_at, database_took, twitch_took } = report;
         let (database_ms, twitch_ms) = (database_took.num_milliseconds(), twitch_took.num_milliseconds());
         let twitch = match twitch {
             TwitchHealth::Available => ServiceStatus::Available,
@@ -233,7 +233,7 @@ impl From<Checked> for StreamerReport {
         let (status, issue, action) = match finding {
             Finding::Ok => (StreamerStatus::Ok, None, None),
             Finding::Refreshed => (StreamerStatus::Refreshed, None, None),
-            Finding::Issue(issue) => (StreamerStatus::Issue, Some(issue.into()), Some(issue.action())),
+            Finding::Issue(issue) => (StreamerStatus::Issue, Some(issue.into()), Some(action(issue))),
             Finding::Unknown => (StreamerStatus::Unknown, None, Some("check again in a minute")),
         };
         Self {
@@ -244,16 +244,46 @@ impl From<Checked> for StreamerReport {
             status,
             issue,
             action,
-            detail,
+            detail: detail.map(text),
             token_expires_at,
             authorization_expires_at: participant.authorization.map(|hours| hours.expires_at),
         }
     }
 }
 
-impl From<domain::health::Issue> for Issue {
-    fn from(issue: domain::health::Issue) -> Self {
-        use domain::health::Issue as Found;
+/// What to do about it.
+fn action(issue: health::Issue) -> &'static str {
+    use health::Issue as Found;
+    match issue {
+        Found::StreamerInactive | Found::TokenMissing => "the streamer has to reconnect with Twitch",
+        Found::AuthorizationMissing => "the streamer has to authorize this campaign",
+        Found::AuthorizationExpired => "the streamer has to authorize this campaign again",
+        Found::TokenInvalid => "the streamer has to reconnect with Twitch, unless a retry helps",
+    }
+}
+
+/// What happened.
+fn text(detail: Detail) -> String {
+    let text = match detail {
+        Detail::Failed(reason) => return reason,
+        Detail::NotValidated(reason) => return format!("could not be validated: {reason}"),
+        Detail::MissingScopes(scopes) => {
+            return format!("the token lacks required scopes: {}", scopes.join(", "));
+        }
+        Detail::OurFault => "a fault of this service's own; its log says which",
+        Detail::Busy => "another run is refreshing the token, or its row is locked",
+        Detail::Superseded => "another writer changed its tokens meanwhile, theirs stand",
+        Detail::DatabaseFailed => "the database failed during the check",
+        Detail::CredentialsRefused => "Twitch does not take our application's credentials",
+        Detail::TwitchDown => "Twitch seems to be down",
+        Detail::NoTime => "no time was left for it",
+    };
+    text.to_owned()
+}
+
+impl From<health::Issue> for Issue {
+    fn from(issue: health::Issue) -> Self {
+        use health::Issue as Found;
         match issue {
             Found::StreamerInactive => Self::StreamerInactive,
             Found::AuthorizationMissing => Self::AuthorizationMissing,

@@ -352,7 +352,7 @@ impl Problem {
             GrantError::Pending => Self::MembershipPending,
             GrantError::Inactive => Self::StreamerInactive,
             GrantError::Refused(_) => Self::RefusedByTwitch,
-            GrantError::Outage(_) => Self::TwitchUnavailable,
+            GrantError::Outage(_) | GrantError::NoTime => Self::TwitchUnavailable,
             GrantError::Busy => Self::RefreshInProgress,
             GrantError::Store(error) => error.into(),
             GrantError::Ours(reason) => Self::ours(&reason),

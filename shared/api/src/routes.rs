@@ -136,8 +136,8 @@ async fn check(
     Extension(context): Extension<Context>,
     Ids(campaign): Ids<CampaignId>,
 ) -> Result<Json<HealthReport>, Problem> {
-    let checkup = host.check(campaign, &context.into()).await?;
-    Ok(Json(HealthReport::of(campaign, checkup)))
+    let report = host.check(campaign, &context.into()).await?;
+    Ok(Json(HealthReport::of(campaign, report)))
 }
 
 /// The ids that a path names.

@@ -251,6 +251,7 @@ fn why_nothing_was_granted() {
         (GrantError::Inactive, Problem::StreamerInactive),
         (GrantError::Refused(secret()), Problem::RefusedByTwitch),
         (GrantError::Outage(secret()), Problem::TwitchUnavailable),
+        (GrantError::NoTime, Problem::TwitchUnavailable),
         (GrantError::Busy, Problem::RefreshInProgress),
         (GrantError::Ours(secret()), Problem::Misconfigured),
         (GrantError::Store(StoreError::new(StoreErrorKind::Away, secret())), Problem::DatabaseUnavailable),

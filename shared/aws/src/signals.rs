@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use domain::Clock;
-use domain::ports::{SignalError, Signals, StreamerDeactivated};
+use domain::ports::{EventPublisher, RetryScheduler, SignalError, StreamerDeactivated};
 
 use crate::Sdk;
 use crate::events::Events;
@@ -28,11 +28,13 @@ pub struct SignalsConfig {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoSignals;
 
-impl Signals for NoSignals {
+impl RetryScheduler for NoSignals {
     async fn arm_retry(&self, _minute: DateTime<Utc>) -> Result<(), SignalError> {
         Ok(())
     }
+}
 
+impl EventPublisher for NoSignals {
     async fn publish(&self, event: &StreamerDeactivated) -> Result<(), SignalError> {
         tracing::debug!(streamer = %event.streamer_id, "streamer deactivated");
         Ok(())
@@ -59,14 +61,16 @@ impl AwsSignals {
     }
 }
 
-impl Signals for AwsSignals {
+impl RetryScheduler for AwsSignals {
     async fn arm_retry(&self, minute: DateTime<Utc>) -> Result<(), SignalError> {
         match &self.0.retries {
             Some(retries) => retries.arm(minute).await,
             None => NoSignals.arm_retry(minute).await,
         }
     }
+}
 
+impl EventPublisher for AwsSignals {
     async fn publish(&self, event: &StreamerDeactivated) -> Result<(), SignalError> {
         match &self.0.events {
             Some(events) => events.publish(event).await,

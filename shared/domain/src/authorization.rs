@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::streamer::{Streamer, StreamerId, TokenState};
 
-/// How long an authorization holds, as the brief has it.
+/// How long an authorization holds: a session of play.
 pub const AUTHORIZATION: TimeDelta = TimeDelta::hours(12);
 
 /// A campaign's primary key.
@@ -60,6 +60,25 @@ impl Authorization {
     #[must_use]
     pub fn remaining(&self, now: DateTime<Utc>) -> Option<TimeDelta> {
         Some(self.expires_at - now).filter(|left| *left > TimeDelta::zero())
+    }
+}
+
+/// An authorized streamer: active, with a membership `ACTIVE` whose authorization is not over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authorized {
+    /// Who.
+    pub streamer: Streamer,
+    /// When the last of the streamer's authorizations ends.
+    pub until: DateTime<Utc>,
+    /// The state of the streamer's tokens.
+    pub token: TokenState,
+}
+
+impl Authorized {
+    /// When that authorization began; `None`: it is longer than ours are, and does not say.
+    #[must_use]
+    pub fn since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        Some(self.until - AUTHORIZATION).filter(|since| *since <= now)
     }
 }
 

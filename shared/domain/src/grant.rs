@@ -4,10 +4,12 @@
 //! a fresh pair nothing is granted.
 
 use crate::authorization::{Membership, MembershipKey, MembershipStatus, Unknown};
-use crate::policy::FailureKind;
-use crate::ports::{MembershipError, Memberships, Signals, Store, StoreError, Twitch};
-use crate::refresh::{Cycle, RefreshService, Scope};
-use crate::report::{Observer, Outcome, Skip, Standing, Stop};
+use crate::failure::FailureKind;
+use crate::ports::{EventPublisher, MembershipError, Memberships, RetryScheduler, Store, StoreError, Twitch};
+use crate::refresh::{Cycle, RefreshService};
+use crate::report::{Observer, Outcome, Report, Skip, Stop};
+use crate::request::{self, Request};
+use crate::streamer::{Streamer, StreamerId, TokenState};
 
 /// Why nothing was granted. The texts hold no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +29,9 @@ pub enum GrantError {
     /// Twitch could not be asked; not the streamer's doing. Asking again is worth it at once: it counts for nothing.
     #[error("{0}")]
     Outage(String),
+    /// No time was left for it.
+    #[error("no time was left")]
+    NoTime,
     /// Another run holds the streamer's lease, or the row is locked, for longer than a request waits.
     #[error("another run is refreshing this streamer's token")]
     Busy,
@@ -47,68 +52,88 @@ impl From<MembershipError> for GrantError {
     }
 }
 
-/// Grants an authorization, and answers with the membership as it stands with it. `cycle` says who asks and how long it may take ([`Cycle::new`] with
-/// [`Trigger::Grant`](crate::schedule::Trigger::Grant)).
+/// Grants an authorization, and answers with the membership as it stands with it. `cycle` says who asks and how long it may
+/// take ([`Cycle::new`] with [`Trigger::Grant`](crate::schedule::Trigger::Grant)).
 ///
 /// # Errors
 ///
 /// If nothing was granted. A pair that was refreshed on the way is stored all the same.
-pub async fn grant<S: Store + Memberships, T: Twitch, G: Signals>(
-    service: &RefreshService<S, T, G>,
+pub async fn grant<S: Store + Memberships, T: Twitch, R: RetryScheduler, E: EventPublisher>(
+    service: &RefreshService<S, T, R, E>,
     key: MembershipKey,
     cycle: Cycle,
     observer: &dyn Observer,
 ) -> Result<Membership, GrantError> {
-    let began = service.monotonic();
-    loop {
-        let mut membership = service.store().membership(key).await?;
+    let cycle = Cycle { grants: Some(key.campaign), ..cycle };
+    let mut granting = Granting { key, membership: None, answer: Err(GrantError::Busy) };
+    request::answer(service, cycle, observer, &mut granting).await?;
+    granting.answer
+}
+
+/// A grant under way.
+struct Granting {
+    key: MembershipKey,
+    /// As it was read before the cycle.
+    membership: Option<Membership>,
+    answer: Result<Membership, GrantError>,
+}
+
+impl<S: Memberships> Request<S> for Granting {
+    type Error = GrantError;
+
+    async fn read(&mut self, store: &S) -> Result<Vec<(Streamer, TokenState)>, GrantError> {
+        let membership = store.membership(self.key).await?;
         if !membership.streamer_is_active {
             return Err(GrantError::Inactive);
         }
         if membership.status == MembershipStatus::Pending {
             return Err(GrantError::Pending);
         }
-        let cycle = Cycle {
-            scope: Scope::Listed(vec![(membership.streamer.clone(), membership.token.clone())]),
-            grants: Some(key.campaign),
-            ..cycle.clone()
-        };
-        let (report, mut outcomes) = service.run_for(&cycle, observer).await;
-        let stopped = report.stopped;
-        match outcomes.remove(&key.streamer) {
+        let listed = vec![(membership.streamer.clone(), membership.token.clone())];
+        self.membership = Some(membership);
+        Ok(listed)
+    }
+
+    fn take(&mut self, _: StreamerId, outcome: Option<Outcome>, report: &Report) -> bool {
+        self.answer = match outcome {
             Some(Outcome::Granted { authorization, token_expires_at, .. }) => {
-                membership.authorization = Some(authorization);
-                membership.token.expires_at = token_expires_at;
-                return Ok(membership);
+                let granted = self.membership.take().map(|mut membership| {
+                    membership.authorization = Some(authorization);
+                    membership.token.expires_at = token_expires_at;
+                    membership
+                });
+                granted.ok_or(GrantError::Busy)
             }
-            // Others were here: they hold the lease, have changed the tokens, or the membership meanwhile.
-            Some(
-                Outcome::Skipped(Skip::Leased | Skip::Superseded | Skip::NotDue(_))
-                | Outcome::Failed { standing: Standing::Superseded, .. }
-                | Outcome::Refreshed { .. },
-            ) if stopped.is_none() => {
-                let patience = cycle.limits.lease_patience(began, service.monotonic());
-                if !service.store().released(&[key.streamer], patience).await? {
-                    return Err(GrantError::Busy);
-                }
+            // Another run was there; or it has changed the token or the membership meanwhile.
+            Some(outcome)
+                if report.stopped.is_none()
+                    && (request::was_elsewhere(&outcome)
+                        || matches!(
+                            outcome,
+                            Outcome::Skipped(Skip::NotDue(_)) | Outcome::Refreshed { .. }
+                        )) =>
+            {
+                return false;
             }
             Some(Outcome::Failed { kind: FailureKind::Refusal, reason, .. }) => {
-                return Err(GrantError::Refused(reason));
+                Err(GrantError::Refused(reason))
             }
-            Some(Outcome::Failed { reason, alarm: Some(_), .. }) => return Err(GrantError::Ours(reason)),
-            Some(Outcome::Skipped(aside @ Skip::SetAside { .. })) => {
-                return Err(GrantError::Ours(aside.to_string()));
-            }
-            Some(Outcome::Failed { reason, .. }) => return Err(GrantError::Outage(reason)),
-            _ => {
-                return Err(match stopped {
-                    Some(Stop::Store(error)) => error.into(),
-                    Some(Stop::Misconfigured(reason)) => GrantError::Ours(reason),
-                    stopped => GrantError::Outage(
-                        stopped.map_or("no time was left".to_owned(), |stop| stop.to_string()),
-                    ),
-                });
-            }
-        }
+            Some(
+                Outcome::Failed { reason, alarm: Some(_), .. }
+                | Outcome::Skipped(Skip::SetAside { reason, .. }),
+            ) => Err(GrantError::Ours(reason)),
+            Some(Outcome::Failed { reason, .. }) => Err(GrantError::Outage(reason)),
+            _ => Err(match &report.stopped {
+                Some(Stop::Store(error)) => error.clone().into(),
+                Some(Stop::Misconfigured(reason)) => GrantError::Ours(reason.clone()),
+                Some(stopped @ Stop::Outages) => GrantError::Outage(stopped.to_string()),
+                Some(Stop::Deadline | Stop::NoTime | Stop::Interrupted) | None => GrantError::NoTime,
+            }),
+        };
+        true
+    }
+
+    fn give_up(&mut self, error: Option<StoreError>) -> Result<(), GrantError> {
+        Err(error.map_or(GrantError::Busy, GrantError::Store))
     }
 }

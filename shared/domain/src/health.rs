@@ -8,19 +8,17 @@ use std::collections::HashMap;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::authorization::{CampaignId, Participant, Unknown};
-use crate::policy::FailureKind;
-use crate::ports::{MembershipError, Memberships, Signals, Store, StoreError, Twitch};
-use crate::refresh::{Cycle, RefreshService, Scope, unreadable};
-use crate::report::{Observer, Outcome, Report, Skip, Standing, Stop};
-use crate::streamer::StreamerId;
+use crate::clock::Clock;
+use crate::failure::FailureKind;
+use crate::ports::{
+    EventPublisher, MembershipError, Memberships, Participants, RetryScheduler, Store, StoreError, Twitch,
+};
+use crate::refresh::{Cycle, RefreshService};
+use crate::report::{Observer, Outcome, Report, Skip, Stop, Unusable};
+use crate::request::{self, Request};
+use crate::streamer::{Streamer, StreamerId, TokenState};
 
 pub use crate::report::TwitchHealth;
-
-/// All that a caller learns of a fault of ours.
-const OUR_FAULT: &str = "a fault of this service's own; its log says which";
-
-/// Why a streamer was not checked that others work on.
-const BUSY: &str = "another run is refreshing the token, or its row is locked";
 
 /// What stands between a channel and a session; the first that applies. The names are the existing backend's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,17 +47,6 @@ impl Issue {
             Self::TokenInvalid => "token_invalid",
         }
     }
-
-    /// What to do about it.
-    #[must_use]
-    pub fn action(self) -> &'static str {
-        match self {
-            Self::StreamerInactive | Self::TokenMissing => "the streamer has to reconnect with Twitch",
-            Self::AuthorizationMissing => "the streamer has to authorize this campaign",
-            Self::AuthorizationExpired => "the streamer has to authorize this campaign again",
-            Self::TokenInvalid => "the streamer has to reconnect with Twitch, unless a retry helps",
-        }
-    }
 }
 
 /// How a channel was found.
@@ -82,15 +69,41 @@ pub struct Checked {
     pub participant: Participant,
     /// How it was found.
     pub finding: Finding,
-    /// What happened, if there is more to say. No secret.
-    pub detail: Option<String>,
+    /// What happened, if there is more to say.
+    pub detail: Option<Detail>,
     /// When the access token dies, as far as is known by now.
     pub token_expires_at: Option<DateTime<Utc>>,
 }
 
+/// What there is to say of a channel, beyond how it was found. What is our own fault is in the log alone: keys and databases
+/// are no business of callers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// A fault of this service's own.
+    OurFault,
+    /// Another run is refreshing the token, or its row is locked.
+    Busy,
+    /// Another program changed the tokens meanwhile.
+    Superseded,
+    /// The token lives, but it lacks these scopes, which are required.
+    MissingScopes(Vec<String>),
+    /// The refresh failed for this reason, which holds no secret.
+    Failed(String),
+    /// Twitch could not be asked whether the token lives, for this reason, which holds no secret.
+    NotValidated(String),
+    /// The database failed during the check.
+    DatabaseFailed,
+    /// Twitch does not take our application's credentials.
+    CredentialsRefused,
+    /// Twitch seems to be down.
+    TwitchDown,
+    /// No time was left for it.
+    NoTime,
+}
+
 /// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checkup {
+pub struct HealthReport {
     /// Each channel once: the game master's own first, then by login.
     pub streamers: Vec<Checked>,
     /// Whether Twitch answered.
@@ -103,7 +116,7 @@ pub struct Checkup {
     pub twitch_took: TimeDelta,
 }
 
-impl Checkup {
+impl HealthReport {
     /// Whether every channel can be used.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
@@ -139,80 +152,108 @@ impl From<MembershipError> for CheckError {
 ///
 /// # Errors
 ///
-/// If the database fails at the beginning, or knows no such campaign. What fails later is in the [`Checkup`].
-pub async fn check<S: Store + Memberships, T: Twitch, G: Signals>(
-    service: &RefreshService<S, T, G>,
+/// If the database fails at the beginning, or knows no such campaign. What fails later is in the [`HealthReport`].
+pub async fn check<S: Store + Memberships, T: Twitch, R: RetryScheduler, E: EventPublisher>(
+    service: &RefreshService<S, T, R, E>,
     campaign: CampaignId,
     cycle: Cycle,
     observer: &dyn Observer,
-) -> Result<Checkup, CheckError> {
+) -> Result<HealthReport, CheckError> {
     let (started_at, began) = (service.now(), service.monotonic());
-    let mut participants = service.store().participants(campaign).await?;
+    let participants = service.store().participants(campaign).await?;
     let read_at = service.monotonic();
-    let mut settled: HashMap<StreamerId, Checked> = HashMap::new();
-    let mut twitch = TwitchHealth::NotAsked;
-    loop {
-        let mut open = Vec::new();
+    let mut checking = Checking {
+        campaign,
+        observer,
+        clock: service.clock(),
+        first: Some(participants),
+        open: HashMap::new(),
+        checked: HashMap::new(),
+        twitch: TwitchHealth::NotAsked,
+    };
+    request::answer(service, cycle, observer, &mut checking).await?;
+    let Checking { checked, twitch, .. } = checking;
+    let mut streamers: Vec<_> = checked.into_values().collect();
+    streamers
+        .sort_by_cached_key(|one| (!one.participant.is_game_master, one.participant.streamer.login.clone()));
+    let (database_took, twitch_took) = (read_at - began, service.monotonic() - read_at);
+    Ok(HealthReport { streamers, twitch, started_at, database_took, twitch_took })
+}
+
+/// A check under way.
+struct Checking<'a> {
+    campaign: CampaignId,
+    observer: &'a dyn Observer,
+    clock: &'a dyn Clock,
+    /// As they were read before the first cycle.
+    first: Option<Participants>,
+    /// Still to be found out.
+    open: HashMap<StreamerId, Participant>,
+    checked: HashMap<StreamerId, Checked>,
+    twitch: TwitchHealth,
+}
+
+impl<S: Memberships> Request<S> for Checking<'_> {
+    type Error = CheckError;
+
+    async fn read(&mut self, store: &S) -> Result<Vec<(Streamer, TokenState)>, CheckError> {
+        let participants = match self.first.take() {
+            Some(first) => Some(first),
+            // Read again: a streamer may have been deactivated meanwhile.
+            None => store.participants(self.campaign).await.ok(),
+        };
+        let Some(participants) = participants else {
+            self.busy();
+            return Ok(Vec::new());
+        };
+        self.open.clear();
+        let mut listed = Vec::new();
         // Each costs itself alone.
         for (participant, error) in participants.unreadable {
-            settled.entry(participant.streamer.id).or_insert_with(|| {
-                observer.done(&participant.streamer, &unreadable(error.text));
-                Checked::unknown(participant, OUR_FAULT)
+            self.checked.entry(participant.streamer.id).or_insert_with(|| {
+                self.observer.done(&participant.streamer, &Outcome::unreadable(error.text));
+                Checked::unknown(participant, Detail::OurFault)
             });
         }
         for participant in participants.readable {
-            if settled.contains_key(&participant.streamer.id) {
+            let id = participant.streamer.id;
+            if self.checked.contains_key(&id) {
                 continue;
             }
-            match before_twitch(&participant, service.now()) {
-                Some(issue) => {
-                    settled.insert(participant.streamer.id, Checked::before_twitch(participant, issue));
-                }
-                None => open.push(participant),
+            if let Some(issue) = before_twitch(&participant, self.clock.now()) {
+                self.checked.insert(id, Checked::before_twitch(participant, issue));
+            } else {
+                listed.push((participant.streamer.clone(), participant.token.clone()));
+                self.open.insert(id, participant);
             }
         }
-        if open.is_empty() {
-            break;
-        }
-        let these = open.iter().map(|one| (one.streamer.clone(), one.token.clone())).collect();
-        let cycle = Cycle { scope: Scope::Listed(these), ..cycle.clone() };
-        let (report, mut outcomes) = service.run_for(&cycle, observer).await;
-        twitch = twitch.max(heard(&report, outcomes.values()));
-        let (now, mut waiting) = (service.now(), Vec::new());
-        for participant in open {
-            match outcomes.remove(&participant.streamer.id) {
-                // Others were here: their outcome is worth waiting for.
-                Some(
-                    Outcome::Skipped(Skip::Leased | Skip::Superseded)
-                    | Outcome::Failed { standing: Standing::Superseded, .. },
-                ) if report.stopped.is_none() => {
-                    waiting.push(participant);
-                }
-                outcome => {
-                    let checked = Checked::after(participant, outcome, report.stopped.as_ref(), now);
-                    settled.insert(checked.participant.streamer.id, checked);
-                }
-            }
-        }
-        let ids: Vec<_> = waiting.iter().map(|one| one.streamer.id).collect();
-        let patience = cycle.limits.lease_patience(began, service.monotonic());
-        let again = !ids.is_empty() && matches!(service.store().released(&ids, patience).await, Ok(true));
-        // Read again: a streamer may have been deactivated meanwhile.
-        let read = if again { service.store().participants(campaign).await.ok() } else { None };
-        let Some(read) = read else {
-            let busy = |participant| Checked::unknown(participant, BUSY);
-            settled.extend(waiting.into_iter().map(|one| (one.streamer.id, busy(one))));
-            break;
-        };
-        participants = read;
+        Ok(listed)
     }
-    let mut streamers: Vec<_> = settled.into_values().collect();
-    streamers.sort_by(|a, b| {
-        let key = |one: &Checked| (!one.participant.is_game_master, one.participant.streamer.login.clone());
-        key(a).cmp(&key(b))
-    });
-    let (database_took, twitch_took) = (read_at - began, service.monotonic() - read_at);
-    Ok(Checkup { streamers, twitch, started_at, database_took, twitch_took })
+
+    fn take(&mut self, id: StreamerId, outcome: Option<Outcome>, report: &Report) -> bool {
+        self.twitch = self.twitch.max(heard(report, outcome.as_ref()));
+        if report.stopped.is_none() && outcome.as_ref().is_some_and(request::was_elsewhere) {
+            return false;
+        }
+        if let Some(participant) = self.open.remove(&id) {
+            let checked = Checked::after(participant, outcome, report.stopped.as_ref(), self.clock.now());
+            self.checked.insert(id, checked);
+        }
+        true
+    }
+
+    fn give_up(&mut self, _: Option<StoreError>) -> Result<(), CheckError> {
+        self.busy();
+        Ok(())
+    }
+}
+
+impl Checking<'_> {
+    /// Others work on those that are still open.
+    fn busy(&mut self) {
+        let busy = self.open.drain().map(|(id, one)| (id, Checked::unknown(one, Detail::Busy)));
+        self.checked.extend(busy);
+    }
 }
 
 /// What is known without asking Twitch, in the existing backend's order.
@@ -238,9 +279,9 @@ impl Checked {
         Self { participant, finding: Finding::Issue(issue), detail: None, token_expires_at }
     }
 
-    fn unknown(participant: Participant, detail: &str) -> Self {
+    fn unknown(participant: Participant, detail: Detail) -> Self {
         let token_expires_at = participant.token.expires_at;
-        Self { participant, finding: Finding::Unknown, detail: Some(detail.to_owned()), token_expires_at }
+        Self { participant, finding: Finding::Unknown, detail: Some(detail), token_expires_at }
     }
 
     fn after(
@@ -256,65 +297,72 @@ impl Checked {
                 (Finding::Ok, None, left.map(|left| now + left))
             }
             Some(Outcome::Skipped(Skip::Unusable { why, expires_at })) => {
-                let detail = if why.is_ours() { OUR_FAULT.to_owned() } else { why.to_string() };
+                let detail = match why {
+                    Unusable::MissingScopes(scopes) => Detail::MissingScopes(scopes),
+                    Unusable::OtherClient(_) | Unusable::OtherUser(_) => Detail::OurFault,
+                };
                 (Finding::Issue(Issue::TokenInvalid), Some(detail), expires_at)
             }
             Some(Outcome::Failed { kind, reason, token_expires_at, alarm, .. }) => {
                 let dead = kind == FailureKind::Refusal || token_expires_at.is_some_and(|at| at <= now);
                 let finding = if dead { Finding::Issue(Issue::TokenInvalid) } else { Finding::Unknown };
-                // What is our own fault is in the log alone: keys and databases are no business of callers.
-                let detail = if alarm.is_some() { OUR_FAULT.to_owned() } else { reason };
+                let detail = if alarm.is_some() { Detail::OurFault } else { Detail::Failed(reason) };
                 (finding, Some(detail), token_expires_at)
             }
-            Some(Outcome::Skipped(Skip::SetAside { .. })) => {
-                (Finding::Unknown, Some(OUR_FAULT.to_owned()), before)
-            }
-            Some(Outcome::Skipped(Skip::Stopped)) | None => {
+            Some(Outcome::Skipped(skip)) => (Finding::Unknown, Some(not_found_out(skip, stopped)), before),
+            Some(Outcome::Granted { .. } | Outcome::WouldRefresh | Outcome::WouldValidate) | None => {
                 (Finding::Unknown, Some(not_reached(stopped)), before)
             }
-            Some(other) => (Finding::Unknown, Some(other.to_string()), before),
         };
         Self { participant, finding, detail, token_expires_at }
     }
 }
 
+/// Why it was not found out whether the token can be used.
+fn not_found_out(skip: Skip, stopped: Option<&Stop>) -> Detail {
+    match skip {
+        Skip::SetAside { .. } | Skip::Unusable { .. } => Detail::OurFault,
+        Skip::NotValidated(reason) => Detail::NotValidated(reason),
+        Skip::Leased => Detail::Busy,
+        Skip::Superseded => Detail::Superseded,
+        Skip::Stopped | Skip::LeaseEnded | Skip::NotDue(_) | Skip::Validated { .. } => not_reached(stopped),
+    }
+}
+
 /// Why nothing became of a streamer.
-fn not_reached(stopped: Option<&Stop>) -> String {
+fn not_reached(stopped: Option<&Stop>) -> Detail {
     match stopped {
-        Some(Stop::Store(_)) => "the database failed during the check".to_owned(),
-        Some(Stop::Misconfigured(_)) => "Twitch does not take our application's credentials".to_owned(),
-        Some(Stop::Outages) => "Twitch seems to be down".to_owned(),
-        Some(Stop::Deadline | Stop::NoTime | Stop::Interrupted) | None => {
-            "no time was left for it".to_owned()
-        }
+        Some(Stop::Store(_)) => Detail::DatabaseFailed,
+        Some(Stop::Misconfigured(_)) => Detail::CredentialsRefused,
+        Some(Stop::Outages) => Detail::TwitchDown,
+        Some(Stop::Deadline | Stop::NoTime | Stop::Interrupted) | None => Detail::NoTime,
     }
 }
 
 /// What a cycle says about Twitch.
-fn heard<'a>(report: &Report, outcomes: impl Iterator<Item = &'a Outcome>) -> TwitchHealth {
+fn heard(report: &Report, outcome: Option<&Outcome>) -> TwitchHealth {
     let stopped = match report.stopped {
         Some(Stop::Outages | Stop::Misconfigured(_)) => TwitchHealth::Unavailable,
         _ => TwitchHealth::NotAsked,
     };
-    let heard = outcomes.map(|outcome| match outcome {
-        Outcome::Refreshed { .. } | Outcome::Skipped(Skip::Validated { .. } | Skip::Unusable { .. }) => {
-            TwitchHealth::Available
-        }
-        Outcome::Skipped(Skip::NotValidated(_)) => TwitchHealth::Unavailable,
-        Outcome::Failed { twitch, .. } => *twitch,
+    let heard = match outcome {
+        Some(
+            Outcome::Refreshed { .. } | Outcome::Skipped(Skip::Validated { .. } | Skip::Unusable { .. }),
+        ) => TwitchHealth::Available,
+        Some(Outcome::Skipped(Skip::NotValidated(_))) => TwitchHealth::Unavailable,
+        Some(Outcome::Failed { twitch, .. }) => *twitch,
         _ => TwitchHealth::NotAsked,
-    });
-    heard.fold(stopped, TwitchHealth::max)
+    };
+    stopped.max(heard)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Alarm;
-    use crate::streamer::{Streamer, TokenState};
+    use crate::report::{Alarm, Standing};
 
     #[test]
-    fn a_fault_of_ours_is_not_told() {
+    fn a_fault_of_ours_is_not_shown_to_callers() {
         let now = DateTime::from_timestamp(1_795_813_200, 0).unwrap();
         let participant = || Participant {
             streamer: Streamer {
@@ -339,9 +387,9 @@ mod tests {
             };
             Checked::after(participant(), Some(outcome), None, now).detail.unwrap()
         };
-        assert_eq!(detail("Twitch answered 500", None), "Twitch answered 500");
+        assert_eq!(detail("Twitch answered 500", None), Detail::Failed("Twitch answered 500".to_owned()));
         for ours in ["TOKEN_KEYS has no key `2025`", "could not be stored: db.internal:5432 refused"] {
-            assert_eq!(detail(ours, Some(Alarm::NotStored)), OUR_FAULT);
+            assert_eq!(detail(ours, Some(Alarm::NotStored)), Detail::OurFault);
         }
     }
 }

@@ -9,6 +9,7 @@ mod tests;
 mod text;
 
 pub use self::payload::{CAMPAIGN_ID, MAX_LINK, MAX_PAYLOAD, Presentation};
+pub use crate::recipient::{Campaigns, NAMED_CAMPAIGNS, Recipient, Role};
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,14 +20,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::authorization::CampaignId;
 use crate::streamer::StreamerId;
 
 /// What a notification says is stale after a day. It is given up then, and push services keep it no longer.
 pub const TIME_TO_LIVE: TimeDelta = TimeDelta::hours(24);
-
-/// A notification has room for as many names.
-pub const NAMED_CAMPAIGNS: usize = 3;
 
 /// The wait after a first failed delivery; it doubles with each, up to [`MAX_PAUSE`].
 pub const FIRST_PAUSE: TimeDelta = TimeDelta::minutes(1);
@@ -62,51 +59,6 @@ impl FromStr for Locale {
             "fr" => Ok(Self::Fr),
             "en" => Ok(Self::En),
             _ => Err(()),
-        }
-    }
-}
-
-/// Whom a notification is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Recipient {
-    /// The streamer, who has to reconnect.
-    Streamer,
-    /// The owner of campaigns in which the streamer plays.
-    GameMaster(Campaigns),
-}
-
-/// The campaigns of one game master, by their names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Campaigns {
-    /// The first, which a notification leads to.
-    pub first: CampaignId,
-    /// The names of the first [`NAMED_CAMPAIGNS`].
-    pub names: Vec<String>,
-    /// How many there are.
-    pub count: usize,
-}
-
-impl Campaigns {
-    /// One campaign.
-    #[must_use]
-    pub fn one(campaign: CampaignId, name: impl Into<String>) -> Self {
-        Self { first: campaign, names: vec![name.into()], count: 1 }
-    }
-
-    /// The names, each as `quote` has it, and how many more there are.
-    #[must_use]
-    pub fn named(&self, quote: impl Fn(&str) -> String) -> (Vec<String>, usize) {
-        let names: Vec<_> = self.names.iter().take(NAMED_CAMPAIGNS).map(|name| quote(name)).collect();
-        let more = self.count.saturating_sub(names.len());
-        (names, more)
-    }
-
-    /// For an operator: `A, B, C and 2 more`.
-    #[must_use]
-    pub fn listed(&self) -> String {
-        match self.named(str::to_owned) {
-            (names, 0) => names.join(", "),
-            (names, more) => format!("{} and {more} more", names.join(", ")),
         }
     }
 }
@@ -168,8 +120,8 @@ pub struct Notification {
     pub streamer: StreamerId,
     /// The streamer's name as viewers see it.
     pub streamer_name: String,
-    /// Whom it is for.
-    pub recipient: Recipient,
+    /// As what the person is notified.
+    pub role: Role,
     /// What else the recipient has to know.
     pub also_lost: AlsoLost,
     /// Since when the push service's name does not exist, if it did not at the last attempt.
@@ -185,7 +137,7 @@ impl Notification {
     pub fn topic(&self) -> String {
         // One streamer's notices to one person. Whole ids would be too long, and any part of an id may be shared.
         let mut ids = Sha256::new_with_prefix(self.streamer.0);
-        if let Recipient::GameMaster(campaigns) = &self.recipient {
+        if let Role::GameMaster(campaigns) = &self.role {
             ids.update(campaigns.first.0);
         }
         BASE64_URL_SAFE_NO_PAD.encode(&ids.finalize()[..TOPIC_BYTES])
@@ -320,17 +272,4 @@ pub enum Next {
     RetryAt(DateTime<Utc>),
     /// It is not tried again.
     GivenUp,
-}
-
-/// A person who is notified of a deactivation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
-    /// The person's name.
-    pub name: String,
-    /// As what.
-    pub recipient: Recipient,
-    /// On how many devices; 0 for one who has none or wants no such notice.
-    pub devices: u32,
-    /// All campaigns of a game master that it concerns; empty for the streamer.
-    pub campaigns: Vec<CampaignId>,
 }

@@ -6,9 +6,11 @@
 mod tests;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::{Deserialize, Serialize};
 
-use crate::streamer::{Authorized, NoExpiry, TokenState};
+use crate::authorization::Authorized;
+use crate::streamer::{NoExpiry, TokenState};
+
+pub use crate::failure::{FailedUnder, Failure, FailureKind};
 
 /// A streamer whose row can't be read or written is left alone for this long, and each time for twice as long.
 pub const SET_ASIDE: TimeDelta = TimeDelta::minutes(15);
@@ -52,67 +54,6 @@ pub fn deactivation_budget(authorized: u64) -> u64 {
     (authorized / 5).max(3)
 }
 
-/// Whose fault a failed refresh is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailureKind {
-    /// The grant is dead: only the streamer can recover it.
-    Refusal,
-    /// Anything that is not the streamer's doing.
-    Outage,
-}
-
-impl FailureKind {
-    /// The kind as logs and the database spell it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Refusal => "refusal",
-            Self::Outage => "outage",
-        }
-    }
-}
-
-/// A failure that stands: the last refresh failed and none has succeeded since.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// When (`token_refresh_failed_at`).
-    pub at: DateTime<Utc>,
-    /// Whose fault.
-    pub kind: FailureKind,
-    /// Refusals recorded since the last success, this one included.
-    pub refusals: u32,
-    /// Our own first refusal since the last success.
-    pub refused_since: Option<DateTime<Utc>>,
-    /// Whether people were notified of refusals that nothing confirms, since the last success.
-    pub noticed: bool,
-}
-
-impl Failure {
-    /// The first failure after a success.
-    #[must_use]
-    pub fn first(kind: FailureKind, at: DateTime<Utc>) -> Self {
-        let refused = kind == FailureKind::Refusal;
-        Self { at, kind, refusals: refused.into(), refused_since: refused.then_some(at), noticed: false }
-    }
-
-    /// A failure of which only the time is known, because another program recorded it: a first refusal, but none of our
-    /// own.
-    #[must_use]
-    pub fn recorded_elsewhere(at: DateTime<Utc>) -> Self {
-        Self { refused_since: None, ..Self::first(FailureKind::Refusal, at) }
-    }
-}
-
-/// The part of our configuration that a failure was recorded under. Once that is put right, the failure says nothing any more.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FailedUnder {
-    /// Keys that did not open the stored tokens.
-    WrongKeys,
-    /// This client id.
-    Client(String),
-}
-
 /// To a grant a refresh this young counts as one made now: a double click makes one call.
 pub const DOUBLE_CLICK_WINDOW: TimeDelta = TimeDelta::minutes(1);
 
@@ -130,7 +71,7 @@ pub enum RefreshMode {
     DueByTime,
     /// Whatever is due; tokens that Twitch has not validated lately are validated. The sweep.
     DueOrUnproven,
-    /// All, whatever the expiry or a failure says. `--force`.
+    /// All, whatever the expiry or a failure says. By hand.
     Forced,
     /// All that were not refreshed within [`DOUBLE_CLICK_WINDOW`]. A grant.
     NotJustNow,
@@ -195,6 +136,15 @@ pub enum Verdict {
     Repeated(Failure),
     /// The failure is recorded and the streamer tried again.
     Recorded(Failure),
+}
+
+impl Verdict {
+    /// The failure that stands from now on.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        let (Self::Repeated(failure) | Self::Recorded(failure)) = self;
+        *failure
+    }
 }
 
 /// The rules with the two settings that they take.

@@ -1,203 +1,18 @@
 //! What a cycle did: an outcome per streamer while it runs, the counts at its end.
 
-mod text;
+mod outcome;
 
 use std::fmt;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use serde::{Serialize, Serializer};
 
-use crate::authorization::Authorization;
-use crate::notification::Told;
-use crate::policy::{FailureKind, NotDue};
+use crate::failure::FailureKind;
 use crate::ports::StoreError;
 use crate::streamer::Streamer;
 
-pub use self::text::Human;
-
-/// What a cycle did with one streamer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// A new pair is stored.
-    Refreshed {
-        /// When the new access token dies, as far as Twitch said so.
-        expires_at: Option<DateTime<Utc>>,
-    },
-    /// A campaign is authorized, and the token is fresh.
-    Granted {
-        /// The hours.
-        authorization: Authorization,
-        /// When the access token dies, as far as Twitch said so.
-        token_expires_at: Option<DateTime<Utc>>,
-        /// Whether the token was refreshed for it, and not just before.
-        refreshed: bool,
-    },
-    /// The refresh failed.
-    Failed {
-        /// Whose fault it is; what it counts as is in `standing`.
-        kind: FailureKind,
-        /// What happened, without secrets.
-        reason: String,
-        /// What is known of the access token's expiry by now.
-        token_expires_at: Option<DateTime<Utc>>,
-        /// Where that leaves the streamer.
-        standing: Standing,
-        /// What needs the operator, if anything.
-        alarm: Option<Alarm>,
-        /// Whether Twitch answered.
-        twitch: TwitchHealth,
-    },
-    /// No refresh was called for.
-    Skipped(Skip),
-    /// A dry run: this streamer would have been refreshed.
-    WouldRefresh,
-    /// A dry run: Twitch would have been asked whether the token lives.
-    WouldValidate,
-}
-
-/// Whether Twitch answered. One answer outweighs any silence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TwitchHealth {
-    /// It was not asked.
-    NotAsked,
-    /// It was asked and gave no answer that could be used.
-    Unavailable,
-    /// It answered.
-    Available,
-}
-
-/// Why a token that lives is not usable, as Twitch describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unusable {
-    /// It was issued to another application, with this client id.
-    OtherClient(String),
-    /// It belongs to another Twitch user, with this id.
-    OtherUser(String),
-    /// It lacks these scopes, which `REQUIRED_SCOPES` names.
-    MissingScopes(Vec<String>),
-}
-
-impl Unusable {
-    /// Whether it needs the operator, and not the streamer.
-    #[must_use]
-    pub fn is_ours(&self) -> bool {
-        match self {
-            Self::OtherClient(_) | Self::OtherUser(_) => true,
-            Self::MissingScopes(_) => false,
-        }
-    }
-}
-
-impl fmt::Display for Unusable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::OtherClient(id) => {
-                write!(
-                    f,
-                    "the access token belongs to another application (client id {id}): check TWITCH_CLIENT_ID"
-                )
-            }
-            Self::OtherUser(id) => {
-                write!(f, "the access token belongs to another Twitch user (id {id}) than the streamer")
-            }
-            Self::MissingScopes(scopes) => {
-                write!(f, "the token lacks required scopes: {}", scopes.join(", "))
-            }
-        }
-    }
-}
-
-/// What needs the operator after a failed refresh.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Alarm {
-    /// A stored token is under a key that we don't have, or fails authentication; or the row can't be read.
-    Unreadable,
-    /// What Twitch answered is lost: it could not be stored, another writer's tokens stand in its place, or the program
-    /// panicked.
-    NotStored,
-    /// Twitch says that the stored token belongs to another application or another user.
-    Misplaced,
-    /// The streamer was refused for good and not deactivated: the hour's budget is used up, or deactivation is switched
-    /// off.
-    HeldBack,
-}
-
-/// Where a failed refresh leaves the streamer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// The failure is recorded; the streamer is tried again from `retry_at` on.
-    Recorded {
-        /// Whose fault.
-        kind: FailureKind,
-        /// When the next attempt is due.
-        retry_at: DateTime<Utc>,
-    },
-    /// An earlier failure stands, younger than the retry delay: this one counts for nothing.
-    Repeated {
-        /// When the next attempt is due.
-        retry_at: DateTime<Utc>,
-    },
-    /// As recorded; and people were notified, because refusals that nothing confirms have lasted too long.
-    Noticed {
-        /// When the next attempt is due.
-        retry_at: DateTime<Utc>,
-        /// Who is notified.
-        told: Vec<Told>,
-    },
-    /// The streamer is deactivated.
-    Deactivated {
-        /// Who is notified.
-        told: Vec<Told>,
-    },
-    /// Another writer changed the tokens meanwhile; theirs stand.
-    Superseded,
-    /// Nothing could be written.
-    NotRecorded,
-}
-
-/// Why a streamer was not refreshed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Skip {
-    /// The policy says so.
-    NotDue(NotDue),
-    /// Twitch was asked and calls the token valid.
-    Validated {
-        /// How long the token has left; `None` if Twitch gives no expiry.
-        left: Option<TimeDelta>,
-    },
-    /// Twitch was asked and calls the token valid, but it is not the one that is needed.
-    Unusable {
-        /// Why.
-        why: Unusable,
-        /// When the token expires, if Twitch says so.
-        expires_at: Option<DateTime<Utc>>,
-    },
-    /// Twitch was asked whether the token lives and gave no answer.
-    NotValidated(String),
-    /// Another run holds the lease, the row is locked, or the streamer is no longer active.
-    Leased,
-    /// Another writer changed the tokens meanwhile; theirs stand, and nothing of ours is lost.
-    Superseded,
-    /// The cycle stopped first, or the lease was too short by the time its turn came.
-    Stopped,
-    /// The lease ended before the token was sent.
-    LeaseEnded,
-    /// The row could not be read or written lately.
-    SetAside {
-        /// Until when it is left alone.
-        until: DateTime<Utc>,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-impl Skip {
-    /// Whether it waits for a retry: something has failed, and is not tried again yet.
-    #[must_use]
-    pub fn waits(&self) -> bool {
-        matches!(self, Self::NotDue(NotDue::RetryAt(_)) | Self::SetAside { .. })
-    }
-}
+pub use self::outcome::{Outcome, Standing};
+pub use crate::attempt::{Alarm, Skip, TwitchHealth, Unusable};
 
 /// Hears of each streamer while a cycle runs. Any function of a streamer and an outcome is one.
 pub trait Observer: Send + Sync {
@@ -329,9 +144,9 @@ impl Report {
 /// Why a cycle ended before all streamers were looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// The function's timeout is shorter than one attempt can take.
+    /// The time limit is shorter than one attempt may take.
     NoTime,
-    /// The function's deadline is near; the rest can be claimed by the next run.
+    /// The deadline is near; the rest can be claimed by the next run.
     Deadline,
     /// Too many outages in a row: Twitch is down.
     Outages,
@@ -363,11 +178,9 @@ impl Stop {
 impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoTime => write!(
-                f,
-                "no time to begin: an attempt may take {} s; give the function a timeout of at least three minutes, or the command a longer --timeout",
-                crate::refresh::MIN_CYCLE.num_seconds()
-            ),
+            Self::NoTime => {
+                f.write_str("no time to begin: the time limit is shorter than one attempt may take")
+            }
             Self::Deadline => f.write_str("the deadline is near; the rest is left to the next run"),
             Self::Outages => write!(
                 f,
@@ -377,29 +190,6 @@ impl fmt::Display for Stop {
             Self::Interrupted => f.write_str("it was interrupted; the rest is left to the next run"),
             Self::Misconfigured(reason) => f.write_str(reason),
             Self::Store(error) => error.fmt(f),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn short_times_keep_their_seconds() {
-        for (milliseconds, text) in [
-            (-1, "0 s"),
-            (0, "0 s"),
-            (1, "under 1 s"),
-            (999, "under 1 s"),
-            (13_000, "13 s"),
-            (60_000, "1 min"),
-            (119_999, "1 min 59 s"),
-            (599_000, "9 min 59 s"),
-            (659_000, "10 min"),
-            (7_830_000, "2 h 10"),
-        ] {
-            assert_eq!(Human(TimeDelta::milliseconds(milliseconds)).to_string(), text);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! When the triggers fire: the very expressions that the AWS template carries, read by a cron crate.
+//! When the triggers fire.
 //!
 //! Knows neither clock nor ports.
 
@@ -10,13 +10,13 @@ use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 use serde::{Deserialize, Serialize};
 
-/// The brief's planned runs: 00:00, 03:30, 07:00, 10:30, 14:00, 17:30 and 21:00 UTC.
+/// The planned runs: 00:00, 03:30, 07:00, 10:30, 14:00, 17:30 and 21:00 UTC.
 pub const PLANNED_RUNS: [&str; 2] = ["cron(0 0,7,14,21 * * ? *)", "cron(30 3,10,17 * * ? *)"];
 
 /// The sweep, every 15 minutes, off the hour so as not to meet the planned runs.
 pub const SWEEP: &str = "cron(7/15 * * * ? *)";
 
-/// The timer that delivers what the domain event's own delivery left, between two sweeps.
+/// The timer that delivers the notifications that the event of a deactivation left, between two sweeps.
 pub const NOTIFY_TIMER: &str = "cron(4/15 * * * ? *)";
 
 /// Why a cycle runs. All triggers run the same cycle.
@@ -52,14 +52,14 @@ impl Trigger {
     }
 }
 
-/// An EventBridge schedule expression of the form `cron(minutes hours day-of-month month day-of-week year)`, in UTC.
+/// A schedule expression of the form `cron(minutes hours day-of-month month day-of-week year)`, in UTC.
 #[derive(Clone, Debug)]
 pub struct Schedule(Cron);
 
-/// The text is no EventBridge cron expression.
+/// The text is not a schedule expression.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "`{0}` is no EventBridge cron expression: expected cron(minutes hours day-of-month month day-of-week year)"
+    "`{0}` is not a schedule expression: expected cron(minutes hours day-of-month month day-of-week year)"
 )]
 pub struct InvalidSchedule(String);
 
@@ -73,8 +73,7 @@ impl FromStr for Schedule {
         if fields.split_whitespace().count() != 6 {
             return Err(invalid());
         }
-        // The crate's long form has the seconds in front; EventBridge fires at the start of the minute, and its
-        // `7/15` (from 7 on, every 15) is what the crate calls a sloppy range.
+        // The crate's long form has the seconds in front, and `7/15` (from 7 on, every 15) is what it calls a sloppy range.
         let parser =
             CronParser::builder().seconds(Seconds::Required).year(Year::Required).sloppy_ranges(true).build();
         parser.parse(&format!("0 {fields}")).map(Self).map_err(|_| invalid())
@@ -148,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn planned_runs_are_the_briefs() {
+    fn planned_runs_are_every_three_and_a_half_hours() {
         let expected = ["00:00", "03:30", "07:00", "10:30", "14:00", "17:30", "21:00"];
         assert_eq!(times_of_a_day(&PLANNED_RUNS), expected.map(|time| format!("{time}:00")));
     }
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_eventbridge_refuses_is_refused() {
+    fn other_forms_are_refused() {
         for expression in
             ["cron(0 0 * * *)", "0 0 * * ? *", "cron(0 0 * * ? * *)", "cron(61 0 * * ? *)", "rate(1)"]
         {

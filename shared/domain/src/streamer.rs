@@ -6,9 +6,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::authorization::AUTHORIZATION;
-use crate::plain;
-use crate::policy::{FailedUnder, Failure};
+use crate::failure::{FailedUnder, Failure};
+use crate::plain::plain;
 
 /// A streamer's primary key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -46,7 +45,7 @@ impl Streamer {
     }
 }
 
-/// Who asked for something, as AWS IAM knows them: the ARN of a user or of an assumed role's session.
+/// Who asked for something, as the host has authenticated them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller(pub String);
 
@@ -75,6 +74,25 @@ pub struct TokenState {
     pub repaired: bool,
 }
 
+impl TokenState {
+    /// The state as it counts under today's configuration: what led to a failure of ours may have been put right.
+    #[must_use]
+    pub fn under(self, client_id: &str, keys_open_it: bool) -> Self {
+        let repaired = match &self.failed_under {
+            Some(FailedUnder::WrongKeys) => keys_open_it,
+            Some(FailedUnder::Client(id)) => id != client_id,
+            None => false,
+        };
+        Self { repaired, ..self }
+    }
+
+    /// The failure that counts: one by a fault of ours that has been put right says nothing of the streamer.
+    #[must_use]
+    pub fn standing_failure(&self) -> Option<Failure> {
+        self.failure.filter(|_| !self.repaired)
+    }
+}
+
 /// Why Twitch gives no expiry for an access token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoExpiry {
@@ -82,59 +100,4 @@ pub enum NoExpiry {
     Never,
     /// No answer says when.
     Unknown,
-}
-
-/// An authorized streamer: active, with a membership `ACTIVE` whose authorization is not over.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Authorized {
-    /// Who.
-    pub streamer: Streamer,
-    /// When the last of the streamer's authorizations ends.
-    pub until: DateTime<Utc>,
-    /// The state of the streamer's tokens.
-    pub token: TokenState,
-}
-
-impl Authorized {
-    /// When that authorization began; `None`: it is longer than ours are, and does not say.
-    #[must_use]
-    pub fn since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        Some(self.until - AUTHORIZATION).filter(|since| *since <= now)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use chrono::TimeDelta;
-
-    use super::*;
-    use crate::policy::{FailureKind, Policy};
-
-    #[test]
-    fn a_session_waits_from_when_the_token_is_due_or_the_authorization_begins() {
-        let now = DateTime::from_timestamp(1_795_813_200, 0).unwrap();
-        let minutes = TimeDelta::minutes;
-        let due_for = |left: Option<i64>, failed_ago: Option<i64>, authorized_for| {
-            let failure = failed_ago.map(|ago| Failure::first(FailureKind::Outage, now - minutes(ago)));
-            let expires_at = left.map(|left| now + minutes(left));
-            let authorized = Authorized {
-                streamer: Streamer {
-                    id: StreamerId(Uuid::nil()),
-                    login: "aria".to_owned(),
-                    display_name: "Aria".to_owned(),
-                },
-                until: now + AUTHORIZATION - minutes(authorized_for),
-                token: TokenState { expires_at, failure, ..TokenState::default() },
-            };
-            Policy::default().due_for(&authorized, now).map(|waited| waited.num_minutes())
-        };
-        assert_eq!(due_for(Some(61), None, 300), None);
-        assert_eq!(due_for(Some(60), None, 300), Some(0));
-        assert_eq!(due_for(Some(-10), None, 300), Some(70));
-        assert_eq!(due_for(Some(-10), None, 5), Some(5), "it was due before");
-        assert_eq!(due_for(None, None, 20), Some(20), "an unknown expiry");
-        assert_eq!(due_for(Some(-10), Some(14), 300), None, "its retry comes");
-        assert_eq!(due_for(Some(-10), Some(40), 300), Some(25));
-        assert_eq!(due_for(Some(-10), None, -43_200), Some(70), "an authorization of a month");
-    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::authorization::Membership;
 use domain::grant::{GrantError, grant};
-use domain::health::{CheckError, Checkup, check};
+use domain::health::{CheckError, HealthReport, check};
 use domain::refresh::{Cycle, DEADLINE_MARGIN, Limits};
 use domain::report::{Report, Stop};
 use domain::schedule::Trigger;
@@ -150,7 +150,7 @@ impl Host {
     ///
     /// If the campaign is unknown, the database fails before anything was checked, or there is no way to talk to Twitch. A
     /// campaign without streamers is no error.
-    pub async fn check(&self, campaign: CampaignId, request: &Request) -> Result<Checkup, CheckError> {
+    pub async fn check(&self, campaign: CampaignId, request: &Request) -> Result<HealthReport, CheckError> {
         self.0
             .run(None, async |service: Arc<Service>| {
                 let answer_by = request.answer_by(service.monotonic(), service.health_check_timeout());

@@ -148,10 +148,11 @@ impl Service {
     pub fn cycles(
         &self,
         until: Option<Instant>,
-    ) -> Result<RefreshService<PgStore, Bounded, AwsSignals>, SetUpError> {
+    ) -> Result<RefreshService<PgStore, Bounded, AwsSignals, AwsSignals>, SetUpError> {
         let service = RefreshService::new(
             self.store.clone(),
             Bounded::new(self.twitch()?, until),
+            self.signals.clone(),
             self.signals.clone(),
             self.clock.clone(),
             self.policy,

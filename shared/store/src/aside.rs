@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use domain::StreamerId;
+use domain::attempt::Attempt;
 use domain::policy::{MAX_SET_ASIDE, SET_ASIDE};
-use domain::ports::{Attempt, SetAside, StoreError};
+use domain::ports::{SetAside, StoreError};
 use sqlx::Error;
 use uuid::Uuid;
 

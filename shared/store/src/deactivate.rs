@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use domain::StreamerId;
-use domain::notification::{Campaigns, DEVICES_OF_A_PERSON, NAMED_CAMPAIGNS, Recipient, Told};
+use domain::attempt::{Attempt, Resolution, Stored};
+use domain::notification::{Campaigns, DEVICES_OF_A_PERSON, NAMED_CAMPAIGNS, Recipient, Role};
 use domain::policy::{BUDGET_PERIOD, deactivation_budget};
-use domain::ports::{Attempt, Change, Deactivation};
 use domain::{CampaignId, plain};
 use sqlx::Error;
 use uuid::Uuid;
@@ -19,29 +19,26 @@ impl PgStore {
     ///
     /// Repeated after its answer was lost, it knows its own deactivations by the history, changes nothing more and
     /// answers the same.
-    pub(super) async fn deactivate_within_budget(
-        &self,
-        attempts: &[Attempt],
-    ) -> Result<Vec<Deactivation>, Error> {
+    pub(super) async fn deactivate_within_budget(&self, attempts: &[Attempt]) -> Result<Vec<Stored>, Error> {
         let (mut transaction, mut left) = self.turn().await?;
         let repeated = repeated(&mut transaction, attempts).await?;
-        let mut done = vec![Deactivation::Superseded; attempts.len()];
+        let mut done = vec![Stored::Superseded; attempts.len()];
         for (attempt, done) in in_order(attempts, &mut done) {
             let id = attempt.lease.id;
             *done = if repeated.contains(&id) {
-                Deactivation::Done(tell(&mut transaction, id, attempt.ended_at, Queue::Nothing).await?)
+                Stored::Deactivated(notify(&mut transaction, id, attempt.ended_at, Queue::Nothing).await?)
             } else if left == 0 {
-                Deactivation::OverBudget
+                Stored::OverBudget
             } else {
                 // One that can't be written costs itself alone.
                 transaction.begin_row().await?;
-                let done = deactivate_and_tell(&mut transaction, attempt).await;
+                let done = deactivate_and_notify(&mut transaction, attempt).await;
                 match transaction.end_row(done).await? {
                     Ok(done) => {
-                        left -= u64::from(matches!(done, Deactivation::Done(_)));
+                        left -= u64::from(matches!(done, Stored::Deactivated(_)));
                         done
                     }
-                    Err(error) => Deactivation::Refused(failed("deactivating a streamer")(error)),
+                    Err(error) => Stored::Refused(failed("deactivating a streamer")(error)),
                 }
             };
         }
@@ -56,7 +53,7 @@ impl PgStore {
     pub(super) async fn notice_within_budget(
         &self,
         attempts: &[Attempt],
-    ) -> Result<Vec<Option<Vec<Told>>>, Error> {
+    ) -> Result<Vec<Option<Vec<Recipient>>>, Error> {
         let (mut transaction, mut left) = self.turn().await?;
         let mut done = vec![None; attempts.len()];
         for (attempt, done) in in_order(attempts, &mut done) {
@@ -69,7 +66,7 @@ impl PgStore {
                 Noticed::Repeated => Queue::Nothing,
                 Noticed::Not => continue,
             };
-            *done = Some(tell(&mut transaction, id, at, queue).await?);
+            *done = Some(notify(&mut transaction, id, at, queue).await?);
         }
         transaction.commit().await?;
         Ok(done)
@@ -88,8 +85,8 @@ impl PgStore {
 
     /// A deactivation without a notification is right where there is no device. Where devices or users may be hidden from us,
     /// it is an error for the operator; the deactivation stands.
-    async fn look_at_unnotified(&self, done: &[Deactivation]) {
-        let silent = |one: &Deactivation| matches!(one, Deactivation::Done(told) if told.iter().all(|told| told.devices == 0));
+    async fn look_at_unnotified(&self, done: &[Stored]) {
+        let silent = |one: &Stored| matches!(one, Stored::Deactivated(recipients) if recipients.iter().all(|one| one.devices == 0));
         if !done.iter().any(silent) {
             return;
         }
@@ -163,14 +160,16 @@ async fn noticed(
     })
 }
 
-async fn deactivate_and_tell(
+async fn deactivate_and_notify(
     transaction: &mut Transaction<'_>,
     attempt: &Attempt,
-) -> Result<Deactivation, Error> {
+) -> Result<Stored, Error> {
     if !deactivate(transaction, attempt).await? {
-        return Ok(Deactivation::Superseded);
+        return Ok(Stored::Superseded);
     }
-    Ok(Deactivation::Done(tell(transaction, attempt.lease.id, attempt.ended_at, Queue::Deactivation).await?))
+    Ok(Stored::Deactivated(
+        notify(transaction, attempt.lease.id, attempt.ended_at, Queue::Deactivation).await?,
+    ))
 }
 
 /// Those of these whose deactivation is there already.
@@ -218,7 +217,7 @@ async fn budget_left(transaction: &mut Transaction<'_>, now: DateTime<Utc>) -> R
 
 /// Deactivates the streamer, if the lease and the tokens are those of the attempt; whether that is so.
 async fn deactivate(transaction: &mut Transaction<'_>, attempt: &Attempt) -> Result<bool, Error> {
-    let Change::Deactivated { reason, expires_at, .. } = &attempt.change else { return Ok(false) };
+    let Resolution::Deactivate { cause, .. } = &attempt.resolution else { return Ok(false) };
     sqlx::query_scalar!(
             r#"
             WITH held AS (
@@ -263,12 +262,12 @@ async fn deactivate(transaction: &mut Transaction<'_>, attempt: &Attempt) -> Res
             attempt.ended_at,
             attempt.trigger.as_str(),
             attempt.started_at,
-            reason,
+            cause.reason,
             attempt.expires_before,
-            *expires_at,
+            cause.expires_at,
             attempt.caller.as_ref().map(|caller| caller.0.as_str()),
             attempt.client_id,
-            attempt.refused
+            cause.was_refused
         )
         .fetch_one(transaction)
         .await
@@ -287,12 +286,12 @@ enum Queue {
 /// Who is concerned by a deactivation: the streamer, and each owner of campaigns in which the streamer is active, but for the
 /// streamer's own campaigns. It also puts one notification for each device, the newest, of those who want one into the outbox,
 /// in place of any that still wait there: as many rows as devices, however many campaigns there are.
-async fn tell(
+async fn notify(
     transaction: &mut Transaction<'_>,
     streamer: StreamerId,
     now: DateTime<Utc>,
     queue: Queue,
-) -> Result<Vec<Told>, Error> {
+) -> Result<Vec<Recipient>, Error> {
     let rows = sqlx::query!(
         r#"
         WITH person AS MATERIALIZED (
@@ -345,9 +344,9 @@ async fn tell(
         .into_iter()
         .map(|row| {
             let ids = row.campaign_ids.unwrap_or_default();
-            Told {
+            Recipient {
                 name: plain(row.name),
-                recipient: recipient(&ids, row.campaign_names.unwrap_or_default()),
+                role: role(&ids, row.campaign_names.unwrap_or_default()),
                 devices: row.devices.try_into().unwrap_or(u32::MAX),
                 campaigns: ids.into_iter().map(CampaignId).collect(),
             }
@@ -356,8 +355,8 @@ async fn tell(
 }
 
 /// No campaign means that it is for the streamer.
-pub(super) fn recipient(campaigns: &[Uuid], names: Vec<String>) -> Recipient {
-    let Some(first) = campaigns.first().copied().map(CampaignId) else { return Recipient::Streamer };
+pub(super) fn role(campaigns: &[Uuid], names: Vec<String>) -> Role {
+    let Some(first) = campaigns.first().copied().map(CampaignId) else { return Role::Streamer };
     let names = names.into_iter().take(NAMED_CAMPAIGNS).map(plain).collect();
-    Recipient::GameMaster(Campaigns { first, names, count: campaigns.len() })
+    Role::GameMaster(Campaigns { first, names, count: campaigns.len() })
 }

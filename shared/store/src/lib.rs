@@ -37,10 +37,11 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use cipher::TokenCipher;
+use domain::attempt::{Attempt, Stored};
 use domain::evidence::History;
-use domain::notification::Told;
+use domain::notification::Recipient;
 use domain::policy::{FailedUnder, Failure, FailureKind};
-use domain::ports::{Attempt, Claim, Deactivation, Page, Place, Recorded, SetAside, Store, StoreError};
+use domain::ports::{Claim, Page, Place, SetAside, Store, StoreError};
 use domain::{Clock, Monotonic, NoExpiry, Streamer, StreamerId, SystemClock, TokenState};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool};
@@ -271,11 +272,11 @@ impl Store for PgStore {
         Box::pin(self.lease(ids, now, until, give_up_at)).await.map_err(failed("leasing streamers"))
     }
 
-    async fn record(&self, attempts: &[Attempt], give_up_at: Monotonic) -> Result<Vec<Recorded>, StoreError> {
+    async fn record(&self, attempts: &[Attempt], give_up_at: Monotonic) -> Result<Vec<Stored>, StoreError> {
         self.record_all(attempts, give_up_at).await.map_err(failed("writing results"))
     }
 
-    async fn insist(&self, attempt: &Attempt, give_up_at: Monotonic) -> Result<Recorded, StoreError> {
+    async fn insist(&self, attempt: &Attempt, give_up_at: Monotonic) -> Result<Stored, StoreError> {
         // Boxed: it is rare, and every cycle would carry its size.
         Box::pin(self.write_stubbornly(attempt, give_up_at)).await.map_err(failed("writing a result"))
     }
@@ -311,7 +312,7 @@ impl Store for PgStore {
         &self,
         attempts: &[Attempt],
         give_up_at: Monotonic,
-    ) -> Result<Vec<Deactivation>, StoreError> {
+    ) -> Result<Vec<Stored>, StoreError> {
         // Boxed: it is rare, and every cycle would carry its size.
         Box::pin(self.persistently(give_up_at, || self.deactivate_within_budget(attempts)))
             .await
@@ -322,7 +323,7 @@ impl Store for PgStore {
         &self,
         attempts: &[Attempt],
         give_up_at: Monotonic,
-    ) -> Result<Vec<Option<Vec<Told>>>, StoreError> {
+    ) -> Result<Vec<Option<Vec<Recipient>>>, StoreError> {
         Box::pin(self.persistently(give_up_at, || self.notice_within_budget(attempts)))
             .await
             .map_err(failed("notifying of refusals"))

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use domain::attempt::Attempt;
 use domain::authorization::{Authorization, Membership, MembershipStatus, Participant, Unknown};
-use domain::ports::{Attempt, MembershipError, Memberships, Participants, StoreError, StoreErrorKind};
+use domain::ports::{MembershipError, Memberships, Participants, StoreError, StoreErrorKind};
 use domain::{CampaignId, MembershipKey, StreamerId, plain};
 use sqlx::Error;
 use tokio::time::{Instant, sleep, timeout};

@@ -13,7 +13,7 @@ use serde::Serialize;
 use sqlx::Error;
 use uuid::Uuid;
 
-use super::deactivate::recipient;
+use super::deactivate::role;
 use super::{Database, Moment, failed, persistently};
 
 /// The outbox in PostgreSQL. Needs no key.
@@ -146,10 +146,7 @@ impl PgOutbox {
                 },
                 streamer: StreamerId(row.streamer_id),
                 streamer_name: plain(row.streamer_name),
-                recipient: recipient(
-                    &row.campaign_ids.unwrap_or_default(),
-                    row.campaign_names.unwrap_or_default(),
-                ),
+                role: role(&row.campaign_ids.unwrap_or_default(), row.campaign_names.unwrap_or_default()),
                 also_lost: also_lost(
                     row.also_names.unwrap_or_default().iter().map(plain).collect(),
                     row.also_own,

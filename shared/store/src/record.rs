@@ -5,8 +5,9 @@ use std::io;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use domain::attempt::{Attempt, Resolution, Stored};
 use domain::policy::{FailedUnder, Failure};
-use domain::ports::{Attempt, Change, Expiry, PairMemory, Recorded};
+use domain::ports::{Expiry, PairMemory};
 use domain::{Monotonic, NoExpiry, StreamerId};
 use sqlx::{Error, PgExecutor};
 use tokio::time::sleep;
@@ -79,7 +80,7 @@ impl PgStore {
         &self,
         attempts: &[Attempt],
         give_up_at: Monotonic,
-    ) -> Result<Vec<Recorded>, Error> {
+    ) -> Result<Vec<Stored>, Error> {
         match self.write_all(attempts, give_up_at).await? {
             Ok(recorded) => Ok(recorded),
             // Boxed: it is rare, and every write would carry its size.
@@ -94,7 +95,7 @@ impl PgStore {
         attempts: &[Attempt],
         error: Error,
         give_up_at: Monotonic,
-    ) -> Result<Vec<Recorded>, Error> {
+    ) -> Result<Vec<Stored>, Error> {
         let mut recorded = vec![None; attempts.len()];
         let mut parts: Vec<(Vec<usize>, Error)> = vec![((0..attempts.len()).collect(), error)];
         while let Some((part, error)) = parts.pop() {
@@ -112,7 +113,7 @@ impl PgStore {
                 }
                 // Whatever waits for the same lock would wait for as long.
                 for n in locked {
-                    recorded[n] = Some(Recorded::Refused(failed("writing a result")(locked_row())));
+                    recorded[n] = Some(Stored::Refused(failed("writing a result")(locked_row())));
                 }
                 [free, Vec::new()]
             } else if let [one] = part[..] {
@@ -132,18 +133,18 @@ impl PgStore {
                     Err(error) => {
                         let error = failed("writing a result")(error);
                         for n in half {
-                            recorded[n] = Some(Recorded::Refused(error.clone()));
+                            recorded[n] = Some(Stored::Refused(error.clone()));
                         }
                     }
                 }
             }
         }
-        let refused = || Recorded::Refused(failed("writing a result")(locked_row()));
+        let refused = || Stored::Refused(failed("writing a result")(locked_row()));
         Ok(recorded.into_iter().map(|one| one.unwrap_or_else(refused)).collect())
     }
 
     /// The history of a result is worth less than the result.
-    async fn write_without_history(&self, attempt: &Attempt, error: Error) -> Recorded {
+    async fn write_without_history(&self, attempt: &Attempt, error: Error) -> Stored {
         let attempts = std::slice::from_ref(attempt);
         let bare = async {
             let columns = Columns { history: false, ..self.columns(attempts)? };
@@ -153,9 +154,9 @@ impl PgStore {
             Ok(written) if !written.is_empty() => {
                 let streamer = attempt.lease.id;
                 tracing::error!(%streamer, %error, "a result is written, but not its line of the history");
-                written.into_iter().next().unwrap_or(Recorded::Superseded)
+                written.into_iter().next().unwrap_or(Stored::Superseded)
             }
-            _ => Recorded::Refused(failed("writing a result")(error)),
+            _ => Stored::Refused(failed("writing a result")(error)),
         }
     }
 
@@ -164,7 +165,7 @@ impl PgStore {
         &self,
         attempt: &Attempt,
         give_up_at: Monotonic,
-    ) -> Result<Recorded, Error> {
+    ) -> Result<Stored, Error> {
         let attempts = std::slice::from_ref(attempt);
         let mut pause = FIRST_PAUSE;
         loop {
@@ -186,14 +187,14 @@ impl PgStore {
         &self,
         attempts: &[Attempt],
         give_up_at: Monotonic,
-    ) -> Result<Result<Vec<Recorded>, Error>, Error> {
+    ) -> Result<Result<Vec<Stored>, Error>, Error> {
         // Encrypted once: a repeated write carries the same text, and so knows its own if the first one got through.
         let columns = self.columns(attempts)?;
         self.persistently(give_up_at, async || unless_of_a_row(self.write_columns(attempts, &columns).await))
             .await
     }
 
-    async fn write_columns(&self, attempts: &[Attempt], columns: &Columns) -> Result<Vec<Recorded>, Error> {
+    async fn write_columns(&self, attempts: &[Attempt], columns: &Columns) -> Result<Vec<Stored>, Error> {
         let Written { recorded, recovered } = if attempts.iter().all(|attempt| attempt.grants.is_none()) {
             write(self.writing.of(&self.database), columns).await?
         } else {
@@ -226,13 +227,13 @@ impl PgStore {
         let mut transaction = self.database.transaction().await?;
         let mut written = write(&mut transaction, columns).await?;
         for (attempt, recorded) in attempts.iter().zip(&mut written.recorded) {
-            if let Recorded::Written { .. } = recorded {
+            if *recorded == Stored::Written {
                 // The pair is kept whatever becomes of the membership.
                 transaction.begin_row().await?;
                 let granted = grant(&mut transaction, attempt).await;
                 *recorded = match transaction.end_row(granted).await? {
-                    Ok(granted) => Recorded::Written { granted },
-                    Err(error) => Recorded::NotGranted(failed("writing the authorization")(error)),
+                    Ok(granted) => granted.map_or(Stored::Written, Stored::Granted),
+                    Err(error) => Stored::NotGranted(failed("writing the authorization")(error)),
                 };
             }
         }
@@ -250,31 +251,33 @@ impl PgStore {
             let (mut pair, mut failure, mut reason) = (None, None::<Failure>, None);
             let mut failed_client_id = None;
             let nothing = PairMemory::default();
-            let (change, expires_at, memory) = match &attempt.change {
-                Change::Refreshed { pair: new, memory } => {
+            let change = match &attempt.resolution {
+                Resolution::Refreshed { pair: new, .. } => {
                     pair = Some((
                         encrypt(Column::AccessToken, new.access.expose())?,
                         encrypt(Column::RefreshToken, new.refresh.expose())?,
                     ));
-                    ("refreshed", memory.expiry.and_then(Expiry::at), memory)
+                    "refreshed"
                 }
-                Change::Validated { memory } => ("validated", memory.expiry.and_then(Expiry::at), memory),
-                Change::Failed { failure: standing, under, reason: why, expires_at, memory } => {
-                    failure = Some(*standing);
+                Resolution::Completed { .. } | Resolution::Validated { .. } => "validated",
+                Resolution::Failed { cause, verdict, under, .. } => {
+                    failure = Some(verdict.failure());
                     failed_client_id = Some(match under {
                         FailedUnder::WrongKeys => String::new(),
                         FailedUnder::Client(id) => id.clone(),
                     });
-                    reason = Some(why.clone());
-                    ("failed", *expires_at, memory)
+                    reason = Some(cause.reason.clone());
+                    "failed"
                 }
                 // A deactivation has a transaction of its own; here its lease would only be given back.
-                Change::Released | Change::Deactivated { .. } => ("released", None, &nothing),
+                Resolution::Deactivate { .. } | Resolution::Skipped(_) | Resolution::Panicked => "released",
             };
+            let memory = attempt.resolution.memory().unwrap_or(&nothing);
+            let was_refused = attempt.resolution.cause().is_some_and(|cause| cause.was_refused);
             columns.pairs.push(attempt.lease.pair.clone(), memory);
             columns.refused_since.push(failure.and_then(|failure| failure.refused_since));
             columns.client_ids.push(attempt.client_id.clone());
-            columns.refused.push(attempt.refused);
+            columns.refused.push(was_refused);
             columns.failed_client_ids.push(failed_client_id);
             let (access, refresh) = pair.unzip();
             columns.ids.push(id);
@@ -283,7 +286,7 @@ impl PgStore {
             columns.changes.push(change);
             columns.access_tokens.push(access);
             columns.refresh_tokens.push(refresh);
-            columns.expires_at.push(expires_at);
+            columns.expires_at.push(attempt.resolution.expires_at());
             columns.failed_at.push(failure.map(|failure| failure.at));
             columns.failure_kinds.push(failure.map(|failure| failure.kind.as_str()));
             columns
@@ -307,7 +310,7 @@ fn locked_row() -> Error {
 
 /// What became of a batch.
 pub(super) struct Written {
-    pub(super) recorded: Vec<Recorded>,
+    pub(super) recorded: Vec<Stored>,
     /// Streamers that there was a notice about, and whose tokens Twitch takes again.
     recovered: Vec<Uuid>,
 }
@@ -427,11 +430,7 @@ pub(super) async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> R
     let written: std::collections::HashSet<_> =
         rows.into_iter().filter(|row| row.written).map(|row| StreamerId(row.id)).collect();
     let recorded = |id: &Uuid| {
-        if written.contains(&StreamerId(*id)) {
-            Recorded::Written { granted: None }
-        } else {
-            Recorded::Superseded
-        }
+        if written.contains(&StreamerId(*id)) { Stored::Written } else { Stored::Superseded }
     };
     Ok(Written { recorded: columns.ids.iter().map(recorded).collect(), recovered })
 }

@@ -5,8 +5,9 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use domain::policy::{FailedUnder, Failure, FailureKind};
-use domain::ports::{Attempt, Change, Lease, PairMemory, Recorded, StoreError, StoreErrorKind};
+use domain::attempt::{Attempt, FailedRefresh, Resolution, Stored, TwitchHealth};
+use domain::policy::{FailedUnder, Failure, FailureKind, Verdict};
+use domain::ports::{Lease, PairMemory, StoreError, StoreErrorKind};
 use domain::refresh::MAX_CALL;
 use domain::schedule::Trigger;
 use domain::{Streamer, StreamerId};
@@ -263,18 +264,24 @@ impl PgStore {
             caller: None,
             grants: None,
             client_id: String::new(),
-            refused: false,
-            change: Change::Failed {
-                failure: Failure::first(FailureKind::Outage, now),
+            resolution: Resolution::Failed {
+                cause: FailedRefresh {
+                    proof: None,
+                    was_refused: false,
+                    reason: "a rehearsal, which is undone".to_owned(),
+                    alarm: None,
+                    twitch: TwitchHealth::NotAsked,
+                    expires_at: None,
+                    memory: PairMemory::default(),
+                },
+                verdict: Verdict::Recorded(Failure::first(FailureKind::Outage, now)),
+                retry_at: now,
                 under: FailedUnder::WrongKeys,
-                reason: "a rehearsal, which is undone".to_owned(),
-                expires_at: None,
-                memory: PairMemory::default(),
             },
         };
         let written = write(&mut *transaction, &self.columns(&[attempt])?).await?;
         Ok(match written.recorded.first() {
-            Some(Recorded::Written { .. }) => Rehearsal::Done,
+            Some(Stored::Written) => Rehearsal::Done,
             _ => Rehearsal::NotWritten(streamer),
         })
     }

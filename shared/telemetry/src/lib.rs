@@ -3,6 +3,9 @@
 #![warn(missing_docs)]
 
 pub mod metrics;
+mod text;
+
+pub use self::text::{Human, Text};
 
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
@@ -80,15 +83,18 @@ impl Observer for RefreshLog {
         let (id, login) = (streamer.id, &streamer.login);
         match outcome {
             Outcome::Failed { reason, standing, alarm: Some(_), .. } => {
+                let standing = Text(standing);
                 tracing::error!(streamer = %id, login, reason, %standing, "refresh failed, and somebody has to look");
             }
             Outcome::Failed { reason, standing, alarm: None, .. } => {
+                let standing = Text(standing);
                 tracing::warn!(streamer = %id, login, reason, %standing, "refresh failed");
             }
             Outcome::Skipped(Skip::Unusable { why, .. }) if why.is_ours() => {
+                let why = Text(why);
                 tracing::error!(streamer = %id, login, %why, "the token is not the streamer's, and it needs the operator");
             }
-            other => tracing::debug!(streamer = %id, login, outcome = %other, "streamer done"),
+            other => tracing::debug!(streamer = %id, login, outcome = %Text(other), "streamer done"),
         }
     }
 

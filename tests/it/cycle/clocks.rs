@@ -21,7 +21,10 @@ use twitch::TwitchClient;
 const STREAMERS: usize = 40;
 
 /// A host whose clock is this much ahead of the database's.
-async fn host(world: &World, ahead: TimeDelta) -> Result<RefreshService<PgStore, TwitchClient, NoSignals>> {
+async fn host(
+    world: &World,
+    ahead: TimeDelta,
+) -> Result<RefreshService<PgStore, TwitchClient, NoSignals, NoSignals>> {
     let config = world.config(&[("TWITCH_MAX_IN_FLIGHT", "8")])?;
     let machine = Arc::new(TurnableClock::running_from(SystemClock.now() + ahead));
     let database = Database::open_until(config.database, Purpose::Write, None, machine).await?;
@@ -30,7 +33,7 @@ async fn host(world: &World, ahead: TimeDelta) -> Result<RefreshService<PgStore,
     let in_flight = config.twitch.in_flight();
     let store = PgStore::new(database, config.cipher, clock.clone());
     let twitch = TwitchClient::new(config.twitch, Arc::new(SystemClock))?;
-    Ok(RefreshService::new(store, twitch, NoSignals, clock, config.policy, in_flight))
+    Ok(RefreshService::new(store, twitch, NoSignals, NoSignals, clock, config.policy, in_flight))
 }
 
 #[tokio::test]

@@ -39,10 +39,10 @@ async fn a_time_from_the_future_says_nothing() -> Result<()> {
     }
 
     let ran = run(&world.service(&[]).await?, &sweep()).await;
-    assert!(matches!(ran.outcome("failed"), Outcome::Refreshed { .. }), "{}", ran.outcome("failed"));
+    assert!(matches!(ran.outcome("failed"), Outcome::Refreshed { .. }), "{:?}", ran.outcome("failed"));
     for login in ["refreshed", "validated"] {
         let outcome = ran.outcome(login);
-        assert!(matches!(outcome, Outcome::Skipped(Skip::Validated { .. })), "{login}: {outcome}");
+        assert!(matches!(outcome, Outcome::Skipped(Skip::Validated { .. })), "{login}: {outcome:?}");
     }
     let key = membership(world, refreshed).await?;
     assert!(host(world).grant(key, &request()).await.is_ok());

@@ -139,7 +139,7 @@ async fn a_notice_ends_when_the_tokens_are_taken_again() -> Result<()> {
     session.stage.world.twitch.fault("s000", Fault::InvalidRefreshToken.on(Endpoint::Token))?;
     let cycles = session.play(at(12, 50)).await?;
     let noticed = cycles.iter().flat_map(|cycle| &cycle.outcomes).filter(|(_, outcome)| {
-        matches!(outcome, Outcome::Failed { standing: Standing::Noticed { told, .. }, .. } if told.len() == 2)
+        matches!(outcome, Outcome::Failed { standing: Standing::Noticed { recipients, .. }, .. } if recipients.len() == 2)
     });
     assert_eq!(noticed.count(), 1);
     session.stage.world.twitch.clear_faults("s000")?;

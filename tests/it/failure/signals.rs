@@ -12,7 +12,7 @@ use domain::Clock as _;
 use domain::Monotonic;
 use domain::StreamerId;
 use domain::policy::RefreshMode;
-use domain::ports::{SignalError, Signals, StreamerDeactivated};
+use domain::ports::{EventPublisher, RetryScheduler, SignalError, StreamerDeactivated};
 use domain::refresh::{Cycle, Limits, SIGNAL_TIMEOUT};
 use domain::schedule::{Trigger, retry_minute};
 use end_to_end::aws::{Fault, Service, SimulatedAws};
@@ -326,12 +326,14 @@ impl Slow {
     }
 }
 
-impl Signals for Slow {
+impl RetryScheduler for Slow {
     async fn arm_retry(&self, _minute: DateTime<Utc>) -> Result<(), SignalError> {
         self.give();
         Ok(())
     }
+}
 
+impl EventPublisher for Slow {
     async fn publish(&self, _event: &StreamerDeactivated) -> Result<(), SignalError> {
         self.give();
         Ok(())

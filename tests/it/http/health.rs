@@ -5,7 +5,7 @@ use std::pin::pin;
 use anyhow::{Context as _, Result};
 use chrono::TimeDelta;
 use domain::authorization::Unknown;
-use domain::health::{CheckError, Checked, Checkup, Finding, Issue, TwitchHealth};
+use domain::health::{CheckError, Checked, Detail, Finding, HealthReport, Issue, TwitchHealth};
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
 use domain::{CampaignId, StreamerId};
@@ -38,11 +38,11 @@ async fn set(world: &World, statement: &'static str) -> Result<()> {
     Ok(())
 }
 
-async fn check(host: &Host, campaign: CampaignId) -> Result<Checkup> {
+async fn check(host: &Host, campaign: CampaignId) -> Result<HealthReport> {
     Ok(host.check(campaign, &request()).await?)
 }
 
-fn found<'a>(checkup: &'a Checkup, login: &str) -> Result<&'a Checked> {
+fn found<'a>(checkup: &'a HealthReport, login: &str) -> Result<&'a Checked> {
     let mut found = checkup.streamers.iter().filter(|one| one.participant.streamer.login == login);
     let one = found.next().with_context(|| format!("{login} was not checked"))?;
     assert!(found.next().is_none(), "{login} was checked twice");
@@ -186,7 +186,7 @@ async fn a_validation_that_fails_for_an_outage_is_no_invalid_token() -> Result<(
     let checkup = check(&host, membership(world, id).await?.campaign).await?;
     let aria = found(&checkup, "aria")?;
     assert_eq!((&aria.finding, checkup.twitch), (&Finding::Unknown, TwitchHealth::Unavailable));
-    assert!(aria.detail.as_deref().is_some_and(|detail| detail.contains("could not be validated")));
+    assert!(matches!(aria.detail, Some(Detail::NotValidated(_))), "{aria:?}");
     assert_eq!(world.row(id).await?.token_refresh_failed_at, None, "nobody's failure");
     Ok(())
 }
@@ -200,9 +200,8 @@ async fn credentials_that_twitch_does_not_take_are_named_and_nobodys_failure() -
     let checkup = check(&host, membership(world, ids[0]).await?.campaign).await?;
     for (id, login) in ids.into_iter().zip(["aria", "bastien"]) {
         let checked = found(&checkup, login)?;
-        let detail = checked.detail.as_deref();
         assert_eq!(checked.finding, Finding::Unknown);
-        assert_eq!(detail, Some("Twitch does not take our application's credentials"), "{login}");
+        assert_eq!(checked.detail, Some(Detail::CredentialsRefused), "{login}");
         assert_eq!(world.row(id).await?.token_refresh_failed_at, None);
     }
     assert_eq!(checkup.twitch, TwitchHealth::Unavailable);
@@ -295,7 +294,8 @@ async fn the_check_answers_in_its_time_with_what_it_knows() -> Result<()> {
     assert_eq!(found(&checkup, "aria")?.finding, Finding::Ok);
     let slow = found(&checkup, "slow")?;
     assert_eq!(slow.finding, Finding::Unknown);
-    assert!(slow.detail.as_deref().is_some_and(|detail| detail.contains("in the time that the request had")));
+    let Some(Detail::Failed(reason)) = &slow.detail else { panic!("{slow:?}") };
+    assert!(reason.contains("in the time that the request had"), "{reason}");
     assert!(world.row(ids[1]).await?.is_active);
     Ok(())
 }

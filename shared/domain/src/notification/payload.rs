@@ -3,7 +3,7 @@
 use chrono::SecondsFormat;
 use serde_json::{Map, json};
 
-use super::{AlsoLost, Campaigns, Locale, Notification, Recipient, text};
+use super::{AlsoLost, Campaigns, Locale, Notification, Role, text};
 
 /// The crate `web-push` encrypts no more bytes.
 pub const MAX_PAYLOAD: usize = 3_052;
@@ -58,9 +58,9 @@ impl Notification {
     pub(super) fn payload_naming(&self, named: usize, presentation: &Presentation) -> Vec<u8> {
         let text = text::of(self, named, presentation.locale);
         let mut data = Map::new();
-        let url = match &self.recipient {
-            Recipient::Streamer => presentation.streamer_url.clone(),
-            Recipient::GameMaster(Campaigns { first, .. }) => {
+        let url = match &self.role {
+            Role::Streamer => presentation.streamer_url.clone(),
+            Role::GameMaster(Campaigns { first, .. }) => {
                 data.insert("campaignId".to_owned(), json!(first));
                 presentation.campaign_url.replace(CAMPAIGN_ID, &first.to_string())
             }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
+use crate::authorization::CampaignId;
 
 fn now() -> DateTime<Utc> {
     Utc.with_ymd_and_hms(2026, 11, 23, 20, 0, 0).unwrap()
@@ -14,7 +15,7 @@ fn id(n: u128) -> Uuid {
     Uuid::from_u128(0x5b0b_c1a5_6d2a_4f0e_9d0a_0000_0000_0000 + n)
 }
 
-fn to(recipient: Recipient) -> Notification {
+fn to(role: Role) -> Notification {
     Notification {
         id: id(1),
         attempt: 1,
@@ -27,7 +28,7 @@ fn to(recipient: Recipient) -> Notification {
         },
         streamer: StreamerId(id(3)),
         streamer_name: "Aria".to_owned(),
-        recipient,
+        role,
         also_lost: AlsoLost::default(),
         no_name_since: None,
         other_key: false,
@@ -35,11 +36,11 @@ fn to(recipient: Recipient) -> Notification {
 }
 
 fn to_streamer() -> Notification {
-    to(Recipient::Streamer)
+    to(Role::Streamer)
 }
 
 fn to_master() -> Notification {
-    to(Recipient::GameMaster(Campaigns::one(CampaignId(id(4)), "Les Brumes de Valombre")))
+    to(Role::GameMaster(Campaigns::one(CampaignId(id(4)), "Les Brumes de Valombre")))
 }
 
 /// In this language, with the links by default.
@@ -69,7 +70,7 @@ fn a_game_master_of_several_campaigns_reads_some_names_and_how_many_more() {
     let body = |count: usize, locale| {
         let names = ["A", "B", "C", "D"].map(str::to_owned)[..count.min(4)].to_vec();
         let campaigns = Campaigns { first: CampaignId(id(4)), names, count };
-        let payload = payload(&to(Recipient::GameMaster(campaigns)), locale);
+        let payload = payload(&to(Role::GameMaster(campaigns)), locale);
         assert_eq!(payload["data"]["campaignId"], id(4).to_string());
         payload["body"].as_str().unwrap().to_owned()
     };
@@ -164,7 +165,7 @@ fn a_name_does_not_fill_the_screen() {
 fn a_repeated_notice_replaces_the_former_and_no_other() {
     let again = Notification { id: id(9), created_at: now() + TimeDelta::hours(5), ..to_master() };
     assert_eq!(again.topic(), to_master().topic());
-    let other_campaign = to(Recipient::GameMaster(Campaigns::one(CampaignId(id(5)), "Other")));
+    let other_campaign = to(Role::GameMaster(Campaigns::one(CampaignId(id(5)), "Other")));
     let other_streamer = Notification { streamer: StreamerId(id(6)), ..to_master() };
     let topics = [to_streamer(), to_master(), other_campaign, other_streamer].map(|one| one.topic());
     for (n, topic) in topics.iter().enumerate() {
@@ -180,8 +181,8 @@ fn ids_that_share_any_half_have_topics_of_their_own() {
     let mut topics = Vec::new();
     for streamer in ids {
         let about = |recipient| Notification { streamer: StreamerId(streamer), ..to(recipient) }.topic();
-        topics.push(about(Recipient::Streamer));
-        topics.extend(ids.map(|id| about(Recipient::GameMaster(Campaigns::one(CampaignId(id), "")))));
+        topics.push(about(Role::Streamer));
+        topics.extend(ids.map(|id| about(Role::GameMaster(Campaigns::one(CampaignId(id), "")))));
     }
     let number = topics.len();
     topics.sort_unstable();
@@ -282,8 +283,8 @@ proptest! {
     /// RFC 8030, section 5.4.
     #[test]
     fn a_topic_has_its_form(streamer: u128, campaign: Option<u128>) {
-        let recipient = campaign.map_or(Recipient::Streamer, |campaign| {
-            Recipient::GameMaster(Campaigns::one(CampaignId(Uuid::from_u128(campaign)), ""))
+        let recipient = campaign.map_or(Role::Streamer, |campaign| {
+            Role::GameMaster(Campaigns::one(CampaignId(Uuid::from_u128(campaign)), ""))
         });
         let topic = Notification { streamer: StreamerId(Uuid::from_u128(streamer)), ..to(recipient) }.topic();
         prop_assert!((1..=32).contains(&topic.len()));
@@ -304,8 +305,8 @@ proptest! {
     ) {
         let locale = if english { Locale::En } else { Locale::Fr };
         let count = names.len() + more;
-        let master = Recipient::GameMaster(Campaigns { first: CampaignId(id(4)), names, count });
-        let recipient = if is_master { master } else { Recipient::Streamer };
+        let master = Role::GameMaster(Campaigns { first: CampaignId(id(4)), names, count });
+        let recipient = if is_master { master } else { Role::Streamer };
         let lost = own.len() + others.len();
         let also_lost = AlsoLost { own, others };
         let presentation = Presentation { locale, streamer_url: link.clone(), campaign_url: link };

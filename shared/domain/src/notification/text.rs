@@ -1,6 +1,6 @@
 //! Every text that a person reads in a notification, in every language.
 
-use super::{AlsoLost, Campaigns, Locale, Notification, Recipient};
+use super::{AlsoLost, Campaigns, Locale, Notification, Role};
 
 pub(super) struct Text {
     pub title: String,
@@ -91,8 +91,8 @@ pub(super) fn of(notification: &Notification, named: usize, locale: Locale) -> T
     };
     let lost = words.listed(vec![streamer.clone()], also.others.len(), words.other);
     let is_alone = also.others.is_empty();
-    let text = match (&notification.recipient, locale) {
-        (Recipient::Streamer, Locale::Fr) => Text {
+    let text = match (&notification.role, locale) {
+        (Role::Streamer, Locale::Fr) => Text {
             title: "Connexion Twitch perdue".to_owned(),
             body: format!(
                 "Twitch refuse de renouveler l’accès à la chaîne {streamer}. Reconnecte-toi pour que les sondages \
@@ -100,7 +100,7 @@ pub(super) fn of(notification: &Notification, named: usize, locale: Locale) -> T
             ),
             action: "Se reconnecter",
         },
-        (Recipient::Streamer, Locale::En) => Text {
+        (Role::Streamer, Locale::En) => Text {
             title: "Twitch connection lost".to_owned(),
             body: format!(
                 "Twitch refuses to renew the access to the channel {streamer}. Reconnect so that polls can run there \
@@ -108,7 +108,7 @@ pub(super) fn of(notification: &Notification, named: usize, locale: Locale) -> T
             ),
             action: "Reconnect",
         },
-        (Recipient::GameMaster(campaigns), Locale::Fr) => Text {
+        (Role::GameMaster(campaigns), Locale::Fr) => Text {
             title: if is_alone {
                 format!("{lost} n’est plus connecté à Twitch")
             } else {
@@ -121,7 +121,7 @@ pub(super) fn of(notification: &Notification, named: usize, locale: Locale) -> T
             ),
             action: if campaigns.count == 1 { "Voir la campagne" } else { "Voir une campagne" },
         },
-        (Recipient::GameMaster(campaigns), Locale::En) => Text {
+        (Role::GameMaster(campaigns), Locale::En) => Text {
             title: if is_alone {
                 format!("{lost} is no longer connected to Twitch")
             } else {

@@ -2,8 +2,11 @@
 
 use chrono::TimeZone;
 use proptest::prelude::*;
+use uuid::Uuid;
 
 use super::*;
+use crate::authorization::AUTHORIZATION;
+use crate::streamer::{Streamer, StreamerId};
 
 fn now() -> DateTime<Utc> {
     Utc.with_ymd_and_hms(2026, 11, 23, 20, 0, 0).unwrap()
@@ -239,6 +242,32 @@ fn a_fault_of_ours_that_is_fixed_is_not_waited_for() {
         let repaired = TokenState { repaired: true, ..failed };
         assert_eq!(decide(&repaired, mode), Decision::Refresh, "{mode:?}");
     }
+}
+
+#[test]
+fn a_session_waits_from_when_the_token_is_due_or_the_authorization_begins() {
+    let due_for = |left: Option<i64>, failed_ago: Option<i64>, authorized_for| {
+        let failure = failed_ago.map(|ago| Failure::first(FailureKind::Outage, now() - minutes(ago)));
+        let expires_at = left.map(|left| now() + minutes(left));
+        let authorized = Authorized {
+            streamer: Streamer {
+                id: StreamerId(Uuid::nil()),
+                login: "aria".to_owned(),
+                display_name: "Aria".to_owned(),
+            },
+            until: now() + AUTHORIZATION - minutes(authorized_for),
+            token: TokenState { expires_at, failure, ..TokenState::default() },
+        };
+        Policy::default().due_for(&authorized, now()).map(|waited| waited.num_minutes())
+    };
+    assert_eq!(due_for(Some(61), None, 300), None);
+    assert_eq!(due_for(Some(60), None, 300), Some(0));
+    assert_eq!(due_for(Some(-10), None, 300), Some(70));
+    assert_eq!(due_for(Some(-10), None, 5), Some(5), "it was due before");
+    assert_eq!(due_for(None, None, 20), Some(20), "an unknown expiry");
+    assert_eq!(due_for(Some(-10), Some(14), 300), None, "its retry comes");
+    assert_eq!(due_for(Some(-10), Some(40), 300), Some(25));
+    assert_eq!(due_for(Some(-10), None, -43_200), Some(70), "an authorization of a month");
 }
 
 proptest! {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::StoreError;
+use super::error::StoreError;
 use crate::clock::Monotonic;
 use crate::notification::{Next, Notification, PushAnswer, Subscription};
 

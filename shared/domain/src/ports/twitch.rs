@@ -5,7 +5,7 @@ use std::future::Future;
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
-use super::Lease;
+use super::claim::Lease;
 use crate::clock::Clock;
 use crate::token::{AccessToken, RefreshToken, TokenPair};
 
@@ -50,7 +50,7 @@ pub struct TokenResponse {
     pub pair: TokenPair,
     /// How long the access token lives; Twitch does not always say.
     pub expires_in: Option<TimeDelta>,
-    /// The scopes that `REQUIRED_SCOPES` names and the answer lacks; empty if it names none.
+    /// The required scopes that the answer lacks.
     pub missing_scopes: Vec<String>,
 }
 
@@ -72,7 +72,7 @@ pub struct Validation {
     pub client_id: Option<String>,
     /// The Twitch user that it belongs to, if the answer says so.
     pub user_id: Option<String>,
-    /// The scopes that `REQUIRED_SCOPES` names and the answer lacks; empty if it names none.
+    /// The required scopes that the answer lacks.
     pub missing_scopes: Vec<String>,
 }
 

@@ -2,18 +2,21 @@
 
 use chrono::TimeDelta;
 
-use crate::authorization::CampaignId;
+use crate::authorization::{Authorized, CampaignId};
 use crate::clock::Monotonic;
 use crate::policy::RefreshMode;
 use crate::ports::Priority;
 use crate::schedule::Trigger;
-use crate::streamer::{Authorized, Caller, Streamer, TokenState};
+use crate::streamer::{Caller, Streamer, TokenState};
 
 /// The longest that one call to Twitch may take, its quick retries included.
 pub const MAX_CALL: TimeDelta = TimeDelta::seconds(20);
 
 /// The longest that one streamer may take: validate, refresh, validate.
 pub(super) const MAX_ATTEMPT: TimeDelta = TimeDelta::seconds(3 * MAX_CALL.num_seconds());
+
+/// How long a lease holds: the longest attempt, as long again for its turn to come, and a minute to write.
+pub(super) const LEASE: TimeDelta = TimeDelta::seconds(2 * MAX_ATTEMPT.num_seconds() + 60);
 
 /// Kept free before a deadline, to report what could not be written.
 pub const DEADLINE_MARGIN: TimeDelta = TimeDelta::seconds(5);
@@ -27,10 +30,10 @@ const REPORTING: TimeDelta = TimeDelta::seconds(1);
 /// For how long a write is tried where there is no deadline: a database that fails over is back before.
 const WRITE_PATIENCE: TimeDelta = TimeDelta::minutes(5);
 
-/// For how long a cycle that can't read or lease is in suspense: a database that fails over is back within a minute.
+/// For how long a cycle tries to read or to lease: a database that fails over is back within a minute.
 const READ_PATIENCE: TimeDelta = TimeDelta::minutes(1);
 
-/// The least time that a function must leave a cycle: enough for one attempt.
+/// The least time that a deadline must leave a cycle: enough for one attempt.
 pub const MIN_CYCLE: TimeDelta =
     TimeDelta::seconds(MAX_ATTEMPT.num_seconds() + DEADLINE_MARGIN.num_seconds());
 
@@ -64,7 +67,7 @@ pub struct Cycle {
 pub enum Scope {
     /// All that are authorized.
     Authorized,
-    /// These, authorized or not, as they were found.
+    /// The listed ones, authorized or not, as they were found.
     Listed(Vec<(Streamer, TokenState)>),
 }
 
@@ -88,7 +91,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Of a function that is killed at its timeout, `deadline`.
+    /// Of a process that is killed at `deadline`.
     #[must_use]
     pub fn of_function(deadline: Option<Monotonic>) -> Self {
         Self {
@@ -110,9 +113,9 @@ impl Limits {
         }
     }
 
-    /// Of a request that is to be answered by `answer_by`, in a function that is killed at its timeout, `deadline`. No call
+    /// Of a request that is to be answered by `answer_by`, in a process that is killed at `deadline`. No call
     /// to Twitch may outlast `answer_by`, which the caller sees to. A new pair that can't be written is tried for as long as
-    /// the function lives: it exists nowhere else.
+    /// the process lives: it exists nowhere else.
     #[must_use]
     pub fn of_request(answer_by: Monotonic, deadline: Option<Monotonic>) -> Self {
         Self {

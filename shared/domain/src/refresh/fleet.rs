@@ -9,19 +9,20 @@ use futures::executor::block_on;
 use uuid::Uuid;
 
 use super::{Cycle, RefreshService};
-use crate::authorization::AUTHORIZATION;
+use crate::attempt::{Attempt, Resolution, Stored};
+use crate::authorization::{AUTHORIZATION, Authorized};
 use crate::clock::{Clock, Monotonic};
 use crate::evidence::History;
-use crate::notification::Told;
+use crate::notification::Recipient;
 use crate::policy::{BUDGET_PERIOD, Policy, deactivation_budget};
 use crate::ports::{
-    Attempt, Change, Claim, Deactivation, Expiry, Lease, Lifetime, Outage, Page, PairMemory, Permit, Place,
-    Priority, Recorded, RefreshError, SetAside, SignalError, Signals, Store, StoreError, StreamerDeactivated,
+    Claim, EventPublisher, Expiry, Lease, Lifetime, Outage, Page, PairMemory, Permit, Place, Priority,
+    RefreshError, RetryScheduler, SetAside, SignalError, Store, StoreError, StreamerDeactivated,
     TokenResponse, Twitch, Validation, Validity,
 };
 use crate::report::Outcome;
 use crate::schedule::{self, Trigger};
-use crate::streamer::{Authorized, Streamer, StreamerId, TokenState};
+use crate::streamer::{Streamer, StreamerId, TokenState};
 use crate::token::{AccessToken, RefreshToken, TokenPair};
 
 const CLIENT: &str = "ours";
@@ -151,13 +152,13 @@ impl Store for Shared {
         Ok(ids.iter().map(claim).collect())
     }
 
-    async fn record(&self, attempts: &[Attempt], _: Monotonic) -> Result<Vec<Recorded>, StoreError> {
+    async fn record(&self, attempts: &[Attempt], _: Monotonic) -> Result<Vec<Stored>, StoreError> {
         let mut fleet = self.lock();
         for attempt in attempts {
             let id = attempt.streamer.id;
             let row = fleet.rows.get_mut(&id).unwrap();
-            match &attempt.change {
-                Change::Refreshed { memory, .. } => {
+            match &attempt.resolution {
+                Resolution::Refreshed { memory, .. } => {
                     row.token = TokenState {
                         expires_at: memory.expiry.and_then(Expiry::at),
                         refreshed_at: Some(attempt.ended_at),
@@ -166,29 +167,29 @@ impl Store for Shared {
                     row.memory = memory.clone();
                     fleet.history.push((id, attempt.ended_at, true));
                 }
-                Change::Validated { memory } => {
+                Resolution::Validated { memory, .. } | Resolution::Completed { memory, .. } => {
                     row.token.expires_at = memory.expiry.and_then(Expiry::at);
                     row.token.validated_at = Some(attempt.started_at);
                     row.token.failure = None;
                     row.memory = memory.clone();
                 }
-                Change::Failed { failure, under, expires_at, memory, .. } => {
+                Resolution::Failed { cause, verdict, under, .. } => {
                     row.token.failed_under = Some(under.clone());
                     let noticed = row.token.failure.is_some_and(|before| before.noticed);
-                    row.token.failure = Some(crate::policy::Failure { noticed, ..*failure });
-                    row.token.expires_at = *expires_at;
-                    row.memory = memory.clone();
-                    if attempt.refused {
+                    row.token.failure = Some(crate::policy::Failure { noticed, ..verdict.failure() });
+                    row.token.expires_at = cause.expires_at;
+                    row.memory = cause.memory.clone();
+                    if cause.was_refused {
                         fleet.history.push((id, attempt.started_at, false));
                     }
                 }
-                Change::Released | Change::Deactivated { .. } => {}
+                Resolution::Deactivate { .. } | Resolution::Skipped(_) | Resolution::Panicked => {}
             }
         }
-        Ok(vec![Recorded::Written { granted: None }; attempts.len()])
+        Ok(vec![Stored::Written; attempts.len()])
     }
 
-    async fn insist(&self, attempt: &Attempt, _: Monotonic) -> Result<Recorded, StoreError> {
+    async fn insist(&self, attempt: &Attempt, _: Monotonic) -> Result<Stored, StoreError> {
         panic!("{attempt:?} was refused by no row")
     }
 
@@ -204,24 +205,28 @@ impl Store for Shared {
         Ok(Vec::new())
     }
 
-    async fn deactivate(&self, attempts: &[Attempt], _: Monotonic) -> Result<Vec<Deactivation>, StoreError> {
+    async fn deactivate(&self, attempts: &[Attempt], _: Monotonic) -> Result<Vec<Stored>, StoreError> {
         let mut fleet = self.lock();
         let mut done = Vec::new();
         for attempt in attempts {
             if fleet.budget_left() == 0 {
-                done.push(Deactivation::OverBudget);
+                done.push(Stored::OverBudget);
                 continue;
             }
             let row = fleet.rows.get_mut(&attempt.streamer.id).unwrap();
             row.is_active = false;
             row.token.failure = None;
             fleet.deactivated.push((attempt.streamer.id, attempt.ended_at));
-            done.push(Deactivation::Done(Vec::new()));
+            done.push(Stored::Deactivated(Vec::new()));
         }
         Ok(done)
     }
 
-    async fn notice(&self, attempts: &[Attempt], _: Monotonic) -> Result<Vec<Option<Vec<Told>>>, StoreError> {
+    async fn notice(
+        &self,
+        attempts: &[Attempt],
+        _: Monotonic,
+    ) -> Result<Vec<Option<Vec<Recipient>>>, StoreError> {
         let mut fleet = self.lock();
         let mut done = Vec::new();
         for attempt in attempts {
@@ -307,12 +312,14 @@ impl Twitch for Shared {
     }
 }
 
-impl Signals for Shared {
+impl RetryScheduler for Shared {
     async fn arm_retry(&self, minute: DateTime<Utc>) -> Result<(), SignalError> {
         self.lock().retries.insert(minute);
         Ok(())
     }
+}
 
+impl EventPublisher for Shared {
     async fn publish(&self, _: &StreamerDeactivated) -> Result<(), SignalError> {
         Ok(())
     }
@@ -365,6 +372,7 @@ fn play(fleet: &Shared, hours: i64, numbers: &mut Numbers) {
         fleet.clone(),
         fleet.clone(),
         fleet.clone(),
+        fleet.clone(),
         Arc::new(fleet.clone()),
         Policy::default(),
         64,
@@ -400,7 +408,7 @@ fn most_in_an_hour(times: &[DateTime<Utc>]) -> u64 {
 }
 
 #[test]
-fn thirty_hours_of_nothing_but_refusals_deactivate_nobody() {
+fn thirty_hours_of_nothing_but_refusals_deactivate_no_streamer() {
     for size in [1, 2, 6, 50, 500] {
         for validate in [Validate::Unavailable, Validate::Truth, Validate::Dead] {
             // Expired, living, and both.
@@ -435,7 +443,7 @@ fn thirty_hours_of_nothing_but_refusals_deactivate_nobody() {
 }
 
 #[test]
-fn who_recovers_after_hours_of_refusals_is_refreshed_and_nobody_is_deactivated() {
+fn streamers_that_recover_after_hours_of_refusals_are_refreshed_and_not_deactivated() {
     for size in [1, 2, 6, 50] {
         for validate in [Validate::Unavailable, Validate::Truth, Validate::Dead] {
             let mut numbers = Numbers(7);
@@ -452,7 +460,7 @@ fn who_recovers_after_hours_of_refusals_is_refreshed_and_nobody_is_deactivated()
 }
 
 #[test]
-fn a_streamer_that_disconnects_is_deactivated_and_nobody_else() {
+fn a_streamer_that_disconnects_is_deactivated_and_no_other() {
     for (size, seeds) in [(1, 1), (2, 10), (6, 10), (50, 3), (500, 1)] {
         for (left, spread) in [(-30, 20), (60, 150)] {
             for seed in 0..seeds {

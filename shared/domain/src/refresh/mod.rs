@@ -1,24 +1,24 @@
 //! The cycle: *refresh what is due now*. Every trigger runs this one path: load, decide, (stop here in a dry run,)
 //! claim, ask Twitch, write.
 //!
-//! Four loops run side by side: the first reads the authorized streamers page by page and leases what is due, the
-//! second keeps a bounded number of calls to Twitch in flight, the third writes what has arrived in batches, and the
-//! fourth signals what follows from that: when a retry is due, who was deactivated. All run on the caller's task: nothing
-//! is spawned, and dropping the future stops everything. Bounded channels between them hold back the one that is ahead; a
-//! slow database never keeps an answer of Twitch's from being read.
+//! Four parts run side by side: [`lease`] reads the authorized streamers page by page and leases what is due, [`ask`] keeps a
+//! bounded number of calls to Twitch in flight, [`write`] stores what has arrived in batches, and [`announce`] arms retries
+//! and publishes deactivations. [`judge`] serves two of them, where an answer of Twitch's is not enough. All run on the
+//! caller's task: nothing is spawned, and dropping the future stops everything. Bounded channels between them hold back the
+//! one that is ahead; a slow database never keeps an answer of Twitch's from being read.
 
-mod attempt;
+mod announce;
+mod ask;
+mod context;
 mod cycle;
-mod failure;
 #[cfg(test)]
 mod fleet;
+mod judge;
 mod lease;
 mod progress;
-mod signal;
 mod write;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use futures::channel::mpsc;
@@ -26,104 +26,45 @@ use futures::future;
 use futures::{SinkExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 
+use self::announce::{Announcements, Announcing};
+use self::ask::Asking;
+use self::context::Context;
 pub use self::cycle::{Cycle, DEADLINE_MARGIN, Limits, MAX_CALL, MIN_CYCLE, SIGNAL_TIMEOUT, Scope};
-use self::failure::Failed;
-pub(crate) use self::lease::unreadable;
+use self::judge::Judging;
+use self::lease::Leasing;
 use self::progress::Progress;
-use self::signal::Signaller;
+use self::write::{WRITE_BATCH, Writing};
+use crate::attempt::Resolution;
 use crate::clock::{Clock, Monotonic};
-use crate::evidence::Proof;
-use crate::policy::{Failure, Policy};
-use crate::ports::{Attempt, Change, Signals, Store, Twitch};
-use crate::report::{Observer, Outcome, Report, Stop};
-use crate::streamer::{Streamer, StreamerId};
-
-/// How many results one statement writes at most.
-const WRITE_BATCH: usize = 256;
+use crate::policy::Policy;
+use crate::ports::{EventPublisher, RetryScheduler, Store, Twitch};
+use crate::report::{Observer, Report, Stop};
 
 /// Refreshes tokens: the rules of [`Policy`] applied through the ports.
-pub struct RefreshService<S, T, G> {
+pub struct RefreshService<S, T, R, E> {
     store: S,
     twitch: T,
-    signals: G,
+    retries: R,
+    events: E,
     clock: Arc<dyn Clock>,
     policy: Policy,
     in_flight: usize,
     stop: CancellationToken,
 }
 
-/// Keeps what it hears of.
-struct Collector<'a> {
-    observer: &'a dyn Observer,
-    outcomes: Mutex<HashMap<StreamerId, Outcome>>,
-}
-
-impl Observer for Collector<'_> {
-    fn refreshing(&self, streamer: &Streamer) {
-        self.observer.refreshing(streamer);
-    }
-
-    fn done(&self, streamer: &Streamer, outcome: &Outcome) {
-        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
-        outcomes.insert(streamer.id, outcome.clone());
-        drop(outcomes);
-        self.observer.done(streamer, outcome);
-    }
-
-    fn finished(&self, report: &Report) {
-        self.observer.finished(report);
-    }
-}
-
-/// What became of one streamer, on its way to the database.
-enum Attempted {
-    Arrived(Arrived),
-    Refused(Refused),
-}
-
-/// A result, with what the observer is to hear of it once it is stored.
-struct Arrived {
-    attempt: Attempt,
-    outcome: Outcome,
-}
-
-/// A refusal that deactivates if it is confirmed.
-struct Refused {
-    attempt: Attempt,
-    failed: Failed,
-    /// The failure that stood before.
-    before: Option<Failure>,
-}
-
-impl Refused {
-    /// The attempt, if it is confirmed.
-    fn deactivation(&self) -> Attempt {
-        let Failed { reason, expires_at, memory, .. } = &self.failed;
-        let change =
-            Change::Deactivated { reason: reason.clone(), expires_at: *expires_at, memory: memory.clone() };
-        Attempt { change, ..self.attempt.clone() }
-    }
-}
-
-impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
+impl<S: Store, T: Twitch, R: RetryScheduler, E: EventPublisher> RefreshService<S, T, R, E> {
     /// `in_flight` is how many calls to Twitch a cycle has under way at once.
     pub fn new(
         store: S,
         twitch: T,
-        signals: G,
+        retries: R,
+        events: E,
         clock: Arc<dyn Clock>,
         policy: Policy,
         in_flight: usize,
     ) -> Self {
-        Self {
-            store,
-            twitch,
-            signals,
-            clock,
-            policy,
-            in_flight: in_flight.max(1),
-            stop: CancellationToken::default(),
-        }
+        let (in_flight, stop) = (in_flight.max(1), CancellationToken::default());
+        Self { store, twitch, retries, events, clock, policy, in_flight, stop }
     }
 
     /// Ends cycles in order when `stop` is given: they begin nothing, finish what is in flight, and give leases back.
@@ -135,6 +76,10 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     /// Where the streamers are kept.
     pub fn store(&self) -> &S {
         &self.store
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
     }
 
     /// The time.
@@ -153,106 +98,64 @@ impl<S: Store, T: Twitch, G: Signals> RefreshService<S, T, G> {
     /// [`Report::stopped`]. Leases are given back either way.
     pub async fn run(&self, cycle: &Cycle, observer: &dyn Observer) -> Report {
         let started_at = self.clock.monotonic();
-        let progress = Progress::new(observer);
+        let context = Context {
+            cycle,
+            progress: Progress::new(observer),
+            policy: &self.policy,
+            clock: self.clock.as_ref(),
+            stop: &self.stop,
+        };
         if cycle.limits.start.is_some_and(|at| at < started_at) {
-            progress.stop(Stop::NoTime);
+            context.progress.stop(Stop::NoTime);
         }
         let (claims_in, claims) = mpsc::channel(self.in_flight);
         let (arrived_in, arrived) = mpsc::channel(WRITE_BATCH);
         let (refused_in, refused) = mpsc::channel(WRITE_BATCH);
-        let (signals_in, mut signals) = mpsc::unbounded();
         let (stuck_in, stuck) = mpsc::unbounded();
-        let signaller = &Signaller { progress: &progress, signals: signals_in, stuck: stuck_in };
+        let (announcements_in, announcements) = mpsc::unbounded();
 
-        let lease = async {
-            if let Err(error) = self.lease_what_is_due(cycle, &progress, claims_in).await {
-                progress.stop(Stop::Store(error));
-            }
-        };
+        let leasing = Leasing::new(&context, &self.store, &self.twitch, self.in_flight, claims_in);
+        let asking = &Asking { context: &context, twitch: &self.twitch };
+        let announcing = Announcing { context: &context, retries: &self.retries, events: &self.events };
+        let announced = Announcements::new(&context, announcements_in);
+        let writing = &Writing::new(&context, &self.store, announced, stuck_in);
+        let judging = &Judging { context: &context, store: &self.store, asking, writing };
+
         let ask = async {
             let ask_one = |claim| {
                 let (mut arrived_in, mut refused_in) = (arrived_in.clone(), refused_in.clone());
-                let progress = &progress;
                 async move {
-                    // The loop that writes outlives this one.
-                    let _ = match self.attempt_guarded(cycle, progress, claim).await {
-                        Attempted::Arrived(one) => arrived_in.send(one).await,
-                        Attempted::Refused(one) => refused_in.send(one).await,
+                    let attempt = asking.attempt(claim).await;
+                    // The parts that these are sent to outlive this one.
+                    let _ = match attempt.resolution {
+                        Resolution::Deactivate { .. } => refused_in.send(attempt).await,
+                        // Boxed: it is rare, and every attempt would carry its size.
+                        _ if judging.is_incomplete(&attempt) => {
+                            match Box::pin(judging.complete(attempt)).await {
+                                Some(completed) => arrived_in.send(completed).await,
+                                None => Ok(()),
+                            }
+                        }
+                        _ => arrived_in.send(attempt).await,
                     };
                 }
             };
             claims.for_each_concurrent(self.in_flight, ask_one).await;
             drop((arrived_in, refused_in));
         };
-        // Loops where `for_each` would be shorter: the compiler doesn't see that the futures of its closures are `Send`,
-        // which a server's have to be.
-        let record = async {
-            let mut batches = arrived.ready_chunks(WRITE_BATCH);
-            while let Some(batch) = batches.next().await {
-                self.record(cycle, signaller, batch).await;
-            }
-        };
-        let deactivate = async {
-            let mut batches = refused.ready_chunks(WRITE_BATCH);
-            // What another streamer's refresh may still confirm is judged when all have been asked about.
-            let mut open = Vec::new();
-            while let Some(batch) = batches.next().await {
-                let is_clear = |one: &Refused| one.failed.proof == Some(Proof::NothingToAsk);
-                let (confirmed, more): (_, Vec<_>) = batch.into_iter().partition(is_clear);
-                self.deactivate(cycle, signaller, confirmed).await;
-                open.extend(more);
-                if open.len() > WRITE_BATCH {
-                    self.judge(cycle, signaller, std::mem::take(&mut open)).await;
-                }
-            }
-            self.judge(cycle, signaller, open).await;
-        };
-        let rows = async {
-            future::join(record, deactivate).await;
-            // Whatever is stuck is known by now.
-            signaller.stuck.close_channel();
-        };
-        let see_to = async {
-            let see_to_one = |one| async move { self.see_to(cycle, signaller, one).await };
-            stuck.for_each_concurrent(None, see_to_one).await;
-        };
         let write = async {
-            future::join(rows, see_to).await;
-            self.arm_for_the_rest(signaller);
-            // The loop that signals ends.
-            signaller.signals.close_channel();
+            let rows = async {
+                future::join(writing.run(arrived), judging.run(refused)).await;
+                writing.close_stuck();
+            };
+            future::join(rows, writing.run_stuck(stuck)).await;
+            writing.close();
         };
-        let signal = async {
-            while let Some(signal) = signals.next().await {
-                self.signal(cycle, &progress, signal).await;
-            }
-        };
-        future::join4(lease, ask, write, signal).await;
+        future::join4(leasing.run(), ask, write, announcing.run(announcements)).await;
 
-        let mut report = progress.into_report();
+        let mut report = context.progress.into_report();
         report.duration = self.clock.monotonic() - started_at;
         observer.finished(&report);
         report
-    }
-
-    /// Runs one cycle over a few, and answers with what became of each.
-    pub(crate) async fn run_for(
-        &self,
-        cycle: &Cycle,
-        observer: &dyn Observer,
-    ) -> (Report, HashMap<StreamerId, Outcome>) {
-        let collector = Collector { observer, outcomes: Mutex::default() };
-        let report = self.run(cycle, &collector).await;
-        (report, collector.outcomes.into_inner().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn must_stop(&self, cycle: &Cycle, progress: &Progress<'_>) -> bool {
-        if cycle.limits.start.is_some_and(|at| self.clock.monotonic() > at) {
-            progress.stop(Stop::Deadline);
-        }
-        if self.stop.is_cancelled() {
-            progress.stop(Stop::Interrupted);
-        }
-        progress.stopped()
     }
 }

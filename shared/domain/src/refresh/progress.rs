@@ -1,4 +1,4 @@
-//! What has been seen so far, shared by the loops.
+//! What has been seen so far, shared by the parts.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use crate::streamer::{Streamer, StreamerId};
 
 /// The report as it grows, and whether the cycle goes on.
 pub(super) struct Progress<'a> {
-    pub(super) observer: &'a dyn Observer,
+    observer: &'a dyn Observer,
     state: Mutex<State>,
 }
 
@@ -49,6 +49,10 @@ impl<'a> Progress<'a> {
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn refreshing(&self, streamer: &Streamer) {
+        self.observer.refreshing(streamer);
     }
 
     pub(super) fn done(&self, streamer: &Streamer, outcome: &Outcome) {

@@ -1,7 +1,8 @@
 //! The service worker shows one notice of a kind, so the newest names all streamers that are still lost for its person.
 
 use anyhow::Result;
-use domain::ports::{Deactivation, Store as _};
+use domain::attempt::Stored;
+use domain::ports::Store as _;
 use domain::{Clock as _, StreamerId};
 use end_to_end::Still;
 use end_to_end::people::{
@@ -41,7 +42,7 @@ impl Scene {
         self.still.turn(61);
         let attempts = [deactivation(&self.store, streamer, self.still.now()).await?];
         let done = self.store.deactivate(&attempts, self.still.clock.monotonic()).await?;
-        assert!(matches!(done[..], [Deactivation::Done(_)]), "{done:?}");
+        assert!(matches!(done[..], [Stored::Deactivated(_)]), "{done:?}");
         Ok(())
     }
 

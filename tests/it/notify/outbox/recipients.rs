@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::notification::{Campaigns, Recipient, Told};
+use domain::attempt::Stored;
+use domain::notification::{Campaigns, Recipient, Role};
 use domain::notify::NotifyReport;
-use domain::ports::{Deactivation, Store as _};
+use domain::ports::Store as _;
 use domain::report::{Outcome, Standing};
 use domain::{CampaignId, Clock as _};
 use end_to_end::people::{
@@ -19,9 +20,9 @@ use store::{Database, PgStore};
 
 use super::one_device;
 
-fn told<'a>(ran: &'a Ran, login: &str) -> &'a [Told] {
+fn recipients<'a>(ran: &'a Ran, login: &str) -> &'a [Recipient] {
     match ran.outcome(login) {
-        Outcome::Failed { standing: Standing::Deactivated { told }, .. } => told,
+        Outcome::Failed { standing: Standing::Deactivated { recipients }, .. } => recipients,
         other => panic!("{login} was not deactivated: {other:?}"),
     }
 }
@@ -50,9 +51,9 @@ async fn preferences_are_respected_and_silence_is_consent() -> Result<()> {
 
     let ran = two_runs(&still).await?;
 
-    let told = told(&ran, "aria");
-    assert_eq!(told.len(), 11, "the streamer and ten game masters: {told:?}");
-    for one in told {
+    let found = recipients(&ran, "aria");
+    assert_eq!(found.len(), 11, "the streamer and ten game masters: {found:?}");
+    for one in found {
         let devices = u32::from(willing.contains(&one.name));
         assert_eq!(one.devices, devices, "{one:?}");
     }
@@ -82,16 +83,12 @@ async fn each_person_is_told_once_whatever_the_number_of_campaigns() -> Result<(
 
     let campaigns = vec![CampaignId(brumes), CampaignId(couronne)];
     let names = vec!["Brumes".to_owned(), "Couronne".to_owned()];
-    let master = Recipient::GameMaster(Campaigns { first: campaigns[0], names, count: 2 });
-    let one = |name: &str, recipient, devices, campaigns| Told {
-        name: name.to_owned(),
-        recipient,
-        devices,
-        campaigns,
-    };
+    let master = Role::GameMaster(Campaigns { first: campaigns[0], names, count: 2 });
+    let one =
+        |name: &str, role, devices, campaigns| Recipient { name: name.to_owned(), role, devices, campaigns };
     assert_eq!(
-        told(&ran, "aria"),
-        [one("aria", Recipient::Streamer, 2, vec![]), one("Corvin", master, 1, campaigns),]
+        recipients(&ran, "aria"),
+        [one("aria", Role::Streamer, 2, vec![]), one("Corvin", master, 1, campaigns),]
     );
 
     let push = RecordingPush::default();
@@ -143,8 +140,8 @@ async fn a_repeated_deactivation_doubles_nothing_and_answers_the_same() -> Resul
     let now = still.now();
     let attempts = [deactivation(&store, streamer, now).await?];
     let first = store.deactivate(&attempts, still.clock.monotonic()).await?;
-    let [Deactivation::Done(told)] = first.as_slice() else { panic!("{first:?}") };
-    assert_eq!((told.len(), told[0].devices), (1, 1));
+    let [Stored::Deactivated(found)] = first.as_slice() else { panic!("{first:?}") };
+    assert_eq!((found.len(), found[0].devices), (1, 1));
     // Meanwhile others have used up the budget: it is done all the same.
     sqlx::query(
         "INSERT INTO token_refresh.deactivations SELECT gen_random_uuid(), $1 FROM generate_series(1, 9)",
@@ -198,8 +195,8 @@ async fn a_deactivation_costs_as_many_rows_as_one_person_is_told_on_devices() ->
 
     let ran = two_runs(&still).await?;
 
-    let [_, master] = told(&ran, "aria") else { panic!("the streamer and one game master") };
-    let Recipient::GameMaster(campaigns) = &master.recipient else { panic!("{master:?}") };
+    let [_, master] = recipients(&ran, "aria") else { panic!("the streamer and one game master") };
+    let Role::GameMaster(campaigns) = &master.role else { panic!("{master:?}") };
     assert_eq!((master.devices, campaigns.count, campaigns.names.len()), (20, 400, 3));
     assert_eq!(master.campaigns.len(), 400);
     assert_eq!(outbox(world).await?.len(), 20);
@@ -223,7 +220,7 @@ async fn a_person_is_told_on_the_twenty_newest_devices() -> Result<()> {
             .await?;
     }
     let ran = two_runs(&still).await?;
-    assert_eq!(told(&ran, "aria").iter().map(|told| told.devices).collect::<Vec<_>>(), [20, 1]);
+    assert_eq!(recipients(&ran, "aria").iter().map(|one| one.devices).collect::<Vec<_>>(), [20, 1]);
     let push = RecordingPush::default();
     assert_eq!(deliver(&notify(world, &push).await?).await?.delivered, 21);
     for n in 0..25 {

@@ -1,4 +1,4 @@
-//! What wakes others.
+//! What wakes others: retries, and the event of a deactivation.
 
 use std::future::Future;
 
@@ -9,17 +9,20 @@ use crate::authorization::CampaignId;
 use crate::schedule::Trigger;
 use crate::streamer::StreamerId;
 
-/// What wakes others: the one-shot that runs a cycle again, and the domain event of a deactivation. Neither carries
-/// anything that the database doesn't hold: a lost one is recovered by the next sweep.
-pub trait Signals: Send + Sync {
+/// Has a cycle run again. What is due stands in the database: a retry that is lost is recovered by the next sweep.
+pub trait RetryScheduler: Send + Sync {
     /// Has a cycle run in this minute. A minute that was asked for already is fine.
     fn arm_retry(&self, minute: DateTime<Utc>) -> impl Future<Output = Result<(), SignalError>> + Send;
+}
 
+/// Publishes domain events. They say nothing that the database doesn't hold: what one that is lost would have started, a timer
+/// starts later.
+pub trait EventPublisher: Send + Sync {
     /// Publishes a deactivation.
     fn publish(&self, event: &StreamerDeactivated) -> impl Future<Output = Result<(), SignalError>> + Send;
 }
 
-/// A signal could not be given. The text holds no secret.
+/// A retry could not be armed, or an event not published. The text holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct SignalError(pub String);
@@ -27,7 +30,7 @@ pub struct SignalError(pub String);
 /// The domain event `streamer deactivated`. Ids only: no names, no tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StreamerDeactivated {
-    /// Of this structure.
+    /// The version of this structure.
     pub version: u32,
     /// Who.
     pub streamer_id: StreamerId,
