@@ -51,7 +51,7 @@ pub async fn notify() -> Result<(), Error> {
     let (environment, shutdown) = (crate::start()?, Shutdown::listen());
     let opened = &Opened::<Notifier>::new(environment, Process::stopped_by(shutdown.signal()));
     crate::serve(shutdown, async |Wake, deadline| {
-        let report = opened.run(None, async |notifier| deliver(notifier, deadline).await).await?;
+        let report = opened.run(None, async |notifier, _| deliver(notifier, deadline).await).await?;
         log_deliveries(&report);
         Ok(report)
     })

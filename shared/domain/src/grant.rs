@@ -125,7 +125,9 @@ impl<S: Memberships> Request<S> for Granting {
             Some(Outcome::Failed { reason, .. }) => Err(GrantError::Outage(reason)),
             _ => Err(match &report.stopped {
                 Some(Stop::Store(error)) => error.clone().into(),
-                Some(Stop::Misconfigured(reason)) => GrantError::Ours(reason.clone()),
+                Some(Stop::Misconfigured(reason) | Stop::UnknownKey(reason)) => {
+                    GrantError::Ours(reason.clone())
+                }
                 Some(stopped @ Stop::Outages) => GrantError::Outage(stopped.to_string()),
                 Some(Stop::Deadline | Stop::NoTime | Stop::Interrupted) | None => GrantError::NoTime,
             }),

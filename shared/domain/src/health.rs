@@ -117,6 +117,13 @@ pub struct HealthReport {
 }
 
 impl HealthReport {
+    /// Whether something of ours has kept a channel from being checked.
+    #[must_use]
+    pub fn has_fault_of_ours(&self) -> bool {
+        let ours = |one: &Checked| matches!(one.detail, Some(Detail::OurFault | Detail::CredentialsRefused));
+        self.streamers.iter().any(ours)
+    }
+
     /// Whether every channel can be used.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
@@ -334,6 +341,7 @@ fn not_reached(stopped: Option<&Stop>) -> Detail {
     match stopped {
         Some(Stop::Store(_)) => Detail::DatabaseFailed,
         Some(Stop::Misconfigured(_)) => Detail::CredentialsRefused,
+        Some(Stop::UnknownKey(_)) => Detail::OurFault,
         Some(Stop::Outages) => Detail::TwitchDown,
         Some(Stop::Deadline | Stop::NoTime | Stop::Interrupted) | None => Detail::NoTime,
     }

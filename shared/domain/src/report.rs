@@ -154,6 +154,8 @@ pub enum Stop {
     Interrupted,
     /// Our credentials are wrong.
     Misconfigured(String),
+    /// A stored token is under a key that we don't have, or fails authentication; our keys may have changed.
+    UnknownKey(String),
     /// The database failed.
     Store(StoreError),
 }
@@ -170,7 +172,7 @@ impl Stop {
     pub fn is_ours(&self) -> bool {
         match self {
             Self::Deadline | Self::Outages | Self::Interrupted => false,
-            Self::NoTime | Self::Misconfigured(_) | Self::Store(_) => true,
+            Self::NoTime | Self::Misconfigured(_) | Self::UnknownKey(_) | Self::Store(_) => true,
         }
     }
 }
@@ -188,7 +190,7 @@ impl fmt::Display for Stop {
                 crate::policy::OUTAGE_LIMIT
             ),
             Self::Interrupted => f.write_str("it was interrupted; the rest is left to the next run"),
-            Self::Misconfigured(reason) => f.write_str(reason),
+            Self::Misconfigured(reason) | Self::UnknownKey(reason) => f.write_str(reason),
             Self::Store(error) => error.fmt(f),
         }
     }

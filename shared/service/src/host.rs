@@ -79,8 +79,12 @@ impl Host {
     ///
     /// If nothing could be opened, or the cycle stopped for what needs the operator.
     pub async fn run(&self, cycle: &Cycle, deadline: Option<Monotonic>) -> Result<Report, RunError> {
-        let ran =
-            self.0.run(cycle.limits.start, async |service: Arc<Service>| service.run(cycle).await).await;
+        let ran = self
+            .0
+            .run(cycle.limits.start, async |service: Arc<Service>, keys_are_current| {
+                service.run(&Cycle { keys_are_current, ..cycle.clone() }).await
+            })
+            .await;
         if let (Trigger::Planned | Trigger::Sweep, Some(service)) = (cycle.trigger, self.0.opened()) {
             // Before an error is answered: a misconfigured function is when the coverage and the ages are needed.
             Box::pin(service.follow_up(cycle.trigger, deadline)).await;
@@ -104,11 +108,11 @@ impl Host {
     /// If nothing was granted.
     pub async fn grant(&self, key: MembershipKey, request: &Request) -> Result<Membership, GrantError> {
         self.0
-            .run(None, async |service: Arc<Service>| {
+            .run(None, async |service: Arc<Service>, keys_are_current| {
                 let answer_by = request.answer_by(service.monotonic(), GRANT_TIMEOUT);
                 let cycles =
                     service.cycles(Some(twitch_until(answer_by, &service))).map_err(OpenError::from)?;
-                let cycle = request.cycle(Trigger::Grant, answer_by);
+                let cycle = Cycle { keys_are_current, ..request.cycle(Trigger::Grant, answer_by) };
                 Box::pin(grant(&cycles, key, cycle, &RefreshLog)).await
             })
             .await
@@ -152,12 +156,17 @@ impl Host {
     /// campaign without streamers is no error.
     pub async fn check(&self, campaign: CampaignId, request: &Request) -> Result<HealthReport, CheckError> {
         self.0
-            .run(None, async |service: Arc<Service>| {
+            .run(None, async |service: Arc<Service>, keys_are_current| {
                 let answer_by = request.answer_by(service.monotonic(), service.health_check_timeout());
                 let cycles =
                     service.cycles(Some(twitch_until(answer_by, &service))).map_err(OpenError::from)?;
-                let cycle = request.cycle(Trigger::HealthCheck, answer_by);
-                Box::pin(check(&cycles, campaign, cycle, &HealthCheckLog)).await
+                let cycle = Cycle { keys_are_current, ..request.cycle(Trigger::HealthCheck, answer_by) };
+                match Box::pin(check(&cycles, campaign, cycle, &HealthCheckLog)).await {
+                    Ok(report) if report.has_fault_of_ours() && !keys_are_current => {
+                        Err(CheckError::Ours("a secret may have changed".to_owned()))
+                    }
+                    done => done,
+                }
             })
             .await
     }
@@ -168,7 +177,7 @@ impl Host {
         F: Future<Output = Result<R, E>>,
         D: From<E> + From<OpenError> + MayBlameSecret,
     {
-        self.0.run(None, async |service| Ok(work(service).await?)).await
+        self.0.run(None, async |service, _| Ok(work(service).await?)).await
     }
 }
 
@@ -217,7 +226,7 @@ impl MayBlameSecret for OpenError {
 
 impl MayBlameSecret for RunError {
     fn may_blame_secret(&self) -> bool {
-        matches!(self, Self::Stopped(Stop::Misconfigured(_)))
+        matches!(self, Self::Stopped(Stop::Misconfigured(_) | Stop::UnknownKey(_)))
     }
 }
 

@@ -126,7 +126,7 @@ struct Current<T> {
     /// What the secrets said when it was opened.
     said: Said,
     look_at: DateTime<Utc>,
-    looked_in_vain_at: Option<DateTime<Utc>>,
+    looked_at: Option<DateTime<Utc>>,
 }
 
 impl<T: Open> Opened<T> {
@@ -149,7 +149,8 @@ impl<T: Open> Opened<T> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Does this with what is open; once more, if it fails by a secret that has changed meanwhile.
+    /// Does this with what is open; once more, if it fails by what a secret says. `work` hears whether the secrets were read just
+    /// now, or stand in the environment: then there is nothing newer.
     ///
     /// # Errors
     ///
@@ -157,18 +158,18 @@ impl<T: Open> Opened<T> {
     pub async fn run<R, E, F>(
         &self,
         give_up_at: Option<Monotonic>,
-        work: impl Fn(Arc<T>) -> F,
+        work: impl Fn(Arc<T>, bool) -> F,
     ) -> Result<R, E>
     where
         E: From<OpenError> + MayBlameSecret,
         F: Future<Output = Result<R, E>>,
     {
         let value = self.current(give_up_at).await?;
-        match work(value.clone()).await {
-            Err(error) if error.may_blame_secret() => match self.renewed(&value).await {
-                Some(renewed) => work(renewed).await,
-                None => Err(error),
-            },
+        let is_current = self.secrets.are_none() || self.has_looked_just_now().await;
+        match work(value.clone(), is_current).await {
+            Err(error) if !is_current && error.may_blame_secret() => {
+                work(self.renewed(&value).await, true).await
+            }
             done => done,
         }
     }
@@ -190,24 +191,26 @@ impl<T: Open> Opened<T> {
                     value,
                     said,
                     look_at: self.process.clock.now() + RENEW_AFTER,
-                    looked_in_vain_at: None,
+                    looked_at: None,
                 });
                 Ok(open.value.clone())
             }
         }
     }
 
-    /// For an event that was refused with `seen`: another value, if a secret has changed by now.
-    async fn renewed(&self, seen: &Arc<T>) -> Option<Arc<T>> {
-        if self.secrets.are_none() {
-            return None;
-        }
+    async fn has_looked_just_now(&self) -> bool {
+        let current = self.current.lock().await;
+        current.as_ref().is_some_and(|open| open.is_settled(self.process.clock.now()))
+    }
+
+    /// For an event that has failed with `seen`: what is open by now, with secrets that were read just now.
+    async fn renewed(&self, seen: &Arc<T>) -> Arc<T> {
         let mut current = self.current.lock().await;
-        let open = current.as_mut()?;
+        let Some(open) = current.as_mut() else { return seen.clone() };
         if Arc::ptr_eq(&open.value, seen) && !open.is_settled(self.process.clock.now()) {
             self.look(open).await;
         }
-        Some(open.value.clone()).filter(|value| !Arc::ptr_eq(value, seen))
+        open.value.clone()
     }
 
     /// Reads the secrets, and opens again if one has changed.
@@ -217,12 +220,12 @@ impl<T: Open> Opened<T> {
         let is_whole = read.is_whole();
         let said = self.secrets.or_before(read, &open.said);
         let mut pause = if is_whole { RENEW_AFTER } else { LOOK_AGAIN_AFTER };
-        open.looked_in_vain_at = Some(now);
+        open.looked_at = Some(now);
         if said != open.said {
             match self.open(&said, None).await {
                 Ok(value) => {
                     tracing::info!("a secret was changed: it is in use from now on");
-                    (open.value, open.said, open.looked_in_vain_at) = (value, said, None);
+                    (open.value, open.said) = (value, said);
                 }
                 Err(error) => {
                     tracing::error!("a secret was changed, and what it said before is used on: {error}");
@@ -250,7 +253,7 @@ impl<T> Current<T> {
     }
 
     fn is_settled(&self, now: DateTime<Utc>) -> bool {
-        self.looked_in_vain_at.is_some_and(|at| is_settled(at, now))
+        self.looked_at.is_some_and(|at| is_settled(at, now))
     }
 }
 

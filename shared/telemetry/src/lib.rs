@@ -84,17 +84,17 @@ impl Observer for RefreshLog {
         match outcome {
             Outcome::Failed { reason, standing, alarm: Some(_), .. } => {
                 let standing = Text(standing);
-                tracing::error!(streamer = %id, login, reason, %standing, "refresh failed, and somebody has to look");
+                tracing::error!(streamer = %id, login, reason, %standing, "refresh of {login} failed and needs the operator: {reason} ({standing})");
             }
             Outcome::Failed { reason, standing, alarm: None, .. } => {
                 let standing = Text(standing);
-                tracing::warn!(streamer = %id, login, reason, %standing, "refresh failed");
+                tracing::warn!(streamer = %id, login, reason, %standing, "refresh of {login} failed: {reason} ({standing})");
             }
             Outcome::Skipped(Skip::Unusable { why, .. }) if why.is_ours() => {
                 let why = Text(why);
-                tracing::error!(streamer = %id, login, %why, "the token is not the streamer's, and it needs the operator");
+                tracing::error!(streamer = %id, login, %why, "token of {login} needs the operator: {why}");
             }
-            other => tracing::debug!(streamer = %id, login, outcome = %Text(other), "streamer done"),
+            other => tracing::debug!(streamer = %id, login, outcome = %Text(other), "{login} done"),
         }
     }
 
@@ -107,7 +107,7 @@ impl Observer for RefreshLog {
             tracing::error!(
                 signals_failed = report.signals_failed,
                 signal_failure = reason,
-                "signals failed"
+                "retries or events of the cycle failed: {reason}"
             );
         }
         tracing::info!(

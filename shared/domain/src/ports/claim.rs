@@ -29,6 +29,18 @@ pub struct Claim {
     pub lease: Lease,
 }
 
+impl Claim {
+    /// Why our keys don't open a stored token, if so.
+    #[must_use]
+    pub fn unknown_key(&self) -> Option<&str> {
+        let errors = [self.refresh.as_ref().err(), self.access.as_ref().err()];
+        errors.into_iter().find_map(|error| match error {
+            Some(Unreadable::Keys(reason)) => Some(reason.as_str()),
+            _ => None,
+        })
+    }
+}
+
 /// The right to write one streamer's result.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Lease {

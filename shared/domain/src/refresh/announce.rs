@@ -61,7 +61,7 @@ impl<'a> Announcements<'a> {
         match stopped {
             Some(Stop::Deadline | Stop::Interrupted) => self.retry(self.context.now() + NEXT_MINUTE),
             Some(Stop::Outages) => self.retry(self.context.now() + self.context.policy.retry_delay),
-            Some(Stop::NoTime | Stop::Misconfigured(_) | Stop::Store(_)) | None => {}
+            Some(Stop::NoTime | Stop::Misconfigured(_) | Stop::UnknownKey(_) | Stop::Store(_)) | None => {}
         }
         self.queue.close_channel();
     }

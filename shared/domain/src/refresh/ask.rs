@@ -29,9 +29,7 @@ impl<T: Twitch> Asking<'_, T> {
     /// Decides again on what the lease protects, for another run may have been here meanwhile, and carries it out. A panic
     /// fails one streamer, not the cycle.
     pub(super) async fn attempt(&self, mut claim: Claim) -> Attempt {
-        let keys_open_it = ![claim.access.as_ref().err(), claim.refresh.as_ref().err()]
-            .iter()
-            .any(|error| matches!(error, Some(Unreadable::Keys(_))));
+        let keys_open_it = claim.unknown_key().is_none();
         claim.token = claim.token.under(&self.twitch.client_id(), keys_open_it);
         let started_at = self.context.now();
         let resolving = AssertUnwindSafe(self.resolve(&claim, started_at)).catch_unwind();
@@ -109,6 +107,10 @@ impl<T: Twitch> Asking<'_, T> {
             return Resolution::Skipped(Skip::Leased);
         }
         if self.context.must_stop() || claim.lease.left(*clock) < MAX_ATTEMPT {
+            return Resolution::Skipped(Skip::Stopped);
+        }
+        if let Some(reason) = claim.unknown_key().filter(|_| !cycle.keys_are_current) {
+            self.context.progress.stop(Stop::UnknownKey(reason.to_owned()));
             return Resolution::Skipped(Skip::Stopped);
         }
         let known = Known::stored(claim);

@@ -58,6 +58,9 @@ pub struct Cycle {
     pub grants: Option<CampaignId>,
     /// The caller that asked for it, if any.
     pub caller: Option<Caller>,
+    /// Whether our keys were read just now: a token under another key is a failure then. Otherwise the cycle stops at it, for
+    /// the key may have been added meanwhile.
+    pub keys_are_current: bool,
     /// How long it may take.
     pub limits: Limits,
 }
@@ -150,6 +153,7 @@ impl Cycle {
             scope: Scope::Authorized,
             grants: None,
             caller: None,
+            keys_are_current: true,
             limits: Limits::default(),
         }
     }
