@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 use domain::Streamer;
-use domain::notification::Presentation;
 use domain::notify::{NotifyReport, NotifyService};
 use domain::ports::Push;
 use domain::refresh::Cycle;
 use domain::report::{Outcome, Report};
 use domain::schedule::Trigger;
+use service::presentation::Presentation;
 use store::{self, PgOutbox};
 
 use crate::clock::TurnableClock;

@@ -1,18 +1,13 @@
-//! What people are told when a streamer is deactivated: who it is for, what it says, and what an attempt to deliver
-//! it changes. Pure functions.
+//! A notification of a deactivation: who it is for, and what an attempt to deliver it changes. Pure functions.
 //!
 //! Nothing here sends or stores anything.
 
-mod payload;
 #[cfg(test)]
 mod tests;
-mod text;
 
-pub use self::payload::{CAMPAIGN_ID, MAX_LINK, MAX_PAYLOAD, Presentation};
 pub use crate::recipient::{Campaigns, NAMED_CAMPAIGNS, Recipient, Role};
 
 use std::fmt;
-use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -40,28 +35,6 @@ pub const DEVICES_OF_A_PERSON: usize = 20;
 
 /// As many become the 32 characters of base64url that a topic may have.
 const TOPIC_BYTES: usize = 24;
-
-/// The language of what people read (`NOTIFICATION_LOCALE`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Locale {
-    /// French.
-    #[default]
-    Fr,
-    /// English.
-    En,
-}
-
-impl FromStr for Locale {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "fr" => Ok(Self::Fr),
-            "en" => Ok(Self::En),
-            _ => Err(()),
-        }
-    }
-}
 
 /// Which other streamers a person was notified of and are still lost, by their names, the newest first. The service worker
 /// shows one notification of a kind, so the newest says it of all.

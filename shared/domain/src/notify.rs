@@ -12,8 +12,8 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Monotonic};
-use crate::notification::{Next, Notification, Presentation, PushAnswer};
-use crate::ports::{Outbox, Push, PushMessage, StoreError};
+use crate::notification::{Next, Notification, PushAnswer};
+use crate::ports::{Compose, Outbox, Push, PushMessage, StoreError};
 
 /// The longest that one push may take.
 pub const PUSH_TIMEOUT: TimeDelta = TimeDelta::seconds(10);
@@ -81,7 +81,7 @@ pub struct NotifyService<O, P> {
     outbox: O,
     push: P,
     clock: Arc<dyn Clock>,
-    presentation: Presentation,
+    compose: Box<dyn Compose>,
     stop: CancellationToken,
 }
 
@@ -98,9 +98,10 @@ struct Run {
 }
 
 impl<O: Outbox, P: Push> NotifyService<O, P> {
-    /// `presentation` says how notifications are written.
-    pub fn new(outbox: O, push: P, clock: Arc<dyn Clock>, presentation: Presentation) -> Self {
-        Self { outbox, push, clock, presentation, stop: CancellationToken::default() }
+    /// `compose` writes the notifications.
+    pub fn new(outbox: O, push: P, clock: Arc<dyn Clock>, compose: impl Compose + 'static) -> Self {
+        let compose = Box::new(compose);
+        Self { outbox, push, clock, compose, stop: CancellationToken::default() }
     }
 
     /// Ends runs in order when `stop` is given: they claim nothing more, and finish what is in flight.
@@ -224,9 +225,7 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
                 }
                 answer
             } else {
-                PushAnswer::Unauthorized(format!(
-                    "{reason}: check VAPID_PUBLIC_KEY, VAPID_PRIVATE_KEY and VAPID_SUBJECT"
-                ))
+                PushAnswer::Unauthorized(reason)
             };
             lock(run).report.count(next, &answer);
             observer(&notification, &answer, next);
@@ -260,7 +259,7 @@ impl<O: Outbox, P: Push> NotifyService<O, P> {
     /// A subscription is user input: one that makes the program panic must not keep the others from being notified.
     async fn push(&self, notification: &Notification, now: DateTime<Utc>) -> PushAnswer {
         let message = PushMessage {
-            payload: notification.payload(&self.presentation),
+            payload: self.compose.payload(notification),
             topic: notification.topic(),
             time_to_live: notification.time_to_live(now),
         };

@@ -10,6 +10,7 @@ mod gauges;
 mod host;
 mod notifier;
 mod opened;
+pub mod presentation;
 mod secrets;
 mod service;
 pub mod shutdown;

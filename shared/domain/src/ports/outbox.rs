@@ -58,10 +58,16 @@ impl<P: Push> Push for Arc<P> {
     }
 }
 
+/// Writes notifications as the devices' service worker reads them.
+pub trait Compose: Send + Sync {
+    /// What is pushed, in plain.
+    fn payload(&self, notification: &Notification) -> Vec<u8>;
+}
+
 /// What is pushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PushMessage {
-    /// In plain; 3052 bytes at most, the limit of the crate `web-push`.
+    /// In plain.
     pub payload: Vec<u8>,
     /// A later message with the same topic replaces this one.
     pub topic: String,

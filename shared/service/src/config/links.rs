@@ -1,6 +1,6 @@
 //! Where a notification leads: a path of the frontend, or an absolute URL.
 
-use domain::notification::{CAMPAIGN_ID, MAX_LINK, Presentation};
+use crate::presentation::{CAMPAIGN_ID, MAX_LINK, Presentation};
 use url::Url;
 use uuid::Uuid;
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use domain::notification::{Locale, Presentation};
+use crate::presentation::{Locale, Presentation};
 use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
 use store::network::is_near;

@@ -1,9 +1,15 @@
-//! The JSON that the application's service worker reads.
+//! How notifications are written, and where they lead: the JSON that the application's service worker reads.
+
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::str::FromStr;
 
 use chrono::SecondsFormat;
+use domain::notification::{AlsoLost, Campaigns, Notification, Role};
+use domain::ports::Compose;
 use serde_json::{Map, json};
-
-use super::{AlsoLost, Campaigns, Locale, Notification, Role, text};
 
 /// The crate `web-push` encrypts no more bytes.
 pub const MAX_PAYLOAD: usize = 3_052;
@@ -13,6 +19,28 @@ pub const MAX_LINK: usize = 500;
 
 /// Stands for the campaign's id in a link.
 pub const CAMPAIGN_ID: &str = "{campaign_id}";
+
+/// The language of what people read (`NOTIFICATION_LOCALE`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Locale {
+    /// French.
+    #[default]
+    Fr,
+    /// English.
+    En,
+}
+
+impl FromStr for Locale {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "fr" => Ok(Self::Fr),
+            "en" => Ok(Self::En),
+            _ => Err(()),
+        }
+    }
+}
 
 /// How notifications are written, and where they lead. A link is a path of the frontend or an absolute URL of [`MAX_LINK`]
 /// bytes at most.
@@ -37,43 +65,44 @@ impl Default for Presentation {
     }
 }
 
-impl Notification {
-    /// The JSON that the application's service worker reads, of [`MAX_PAYLOAD`] bytes at most: of the streamers that are also
-    /// lost it names as many as there is room for, and counts the rest.
-    #[must_use]
-    pub fn payload(&self, presentation: &Presentation) -> Vec<u8> {
-        let AlsoLost { own, others } = &self.also_lost;
+impl Compose for Presentation {
+    /// Of [`MAX_PAYLOAD`] bytes at most: of the streamers that are also lost it names as many as there is room for, and counts
+    /// the rest.
+    fn payload(&self, notification: &Notification) -> Vec<u8> {
+        let AlsoLost { own, others } = &notification.also_lost;
         let all = own.len() + others.len();
         let fits = |named: usize| {
-            let payload = self.payload_naming(named, presentation);
+            let payload = self.payload_naming(notification, named);
             Some(payload).filter(|payload| payload.len() <= MAX_PAYLOAD)
         };
         fits(all).unwrap_or_else(|| {
             let named = (1..all).collect::<Vec<_>>().partition_point(|named| fits(*named).is_some());
-            self.payload_naming(named, presentation)
+            self.payload_naming(notification, named)
         })
     }
+}
 
+impl Presentation {
     /// Names so many of those that are also lost.
-    pub(super) fn payload_naming(&self, named: usize, presentation: &Presentation) -> Vec<u8> {
-        let text = text::of(self, named, presentation.locale);
+    fn payload_naming(&self, notification: &Notification, named: usize) -> Vec<u8> {
+        let text = text::of(notification, named, self.locale);
         let mut data = Map::new();
-        let url = match &self.role {
-            Role::Streamer => presentation.streamer_url.clone(),
+        let url = match &notification.role {
+            Role::Streamer => self.streamer_url.clone(),
             Role::GameMaster(Campaigns { first, .. }) => {
                 data.insert("campaignId".to_owned(), json!(first));
-                presentation.campaign_url.replace(CAMPAIGN_ID, &first.to_string())
+                self.campaign_url.replace(CAMPAIGN_ID, &first.to_string())
             }
         };
         data.insert("url".to_owned(), json!(url));
-        data.insert("streamerId".to_owned(), json!(self.streamer));
+        data.insert("streamerId".to_owned(), json!(notification.streamer));
         json!({
             "type": "token:refresh_failed",
             "title": text.title,
             "body": text.body,
             "data": data,
             "actions": [{ "action": "open", "title": text.action }],
-            "timestamp": self.created_at.to_rfc3339_opts(SecondsFormat::Millis, true),
+            "timestamp": notification.created_at.to_rfc3339_opts(SecondsFormat::Millis, true),
         })
         .to_string()
         .into_bytes()

@@ -1,6 +1,8 @@
 //! Every text that a person reads in a notification, in every language.
 
-use super::{AlsoLost, Campaigns, Locale, Notification, Role};
+use domain::notification::{AlsoLost, Campaigns, Notification, Role};
+
+use super::Locale;
 
 pub(super) struct Text {
     pub title: String,
@@ -10,7 +12,7 @@ pub(super) struct Text {
 }
 
 /// A notification shows a line or two.
-const LONGEST_NAME: usize = 80;
+const MAX_NAME: usize = 80;
 
 /// What lists are made of. In pairs: of one, and of more.
 struct Words {
@@ -73,8 +75,8 @@ impl Words {
 }
 
 fn short(name: &str) -> String {
-    let mut kept: String = name.chars().take(LONGEST_NAME + 1).collect();
-    if kept.chars().count() > LONGEST_NAME {
+    let mut kept: String = name.chars().take(MAX_NAME + 1).collect();
+    if kept.chars().count() > MAX_NAME {
         kept.pop();
         kept.push('…');
     }
