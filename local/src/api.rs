@@ -23,19 +23,16 @@ use uuid::Uuid;
 use crate::lambda::ACCOUNT;
 
 /// The path of a membership's authorization.
-#[must_use]
 pub fn authorization_path(key: MembershipKey) -> String {
     format!("/campaigns/{}/streamers/{}/authorization", key.campaign, key.streamer)
 }
 
 /// The path of all authorizations of a streamer.
-#[must_use]
 pub fn authorizations_path(streamer: StreamerId) -> String {
     format!("/streamers/{streamer}/authorizations")
 }
 
 /// The path of a campaign's health check.
-#[must_use]
 pub fn check_path(campaign: CampaignId) -> String {
     format!("/campaigns/{campaign}/health-check")
 }
@@ -58,10 +55,6 @@ pub struct Answer {
 
 impl Api {
     /// Serves on a free port, with a service of this environment, and logs to a file of its own.
-    ///
-    /// # Errors
-    ///
-    /// If there is no port.
     pub async fn start(environment: &[(String, String)]) -> Result<Self> {
         let source: Source = environment.iter().cloned().collect();
         let router = api::whole(Arc::new(Host::new(source, Process::default())));
@@ -92,22 +85,14 @@ impl Api {
     }
 
     /// The base URL, without a slash at the end.
-    #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The API's log file.
-    #[must_use]
     pub fn log(&self) -> &Path {
         self.log.path()
     }
 
-    /// Sends a request.
-    ///
-    /// # Errors
-    ///
-    /// If there is no answer, or its body is not JSON.
     pub async fn ask(&self, method: &str, path: &str) -> Result<Answer> {
         let url = format!("{}{path}", self.url);
         let answer = self.client.request(Method::from_bytes(method.as_bytes())?, url).send().await?;

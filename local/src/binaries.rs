@@ -47,10 +47,6 @@ struct Target {
 impl Binaries {
     /// Has cargo build the workspace's binaries, in [`Profile::Release`] those of the functions, which does nothing if
     /// they are up to date. `cargo run` and `cargo test` build only what they start themselves.
-    ///
-    /// # Errors
-    ///
-    /// If they don't build; cargo has said why on standard error.
     pub async fn build(profile: Profile) -> Result<Self> {
         let cargo = env::var("CARGO").unwrap_or_else(|| "cargo".to_owned());
         let mut command = Command::new(cargo);
@@ -80,10 +76,6 @@ impl Binaries {
     }
 
     /// The path of the binary with this name.
-    ///
-    /// # Errors
-    ///
-    /// If the workspace has none.
     pub fn path(&self, name: &str) -> Result<&Path> {
         match self.0.get(name) {
             Some(path) => Ok(path),
@@ -93,7 +85,6 @@ impl Binaries {
 }
 
 /// The workspace's root.
-#[must_use]
 pub fn workspace() -> &'static Path {
     let local = Path::new(env!("CARGO_MANIFEST_DIR"));
     local.parent().unwrap_or(local)

@@ -3,7 +3,6 @@
 //! Everything below takes the values as parameters, so that tests need not change the process's environment.
 
 /// The variable's value; `None` when it is unset, empty or not Unicode.
-#[must_use]
 #[expect(
     clippy::disallowed_methods,
     reason = "what runs on one machine is not configured like the functions"

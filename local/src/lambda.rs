@@ -43,7 +43,6 @@ pub type Outcome = Result<Value, FunctionError>;
 pub struct FunctionError {
     /// The error's type, as the Runtime API has it.
     pub error_type: String,
-    /// What it says.
     pub error_message: String,
 }
 
@@ -59,19 +58,11 @@ struct Api {
 
 impl Function {
     /// Starts the binary with this environment and nothing of ours; its log goes to `log`.
-    ///
-    /// # Errors
-    ///
-    /// If the binary can't be started.
     pub async fn start(binary: &Path, environment: &[(String, String)], log: Stdio) -> Result<Self> {
         Self::start_with_output(binary, environment, Stdio::null(), log).await
     }
 
     /// Like [`Function::start`], and what it prints, which is not its log, goes to `output`.
-    ///
-    /// # Errors
-    ///
-    /// If the binary can't be started.
     pub async fn start_with_output(
         binary: &Path,
         environment: &[(String, String)],
@@ -111,23 +102,11 @@ impl Function {
         Ok(Self { process: Mutex::new(process), pid, events, outcomes: Mutex::new(outcomes), api })
     }
 
-    /// The process.
-    #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Whether the process has ended. While an event is being answered it counts as running.
-    #[must_use]
-    pub fn has_ended(&self) -> bool {
-        self.process.try_lock().is_ok_and(|mut process| !matches!(process.try_wait(), Ok(None)))
-    }
-
     /// Hands an event in, as EventBridge would, and waits for the answer.
-    ///
-    /// # Errors
-    ///
-    /// The function's own error; `Runtime.ExitError` if it ended without one.
     pub async fn invoke(&self, payload: Value, time_left: Duration) -> Outcome {
         let exited = |status: String| FunctionError {
             error_type: "Runtime.ExitError".to_owned(),
@@ -147,10 +126,6 @@ impl Function {
     }
 
     /// Ends the process as a crash does (SIGKILL), and waits until it has ended.
-    ///
-    /// # Errors
-    ///
-    /// If the system doesn't let us.
     pub async fn kill(self) -> Result<()> {
         self.process.lock().await.kill().await.context("the function can't be killed")
     }

@@ -14,9 +14,7 @@ static NOTIFY: LazyLock<Schedule> =
 /// What a schedule starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Job {
-    /// A cycle.
     Cycle(Trigger),
-    /// A delivery of the outbox.
     Notify,
 }
 
@@ -37,25 +35,17 @@ impl LocalScheduler {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The domain events so far.
-    #[must_use]
     pub fn events(&self) -> Vec<StreamerDeactivated> {
         self.state().events.clone()
     }
 
     /// The minutes for which a retry is armed.
-    #[must_use]
     pub fn retries(&self) -> Vec<DateTime<Utc>> {
         self.state().retries.iter().copied().collect()
     }
 
     /// What fires first after `now`, at `until` at the latest, which has fired by being answered. An armed retry whose minute
     /// is over fires late rather than never.
-    ///
-    /// # Panics
-    ///
-    /// Never: the rules fire every day.
-    #[must_use]
     pub fn take_next(&self, now: DateTime<Utc>, until: DateTime<Utc>) -> Option<(DateTime<Utc>, Job)> {
         let mut state = self.state();
         if std::mem::take(&mut state.undelivered) {
@@ -144,22 +134,5 @@ mod tests {
         let now = at("2026-11-23T20:00:30Z");
         assert_eq!(scheduler.take_next(now, end()), Some((now, Job::Cycle(Trigger::Retry))));
         assert!(scheduler.retries().is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_domain_event_wakes_the_delivery_at_once() {
-        let scheduler = LocalScheduler::default();
-        let event = StreamerDeactivated {
-            version: 1,
-            streamer_id: domain::StreamerId(uuid::Uuid::nil()),
-            deactivated_at: at("2026-11-23T20:00:00Z"),
-            trigger: Trigger::Retry,
-            campaign_ids: Vec::new(),
-        };
-        scheduler.publish(&event).await.unwrap();
-        let now = at("2026-11-23T20:00:01Z");
-        assert_eq!(scheduler.take_next(now, end()), Some((now, Job::Notify)));
-        assert_eq!(scheduler.take_next(now, end()).unwrap().1, Job::Notify, "the timer, at 20:04");
-        assert_eq!(scheduler.events(), [event]);
     }
 }

@@ -45,15 +45,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 pub enum StartError {
     /// The port is taken or may not be used.
     #[error("the simulated {service} can't listen on port {port} of 127.0.0.1")]
-    Bind {
-        /// What is simulated.
-        service: &'static str,
-        /// The port of the settings.
-        port: u16,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// No certificate could be made.
+    Bind { service: &'static str, port: u16, source: io::Error },
     #[error("no certificate can be made for a simulated service")]
     Certificate(#[from] rcgen::Error),
     /// The certificate was made, and TLS doesn't take it.

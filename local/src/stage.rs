@@ -22,7 +22,6 @@ use crate::world::World;
 pub struct Stage<P> {
     /// The world. Its clock is the stage's.
     pub world: World,
-    /// What fires when.
     pub scheduler: LocalScheduler,
     clock: Arc<TurnableClock>,
     push: Arc<P>,
@@ -31,24 +30,18 @@ pub struct Stage<P> {
 
 /// What fired.
 pub struct Fired {
-    /// When.
     pub at: DateTime<Utc>,
-    /// What it did.
     pub did: Did,
 }
 
 /// What a trigger did.
 pub enum Did {
-    /// A cycle ran.
     Cycle {
-        /// Why.
         trigger: Trigger,
-        /// The counts.
         report: Report,
         /// Each streamer that was looked at.
         outcomes: Vec<(Streamer, Outcome)>,
     },
-    /// The outbox was delivered.
     Notify(NotifyReport),
 }
 
@@ -60,7 +53,6 @@ impl<P: Push> Stage<P> {
     }
 
     /// The cycles run from now on with these variables changed in their configuration.
-    #[must_use]
     pub fn with(mut self, changes: &[(&'static str, &'static str)]) -> Self {
         self.changes.extend_from_slice(changes);
         self
@@ -68,10 +60,6 @@ impl<P: Push> Stage<P> {
 
     /// Turns the clock to what fires next and carries it out; `None`, with the clock at `until`, if nothing fires until
     /// then.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn next(&self, until: DateTime<Utc>) -> Result<Option<Fired>> {
         let Some((at, job)) = self.scheduler.take_next(self.world.clock.now(), until) else {
             self.clock.set(until);
@@ -86,10 +74,6 @@ impl<P: Push> Stage<P> {
     }
 
     /// Carries out everything that fires until then, and turns the clock there.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn play(&self, until: DateTime<Utc>, mut watch: impl FnMut(&Fired)) -> Result<()> {
         while let Some(fired) = self.next(until).await? {
             watch(&fired);
@@ -97,11 +81,6 @@ impl<P: Push> Stage<P> {
         Ok(())
     }
 
-    /// Runs a cycle now.
-    ///
-    /// # Errors
-    ///
-    /// If the database doesn't let us in.
     pub async fn run(&self, cycle: &Cycle) -> Result<Did> {
         let service = self.world.service_with(self.scheduler.clone(), &self.changes).await?;
         let outcomes = Mutex::new(Vec::new());

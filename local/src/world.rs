@@ -28,7 +28,6 @@ const APP_KEY: &str = "local-app-key-for-invented-tokens";
 
 /// A database of its own and a Twitch of its own. Both are gone when it is dropped.
 pub struct World {
-    /// The simulated Twitch.
     pub twitch: SimulatedTwitch,
     /// A pool to look at the database and to change it as others do.
     pub pool: PgPool,
@@ -60,7 +59,6 @@ pub struct NewStreamer {
 
 impl NewStreamer {
     /// Authorized for 12 hours, with a token that expires within the hour.
-    #[must_use]
     pub fn due(login: impl Into<String>) -> Self {
         let login = login.into();
         Self {
@@ -75,7 +73,6 @@ impl NewStreamer {
     }
 
     /// Authorized for 12 hours, with a token that lives for another 3.
-    #[must_use]
     pub fn fresh(login: impl Into<String>) -> Self {
         Self { token_left: TimeDelta::hours(3), ..Self::due(login) }
     }
@@ -84,28 +81,17 @@ impl NewStreamer {
 /// A row of `streamers`, as far as refreshes change it.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct StreamerRow {
-    /// `access_token_encrypted`.
     pub access_token_encrypted: Option<String>,
-    /// `refresh_token_encrypted`.
     pub refresh_token_encrypted: Option<String>,
-    /// `is_active`.
     pub is_active: bool,
-    /// `token_expires_at`.
     pub token_expires_at: Option<DateTime<Utc>>,
-    /// `last_token_refresh_at`.
     pub last_token_refresh_at: Option<DateTime<Utc>>,
-    /// `token_refresh_failed_at`.
     pub token_refresh_failed_at: Option<DateTime<Utc>>,
-    /// `updated_at`.
     pub updated_at: DateTime<Utc>,
 }
 
 impl World {
     /// Makes a migrated database and starts a Twitch with these settings.
-    ///
-    /// # Errors
-    ///
-    /// If either can't be had.
     pub async fn start(postgres: &Postgres, settings: Settings) -> Result<Self> {
         let migrate = async |url: &str| {
             store::migrate(&url.parse().context("the database's URL")?, MissingTables::Create)
@@ -129,14 +115,11 @@ impl World {
         Ok(Self { twitch, pool, clock, database, credentials, ca_file: ca_file.transpose()? })
     }
 
-    /// Where its database is.
-    #[must_use]
     pub fn database_url(&self) -> &str {
         self.database.url()
     }
 
     /// What the program's binaries need in their environment to work in this world.
-    #[must_use]
     pub fn environment(&self) -> Vec<(String, String)> {
         let mut environment = vec![
             ("DATABASE_URL".to_owned(), self.database.url().to_owned()),
@@ -151,32 +134,22 @@ impl World {
     }
 
     /// The configuration of this world, as the binaries read it.
-    ///
-    /// # Errors
-    ///
-    /// Never for a world's own environment; `changes` may hold faults.
     pub fn config(&self, changes: &[(&str, &str)]) -> Result<RefreshConfig> {
         Ok(RefreshConfig::read(&self.source(changes))?)
     }
 
     /// The environment of this world with these changes.
-    #[must_use]
     pub fn source(&self, changes: &[(&str, &str)]) -> Source {
         let changes = changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         self.environment().into_iter().chain(changes).collect()
     }
 
     /// The host in this process, on this world's clock.
-    #[must_use]
     pub fn host(&self, changes: &[(&str, &str)]) -> Host {
         Host::new(self.source(changes), Process::on(self.clock.clone()))
     }
 
     /// The refresh service in this process, on this world's clock.
-    ///
-    /// # Errors
-    ///
-    /// As [`World::config`], and if the database doesn't let us in.
     pub async fn service(
         &self,
         changes: &[(&str, &str)],
@@ -185,10 +158,6 @@ impl World {
     }
 
     /// The refresh service in this process, on this world's clock, which signals through `signals`.
-    ///
-    /// # Errors
-    ///
-    /// As [`World::service`].
     pub async fn service_with<G: RetryScheduler + EventPublisher + Clone>(
         &self,
         signals: G,
@@ -203,21 +172,12 @@ impl World {
         Ok(RefreshService::new(store, twitch, retries, signals, clock, config.policy, in_flight))
     }
 
-    /// Invents a streamer.
-    ///
-    /// # Errors
-    ///
-    /// As [`World::add_all`].
     pub async fn add(&self, streamer: NewStreamer) -> Result<StreamerId> {
         let ids = self.add_all(vec![streamer]).await?;
         ids.first().copied().context("nobody was added")
     }
 
     /// Invents streamers, each connected at Twitch, with their campaigns and game masters.
-    ///
-    /// # Errors
-    ///
-    /// If the database refuses.
     pub async fn add_all(&self, streamers: Vec<NewStreamer>) -> Result<Vec<StreamerId>> {
         let now = self.clock.now();
         let cipher = self.config(&[])?.cipher;
@@ -279,10 +239,6 @@ impl World {
     }
 
     /// Signs in a device of this streamer, who has a user account from then on.
-    ///
-    /// # Errors
-    ///
-    /// If the database refuses.
     pub async fn sign_in_streamer(&self, login: &str, device: &Subscription) -> Result<()> {
         sqlx::query(
             "WITH person AS (
@@ -298,10 +254,6 @@ impl World {
     }
 
     /// Signs in a device of this game master.
-    ///
-    /// # Errors
-    ///
-    /// If the database refuses.
     pub async fn sign_in_game_master(&self, name: &str, device: &Subscription) -> Result<()> {
         self.sign_in(name, device).await
     }
@@ -324,10 +276,6 @@ impl World {
     }
 
     /// A streamer's row as it is now.
-    ///
-    /// # Errors
-    ///
-    /// If there is none.
     pub async fn row(&self, id: StreamerId) -> Result<StreamerRow> {
         let row = sqlx::query_as(
             "SELECT access_token_encrypted, refresh_token_encrypted, is_active, token_expires_at,
@@ -338,10 +286,6 @@ impl World {
     }
 
     /// Whether a poll that began now would meet a live token.
-    ///
-    /// # Errors
-    ///
-    /// If there is no such streamer.
     pub async fn has_live_token(&self, id: StreamerId) -> Result<bool> {
         let Some(stored) = self.row(id).await?.access_token_encrypted else { return Ok(false) };
         let plain = self.config(&[])?.cipher.decrypt(id.0, Column::AccessToken, &stored, self.clock.now());

@@ -17,10 +17,6 @@ use crate::world::{NewStreamer, World};
 const LATENCY: Duration = Duration::from_millis(80);
 
 /// Runs the benchmark and prints its tables.
-///
-/// # Errors
-///
-/// If something can't be started, or a run doesn't do what it is measured at.
 #[expect(clippy::print_stdout, reason = "the tables are what it is for")]
 pub async fn run() -> Result<()> {
     ensure!(

@@ -8,10 +8,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// From when this returns, what it returns waits for Ctrl-C, a plain `kill` or the closing of the terminal, none of which ends
 /// the program by itself any more.
-///
-/// # Errors
-///
-/// If they can't be waited for.
 pub(super) fn asked_for() -> io::Result<impl Future<Output = ()>> {
     let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
     let mut signals = kinds.into_iter().map(signal).collect::<io::Result<Vec<_>>>()?;

@@ -43,10 +43,6 @@ const VAPID_SUBJECT: &str = "mailto:operator@example.com";
 const AGO: TimeDelta = TimeDelta::hours(14);
 
 /// Plays the demo. With `keep` the servers stay up until Ctrl-C.
-///
-/// # Errors
-///
-/// If PostgreSQL can't be had or the program doesn't do its work.
 #[expect(clippy::print_stdout, reason = "a demo talks to the person in front of it")]
 pub async fn run(keep: bool) -> Result<()> {
     println!(

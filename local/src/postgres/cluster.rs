@@ -111,7 +111,6 @@ pub struct Database {
 }
 
 impl Database {
-    #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }

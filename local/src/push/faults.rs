@@ -16,18 +16,12 @@ use crate::server::HangUp;
 pub enum Fault {
     /// An answer with this status. One that HTTP doesn't have becomes 500.
     Status {
-        /// The status.
         status: u16,
         /// `Retry-After`: seconds or a date.
         retry_after: Option<String>,
     },
     /// An answer with this status and, as Apple's service has it, `{"reason": …}`.
-    Reason {
-        /// The status.
-        status: u16,
-        /// What was wrong.
-        reason: String,
-    },
+    Reason { status: u16, reason: String },
     /// No answer, and the connection stays.
     Hang,
     /// No answer: the connection is closed.
@@ -42,13 +36,11 @@ pub enum Fault {
 
 impl Fault {
     /// An answer with this status and no `Retry-After`.
-    #[must_use]
     pub fn status(status: u16) -> Self {
         Self::Status { status, retry_after: None }
     }
 
     /// This fault for the next `times` requests.
-    #[must_use]
     pub fn times(self, times: u32) -> FaultRule {
         FaultRule { fault: self, times: Some(times) }
     }

@@ -59,17 +59,12 @@ pub struct Received {
     pub urgency: String,
     /// A later message with the same topic replaces this one, if it still waits.
     pub topic: Option<String>,
-    /// When it came.
     pub at: DateTime<Utc>,
     /// The VAPID token under which it came.
     pub token: String,
 }
 
 impl Received {
-    /// The payload as JSON.
-    ///
-    /// # Errors
-    /// If it is none.
     pub fn json(&self) -> serde_json::Result<serde_json::Value> {
         serde_json::from_slice(&self.payload)
     }
@@ -102,7 +97,6 @@ pub struct Totals {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the simulated push service knows no device called ‘{name}’")]
 pub struct UnknownDevice {
-    /// What was asked for.
     pub name: String,
 }
 
@@ -115,9 +109,6 @@ pub struct SimulatedPush {
 
 impl SimulatedPush {
     /// Starts to serve; once this returns, requests are answered.
-    ///
-    /// # Errors
-    /// If the port is taken.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let bound = Bound::new("push service", settings.port).await?;
         let simulation = Arc::new(Simulation {
@@ -134,7 +125,6 @@ impl SimulatedPush {
     }
 
     /// Where it serves, without a slash at the end: `http://127.0.0.1:40001`.
-    #[must_use]
     pub fn base_url(&self) -> &str {
         &self.simulation.origin
     }
@@ -166,34 +156,22 @@ impl SimulatedPush {
     }
 
     /// The subscription ends: what is sent to it is answered with 410.
-    ///
-    /// # Errors
-    /// If there is no such device.
     pub fn expire(&self, name: &str) -> Result<(), UnknownDevice> {
         self.with(name, |device| device.expired = true)
     }
 
     /// All messages that were accepted for this device, oldest first.
-    ///
-    /// # Errors
-    /// If there is no such device.
     pub fn messages(&self, name: &str) -> Result<Vec<Received>, UnknownDevice> {
         self.with(name, |device| device.messages())
     }
 
     /// Wakes the device: it is handed what still waits for it, and this is everything that it has shown by now.
-    ///
-    /// # Errors
-    /// If there is no such device.
     pub fn shown(&self, name: &str) -> Result<Vec<Received>, UnknownDevice> {
         let now = self.simulation.clock.now();
         self.with(name, |device| device.shown(now))
     }
 
     /// Switches a fault on for what is sent to this device. It replaces the device's former one.
-    ///
-    /// # Errors
-    /// If there is no such device.
     pub fn fault(&self, name: &str, rule: impl Into<FaultRule>) -> Result<(), UnknownDevice> {
         self.with(name, |device| device.fault.set(rule.into()))
     }
@@ -203,21 +181,12 @@ impl SimulatedPush {
         self.simulation.lock().fault.set(rule.into());
     }
 
-    /// Switches off the fault of this device; one for everybody stays.
-    ///
-    /// # Errors
-    /// If there is no such device.
-    pub fn clear_fault(&self, name: &str) -> Result<(), UnknownDevice> {
-        self.with(name, |device| device.fault.clear())
-    }
-
     /// Switches off the fault for everybody; those of single devices stay.
     pub fn clear_fault_for_everybody(&self) {
         self.simulation.lock().fault.clear();
     }
 
     /// What everybody together asked.
-    #[must_use]
     pub fn totals(&self) -> Totals {
         *self.simulation.totals.borrow()
     }

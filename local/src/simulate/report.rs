@@ -23,11 +23,6 @@ pub struct Report {
 }
 
 /// Simulates everything. Takes seconds, on all cores.
-///
-/// # Panics
-///
-/// If the policy does.
-#[must_use]
 pub fn run() -> Report {
     let rows: Vec<(u32, Loss)> = FAILURES
         .iter()

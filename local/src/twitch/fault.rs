@@ -1,6 +1,6 @@
 //! What can be made to go wrong: each fault, its name as text, and what it makes of a request.
 
-use std::{fmt, future, str::FromStr, time::Duration};
+use std::{fmt, future, mem::discriminant, str::FromStr, time::Duration};
 
 use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
@@ -91,84 +91,62 @@ pub enum Fault {
     OtherUser,
 }
 
+const NAMED: [(&str, Fault); 29] = [
+    ("invalid-refresh-token", Fault::InvalidRefreshToken),
+    ("invalid-grant", Fault::InvalidGrant),
+    ("unauthorized", Fault::Unauthorized),
+    ("invalid-client", Fault::InvalidClient),
+    ("unauthorized-client", Fault::UnauthorizedClient),
+    ("unknown-client", Fault::UnknownClient),
+    ("missing-client-secret", Fault::MissingClientSecret),
+    ("invalid-client-secret", Fault::InvalidClientSecret),
+    ("reflect", Fault::Reflect),
+    ("server-error", Fault::ServerError),
+    ("service-unavailable", Fault::ServiceUnavailable { retry_after: None }),
+    ("too-many-requests", Fault::TooManyRequests { retry_after: None, ratelimit_reset: None }),
+    ("html-error", Fault::HtmlError),
+    ("html-success", Fault::HtmlSuccess),
+    ("empty", Fault::Empty),
+    ("not-json", Fault::NotJson),
+    ("huge-body", Fault::HugeBody),
+    ("disconnect", Fault::Disconnect),
+    ("hang", Fault::Hang),
+    ("slow", Fault::Slow { latency: DEFAULT_SLOWNESS }),
+    ("truncated", Fault::Truncated),
+    ("processed-but-lost", Fault::ProcessedButLost),
+    ("odd-types", Fault::OddTypes),
+    ("no-expires-in", Fault::NoExpiresIn),
+    ("scope-string", Fault::ScopeString),
+    ("scope-null", Fault::ScopeNull),
+    ("zero-expires-in", Fault::ZeroExpiresIn),
+    ("other-client", Fault::OtherClient),
+    ("other-user", Fault::OtherUser),
+];
+
 impl Fault {
     /// Every fault, with its parameters at their defaults.
-    pub const ALL: [Self; 29] = [
-        Self::InvalidRefreshToken,
-        Self::InvalidGrant,
-        Self::Unauthorized,
-        Self::InvalidClient,
-        Self::UnauthorizedClient,
-        Self::UnknownClient,
-        Self::MissingClientSecret,
-        Self::InvalidClientSecret,
-        Self::Reflect,
-        Self::ServerError,
-        Self::ServiceUnavailable { retry_after: None },
-        Self::TooManyRequests { retry_after: None, ratelimit_reset: None },
-        Self::HtmlError,
-        Self::HtmlSuccess,
-        Self::Empty,
-        Self::NotJson,
-        Self::HugeBody,
-        Self::Disconnect,
-        Self::Hang,
-        Self::Slow { latency: DEFAULT_SLOWNESS },
-        Self::Truncated,
-        Self::ProcessedButLost,
-        Self::OddTypes,
-        Self::NoExpiresIn,
-        Self::ScopeString,
-        Self::ScopeNull,
-        Self::ZeroExpiresIn,
-        Self::OtherClient,
-        Self::OtherUser,
-    ];
+    pub const ALL: [Self; NAMED.len()] = {
+        let mut all = [Self::Hang; NAMED.len()];
+        let mut place = 0;
+        while place < all.len() {
+            all[place] = NAMED[place].1;
+            place += 1;
+        }
+        all
+    };
 
     /// The name, by which the control routes know it with its parameters at their defaults.
-    #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::InvalidRefreshToken => "invalid-refresh-token",
-            Self::InvalidGrant => "invalid-grant",
-            Self::Unauthorized => "unauthorized",
-            Self::InvalidClient => "invalid-client",
-            Self::UnauthorizedClient => "unauthorized-client",
-            Self::UnknownClient => "unknown-client",
-            Self::MissingClientSecret => "missing-client-secret",
-            Self::InvalidClientSecret => "invalid-client-secret",
-            Self::Reflect => "reflect",
-            Self::ServerError => "server-error",
-            Self::ServiceUnavailable { .. } => "service-unavailable",
-            Self::TooManyRequests { .. } => "too-many-requests",
-            Self::HtmlError => "html-error",
-            Self::HtmlSuccess => "html-success",
-            Self::Empty => "empty",
-            Self::NotJson => "not-json",
-            Self::HugeBody => "huge-body",
-            Self::Disconnect => "disconnect",
-            Self::Hang => "hang",
-            Self::Slow { .. } => "slow",
-            Self::Truncated => "truncated",
-            Self::ProcessedButLost => "processed-but-lost",
-            Self::OddTypes => "odd-types",
-            Self::NoExpiresIn => "no-expires-in",
-            Self::ScopeString => "scope-string",
-            Self::ScopeNull => "scope-null",
-            Self::ZeroExpiresIn => "zero-expires-in",
-            Self::OtherClient => "other-client",
-            Self::OtherUser => "other-user",
-        }
+        let is_this = |(_, known): &&(&str, Self)| discriminant(known) == discriminant(&self);
+        NAMED.iter().find(is_this).map_or("unnamed", |(name, _)| name)
     }
 
     /// This fault on `endpoint` only.
-    #[must_use]
     pub fn on(self, endpoint: Endpoint) -> FaultRule {
         FaultRule::from(self).on(endpoint)
     }
 
     /// This fault for the next `times` requests to each of its endpoints.
-    #[must_use]
     pub fn times(self, times: u32) -> FaultRule {
         FaultRule::from(self).times(times)
     }
@@ -340,6 +318,10 @@ mod tests {
         for fault in Fault::ALL {
             assert_eq!(fault.name().parse(), Ok(fault));
         }
+        assert_eq!(
+            Fault::TooManyRequests { retry_after: Some(1), ratelimit_reset: None }.name(),
+            "too-many-requests"
+        );
         let error = "sever-error".parse::<Fault>().unwrap_err().to_string();
         assert!(
             error.starts_with("no fault is called ‘sever-error’; there are: invalid-refresh-token, "),

@@ -25,13 +25,11 @@ impl From<Fault> for FaultRule {
 
 impl FaultRule {
     /// On `endpoint` only, even if the real Twitch wouldn't have this fault there.
-    #[must_use]
     pub fn on(self, endpoint: Endpoint) -> Self {
         Self { endpoint: Some(endpoint), ..self }
     }
 
     /// For the next `times` requests to each of its endpoints.
-    #[must_use]
     pub fn times(self, times: u32) -> Self {
         Self { times: Some(times), ..self }
     }

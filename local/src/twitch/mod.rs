@@ -127,7 +127,6 @@ pub struct Totals {
     pub reuses: u64,
     /// Requests to `/oauth2/validate`.
     pub validate_requests: u64,
-    /// Requests to `/oauth2/revoke`.
     pub revoke_requests: u64,
     /// OAuth requests that are being processed right now.
     pub in_flight: usize,
@@ -139,7 +138,6 @@ pub struct Totals {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the simulated Twitch knows no streamer with the login ‘{login}’")]
 pub struct UnknownStreamer {
-    /// What was asked for.
     pub login: String,
 }
 
@@ -154,9 +152,6 @@ pub struct SimulatedTwitch {
 
 impl SimulatedTwitch {
     /// Starts to serve; once this returns, requests are answered.
-    ///
-    /// # Errors
-    /// If the port is taken, or TLS is wanted and can't be set up.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let port = settings.port;
         let tls = settings.tls.then(Tls::generate).transpose()?;
@@ -170,13 +165,11 @@ impl SimulatedTwitch {
     }
 
     /// Where it serves, without a slash at the end: `http://127.0.0.1:40001`.
-    #[must_use]
     pub fn base_url(&self) -> &str {
         &self.base_url
     }
 
     /// With TLS, the certificate of the authority that a client must trust.
-    #[must_use]
     pub fn ca_pem(&self) -> Option<&str> {
         self.ca_pem.as_deref()
     }
@@ -202,9 +195,6 @@ impl SimulatedTwitch {
     }
 
     /// The streamer disconnects the application on Twitch: all of their tokens are dead.
-    ///
-    /// # Errors
-    /// If the login is unknown.
     pub fn disconnect(&self, login: &str) -> Result<(), UnknownStreamer> {
         let mut state = self.simulation.lock();
         let id = state.accounts.find(login)?;
@@ -214,7 +204,6 @@ impl SimulatedTwitch {
 
     /// The pair that Twitch issued last to this streamer, expired or not. None if the streamer is unknown or
     /// disconnected.
-    #[must_use]
     pub fn current_tokens(&self, login: &str) -> Option<TokenPair> {
         let state = self.simulation.lock();
         state.accounts.current_tokens(state.accounts.find(login).ok()?)
@@ -222,35 +211,28 @@ impl SimulatedTwitch {
 
     /// Every token that Twitch issued to anybody, in plain, but for access tokens that are long over: what a test looks
     /// for where it must not be.
-    #[must_use]
     pub fn issued_tokens(&self) -> Vec<String> {
         self.simulation.lock().accounts.issued().map(str::to_owned).collect()
     }
 
     /// Whether Twitch would accept this token now: what a poll would meet.
-    #[must_use]
     pub fn access_token_is_live(&self, token: &AccessToken) -> bool {
         let now = self.simulation.settings.clock.now();
         self.simulation.lock().accounts.access_token_is_live(token.expose(), now)
     }
 
     /// How many access tokens of the application's own are alive, which no streamer granted.
-    #[must_use]
     pub fn live_application_tokens(&self) -> usize {
         self.simulation.lock().accounts.live_of_application(self.simulation.settings.clock.now())
     }
 
     /// What this streamer's tokens were used for.
-    ///
-    /// # Errors
-    /// If the login is unknown.
     pub fn activity(&self, login: &str) -> Result<Activity, UnknownStreamer> {
         let state = self.simulation.lock();
         Ok(state.accounts.get(state.accounts.find(login)?).activity)
     }
 
     /// What everybody together asked.
-    #[must_use]
     pub fn totals(&self) -> Totals {
         self.simulation.totals(&self.simulation.lock())
     }
@@ -262,9 +244,6 @@ impl SimulatedTwitch {
 
     /// Switches a fault on for requests that carry a token of this streamer. It replaces the streamer's former fault
     /// on the same endpoint.
-    ///
-    /// # Errors
-    /// If the login is unknown.
     pub fn fault(&self, login: &str, rule: impl Into<FaultRule>) -> Result<(), UnknownStreamer> {
         let mut state = self.simulation.lock();
         let target = Target::Streamer(state.accounts.find(login)?);
@@ -278,9 +257,6 @@ impl SimulatedTwitch {
     }
 
     /// Switches off the faults of this streamer; those for everybody stay.
-    ///
-    /// # Errors
-    /// If the login is unknown.
     pub fn clear_faults(&self, login: &str) -> Result<(), UnknownStreamer> {
         let mut state = self.simulation.lock();
         let target = Target::Streamer(state.accounts.find(login)?);
@@ -295,18 +271,12 @@ impl SimulatedTwitch {
 
     /// Holds the refreshes of this streamer after their arrival and before their processing, until the gate is
     /// released or dropped.
-    ///
-    /// # Errors
-    /// If the login is unknown.
     pub fn pause(&self, login: &str) -> Result<Gate, UnknownStreamer> {
         self.gate(login, |passages, gate| passages.before = Some(gate.passage()))
     }
 
     /// Holds the answers to the refreshes of this streamer, which have been processed by then (a refresh token has
     /// rotated), until the gate is released or dropped.
-    ///
-    /// # Errors
-    /// If the login is unknown.
     pub fn pause_answers(&self, login: &str) -> Result<Gate, UnknownStreamer> {
         self.gate(login, |passages, gate| passages.after = Some(gate.passage()))
     }
