@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Result;
-use end_to_end::{binary, changed, world};
+use end_to_end::{binary, world};
 use local::binaries::workspace;
 use local::lambda::Function;
 use local::twitch::Fault;
@@ -14,9 +14,8 @@ use serde_json::json;
 
 const TIME_LEFT: Duration = Duration::from_mins(5);
 
-async fn function(world: &World, changes: &[(&str, &str)]) -> Result<Function> {
-    let environment = changed(world.environment(), changes);
-    Function::start(&binary("scheduled-refresh").await?, &environment, Stdio::null()).await
+async fn function(world: &World) -> Result<Function> {
+    Function::start(&binary("scheduled-refresh").await?, &world.environment(), Stdio::null()).await
 }
 
 #[tokio::test]
@@ -29,7 +28,7 @@ async fn a_planned_run_refreshes_and_answers_with_its_report() -> Result<()> {
     let old = "INSERT INTO token_refresh.refreshes (streamer_id, fence, trigger, started_at, ended_at, outcome)
                VALUES (gen_random_uuid(), 1, 'sweep', now() - interval '31 days', now() - interval '31 days', 'refreshed')";
     sqlx::query(old).execute(&world.pool).await?;
-    let function = function(&world, &[]).await?;
+    let function = function(&world).await?;
 
     let report = function.invoke(json!({"trigger": "planned"}), TIME_LEFT).await?;
 
@@ -49,38 +48,12 @@ async fn a_planned_run_refreshes_and_answers_with_its_report() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_sweep_validates_as_well() -> Result<()> {
-    let world = world().await?;
-    world.add(NewStreamer::fresh("fresh")).await?;
-    let report = function(&world, &[]).await?.invoke(json!({"trigger": "sweep"}), TIME_LEFT).await?;
-    assert_eq!((&report["validated"], &report["skipped"]), (&json!(1), &json!(1)));
-    Ok(())
-}
-
-#[tokio::test]
-async fn what_a_human_must_mend_is_an_error() -> Result<()> {
-    let world = world().await?;
-    world.add(NewStreamer::due("due")).await?;
-    let event = || json!({"trigger": "planned"});
-
-    let error =
-        function(&world, &[]).await?.invoke(json!({"detail-type": "Scheduled Event"}), TIME_LEFT).await;
-    assert!(error.unwrap_err().error_message.contains("give the rule the input"));
-
-    let error =
-        function(&world, &[("TWITCH_CLIENT_SECRET", "wrong")]).await?.invoke(event(), TIME_LEFT).await;
-    assert!(error.unwrap_err().error_message.contains("check TWITCH_CLIENT_ID"));
-
-    let error = function(&world, &[("APP_KEY", "")]).await?.invoke(event(), TIME_LEFT).await;
-    assert!(error.unwrap_err().error_message.contains("APP_KEY and TOKEN_KEYS are missing"));
-    Ok(())
-}
-
-#[tokio::test]
-async fn twitch_being_down_is_no_error_but_a_timeout_that_is_too_short_is() -> Result<()> {
+async fn an_outage_of_twitch_is_not_an_error_but_an_unknown_event_and_a_short_timeout_are() -> Result<()> {
     let world = world().await?;
     world.add_all((0..30).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
-    let function = function(&world, &[]).await?;
+    let function = function(&world).await?;
+    let error = function.invoke(json!({"detail-type": "Scheduled Event"}), TIME_LEFT).await.unwrap_err();
+    assert!(error.error_message.contains("give the rule the input"), "{error}");
     let error = function.invoke(json!({"trigger": "planned"}), Duration::from_secs(20)).await.unwrap_err();
     assert!(error.error_message.contains("a timeout of at least three minutes"), "{error}");
     assert_eq!(world.twitch.totals().token_requests, 0);

@@ -180,20 +180,16 @@ fn what_cannot_work_is_refused() -> Result<()> {
     Ok(())
 }
 
+/// CloudFormation writes the reason after the parameter's name. (That defaults fit, cfn-lint checks.)
 #[test]
-fn a_pattern_comes_with_its_reason_and_takes_the_default() -> Result<()> {
+fn a_pattern_comes_with_its_reason() -> Result<()> {
     for template in [TEMPLATE, DATABASE] {
         for (name, parameter) in section(template, "Parameters")? {
-            if !parameter["AllowedPattern"].is_null() {
-                // CloudFormation writes it after the parameter's name.
-                let reason = parameter["ConstraintDescription"].as_str().unwrap_or_default();
-                assert!(reason.starts_with("must be "), "{name} {reason}");
-            }
-            match &parameter["Default"] {
-                serde_json::Value::Null => {}
-                serde_json::Value::String(default) => assert!(is_allowed(&parameter, default)?, "{name}"),
-                default => assert!(is_allowed(&parameter, &default.to_string())?, "{name}"),
-            }
+            let reason = parameter["ConstraintDescription"].as_str().unwrap_or_default();
+            assert!(
+                parameter["AllowedPattern"].is_null() || reason.starts_with("must be "),
+                "{name} {reason}"
+            );
         }
     }
     Ok(())

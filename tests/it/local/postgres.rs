@@ -3,13 +3,12 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use std::{fs, io, thread};
+use std::{fs, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use end_to_end::binary;
-use local::postgres::{Database, Postgres, Server, Settings};
+use local::postgres::{Postgres, Server, Settings};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
 
@@ -91,44 +90,6 @@ async fn a_benchmark_gets_a_durable_server_that_logs_statements() -> Result<()> 
 }
 
 #[tokio::test]
-async fn psql_takes_the_same_url() -> Result<()> {
-    let server = Server::start(Settings::default()).await?;
-    let psql = Command::new("psql")
-        .args(["-XAtc", "SELECT current_database()"])
-        .arg(server.url("postgres"))
-        .output();
-    match psql {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()), // not every PostgreSQL brings it
-        psql => {
-            let psql = psql?;
-            ensure!(psql.stdout == b"postgres\n", "{}", String::from_utf8_lossy(&psql.stderr));
-            Ok(())
-        }
-    }
-}
-
-#[tokio::test]
-async fn copies_of_a_template_are_separate_and_it_is_prepared_once() -> Result<()> {
-    let postgres = Postgres::own(Settings::default()).await?;
-    let preparations = AtomicU32::new(0);
-    let copy = || {
-        postgres.database("names", async |url| {
-            preparations.fetch_add(1, Ordering::Relaxed);
-            run(url, "CREATE TABLE names (name text); INSERT INTO names VALUES ('from the template')").await
-        })
-    };
-
-    let (one, other) = tokio::try_join!(copy(), copy())?;
-    run(one.url(), "INSERT INTO names VALUES ('only here')").await?;
-
-    let names = "SELECT string_agg(name, ', ' ORDER BY name) FROM names";
-    assert_eq!(ask(one.url(), names).await?, "from the template, only here");
-    assert_eq!(ask(other.url(), names).await?, "from the template");
-    assert_eq!(preparations.load(Ordering::Relaxed), 1);
-    Ok(())
-}
-
-#[tokio::test]
 async fn a_preparation_that_fails_says_why_and_is_tried_again() -> Result<()> {
     let postgres = Postgres::own(Settings::default()).await?;
     let server = postgres.server().context("it is our own")?;
@@ -140,32 +101,6 @@ async fn a_preparation_that_fails_says_why_and_is_tried_again() -> Result<()> {
 
     let database = postgres.database("broken", async |url| run(url, "CREATE TABLE t ()").await).await?;
     run(database.url(), "SELECT FROM t").await
-}
-
-#[tokio::test]
-async fn a_database_can_be_made_in_a_spawned_task_and_outlives_the_handle() -> Result<()> {
-    let postgres = Postgres::own(Settings::default()).await?;
-    let database = tokio::spawn(async move {
-        let prepare = async |url: &str| run(url, "CREATE TABLE t ()").await;
-        postgres.database("spawned", prepare).await
-    })
-    .await??;
-    run(database.url(), "SELECT FROM t").await
-}
-
-/// Each of these has a runtime of its own, as the tests that share a server have.
-#[test]
-fn the_shared_server_outlives_the_runtime_that_started_it() -> Result<()> {
-    async fn shared_database() -> Result<Database> {
-        Postgres::shared().await?.database("shared", async |url| run(url, "CREATE TABLE t ()").await).await
-    }
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let first = runtime()?.block_on(shared_database())?;
-    let second = runtime()?.block_on(shared_database())?;
-    runtime()?.block_on(async {
-        run(first.url(), "SELECT FROM t").await?;
-        run(second.url(), "SELECT FROM t").await
-    })
 }
 
 #[tokio::test]
