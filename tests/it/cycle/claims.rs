@@ -67,7 +67,6 @@ async fn a_secrets_manager_that_stalls_is_no_fault_of_the_database() -> Result<(
         .execute(&world.pool)
         .await?;
     // The secrets are read when the service is opened.
-    host.membership(key).await?;
     host.service().await?;
     aws.fault(Service::Secrets, Fault::Stall, usize::MAX);
 
