@@ -16,7 +16,8 @@ use telemetry::{HealthCheckLog, RefreshLog};
 use tokio::time::Instant;
 
 use crate::config::{RefreshConfig, Secret, Source};
-use crate::opened::{MayBlameSecret, Open, OpenError, Opened, Opening, Process};
+use crate::opened::{MayBlameSecret, Open, OpenError, Opened, Opening};
+use crate::process::Process;
 use crate::service::{RunError, Service};
 
 /// A grant is answered within this long: a wait for another run, a refresh with its quick retries. Less than the 30 s after which

@@ -11,12 +11,14 @@ mod host;
 mod notifier;
 mod opened;
 pub mod presentation;
+mod process;
 mod secrets;
 mod service;
 pub mod shutdown;
 
 pub use self::host::{Host, Request};
 pub use self::notifier::{DeliveryError, Notifier};
-pub use self::opened::{Open, OpenError, Opened, Opening, Process};
+pub use self::opened::{Open, OpenError, Opened, Opening};
+pub use self::process::Process;
 pub use self::secrets::with_secrets;
 pub use self::service::{RunError, Service};

@@ -9,7 +9,8 @@ use push::{Loopback, Vapid, WebPush};
 use store::{Database, Login, PgOutbox, Purpose};
 
 use crate::config::{NotifyConfig, Secret, Source};
-use crate::opened::{MayBlameSecret, Open, OpenError, Opening, Process};
+use crate::opened::{MayBlameSecret, Open, OpenError, Opening};
+use crate::process::Process;
 
 /// Nothing, or not all, could be delivered.
 #[derive(Debug, thiserror::Error)]

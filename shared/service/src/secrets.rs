@@ -14,7 +14,7 @@ use store::OtherLogin;
 use tokio::sync::Mutex;
 
 use crate::config::{self, Members, Secret, Source};
-use crate::opened::Process;
+use crate::process::Process;
 
 /// Something that is refused is refused for all events at the same time: secrets that have just been read are not read again for
 /// this long.

@@ -17,7 +17,8 @@ use tokio::time::Instant;
 use twitch::{Bounded, SetUpError, TwitchClient, TwitchConfig};
 
 use crate::config::RefreshConfig;
-use crate::opened::{OpenError, Opening, Process};
+use crate::opened::{OpenError, Opening};
+use crate::process::Process;
 
 /// Connections to Twitch over which something was answered within this long are taken to be alive; older ones may have
 /// slept in a frozen sandbox. Shorter than any server or NAT gateway keeps an idle connection.
