@@ -9,11 +9,13 @@ mod doctor;
 mod duration;
 mod history;
 mod id;
+mod keys;
 mod notifications;
 mod output;
 mod reactivate;
 mod refresh;
 mod rekey;
+mod serve;
 mod status;
 mod vapid;
 
@@ -28,6 +30,7 @@ use service::config::{self, Secret, Source, Whole};
 use service::shutdown::on_signals;
 use service::{Process, with_secrets};
 use store::{Database, MissingTables, Purpose, migrate};
+use tokio::runtime::Builder;
 
 /// Keeps the Twitch tokens of authorized streamers fresh.
 ///
@@ -101,6 +104,15 @@ enum Command {
         #[arg(long)]
         create_tables: bool,
     },
+    /// Run the service in this process: cycles, notifications and the HTTP API, until SIGTERM or Ctrl-C.
+    ///
+    /// It begins with a sweep, and then follows the same rules as the functions on AWS: planned runs, a sweep every 15 minutes, and a
+    /// retry after each failure. Several of them, and the functions, can share a database. `/healthz` says that it is alive, `/readyz`
+    /// that it can work. The HTTP API and `/metrics` need a key (`Authorization: Bearer KEY`) that API_KEYS or API_KEYS_FILE names.
+    Serve(serve::Arguments),
+    /// The keys of callers of `tokens serve`.
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// The key by which push services know us.
     #[command(subcommand)]
     Vapid(vapid::Command),
@@ -113,17 +125,36 @@ impl Command {
             Self::Refresh(_) => &[Secret::Database, Secret::Twitch, Secret::TokenKeys, Secret::Vapid],
             Self::Rekey(_) => &[Secret::Database, Secret::TokenKeys],
             Self::Doctor { .. } => &Whole::SECRETS,
-            Self::Vapid(_) => &[],
+            Self::Vapid(_) | Self::Keys(_) | Self::Serve(_) => &[],
             _ => &[Secret::Database],
         }
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let stop = on_signals(|| {
-        output::error("\nInterrupted: what is in flight is finished. Once more ends it at once.");
+    // A server answers requests while a cycle computes.
+    let mut runtime = match arguments.command {
+        Command::Serve(_) => Builder::new_multi_thread(),
+        _ => Builder::new_current_thread(),
+    };
+    match runtime.enable_all().build() {
+        Ok(runtime) => runtime.block_on(start(arguments)),
+        Err(error) => {
+            output::error(&format!("error: nothing can be started: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start(arguments: Arguments) -> ExitCode {
+    let serves = matches!(arguments.command, Command::Serve(_));
+    let stop = on_signals(move || {
+        if serves {
+            tracing::info!("asked to end: finishing what is in flight");
+        } else {
+            output::error("\nInterrupted: what is in flight is finished. Once more ends it at once.");
+        }
     });
     match run_until(arguments, stop).await {
         Ok(code) => code,
@@ -137,7 +168,7 @@ async fn main() -> ExitCode {
 /// Runs the command until it is done or asked to stop. Commands that hold leases end by themselves; what another has not
 /// finished, its transaction undoes.
 async fn run_until(arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> {
-    if matches!(arguments.command, Command::Refresh(_) | Command::Rekey(_)) {
+    if matches!(arguments.command, Command::Refresh(_) | Command::Rekey(_) | Command::Serve(_)) {
         return run(arguments, stop).await;
     }
     tokio::select! {
@@ -158,6 +189,10 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> 
     // The doctor reports by itself what other commands would stop at, or log.
     if !matches!(command, Command::Doctor { .. }) {
         telemetry::start(config::log(&source));
+    }
+    if let Command::Serve(arguments) = &command {
+        let process = Process::stopped_by(stop).with_sdk(sdk);
+        return Box::pin(serve::run(source, arguments, process)).await;
     }
     let process = Process::stopped_by(stop.clone()).with_sdk(sdk);
     let (source, other_login) = with_secrets(source, command.secrets(), &process).await;
@@ -192,6 +227,8 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> 
             output::line(&format!("The database is at version {version}."))?;
         }
         Command::Vapid(command) => vapid::run(command)?,
+        Command::Keys(command) => keys::run(command)?,
+        Command::Serve(_) => {}
         Command::Doctor { json } => return doctor::run(&source, &process.sdk, json).await,
     }
     Ok(ExitCode::SUCCESS)

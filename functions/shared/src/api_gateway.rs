@@ -59,6 +59,7 @@ async fn answer(routes: Router, request: Request) -> Response {
     request.extensions_mut().insert(Context {
         caller,
         request_id,
+        client: None,
         deadline: crate::deadline(lambda.deadline),
     });
     // A router is always ready and never fails.
@@ -116,7 +117,7 @@ mod tests {
     /// A route that says what it was let in with.
     fn routes() -> Router {
         let say = async |request: AxumRequest| {
-            let Some(Context { caller, request_id, deadline }) = request.extensions().get() else {
+            let Some(Context { caller, request_id, deadline, .. }) = request.extensions().get() else {
                 return "no context".to_owned();
             };
             format!("{caller} {request_id} {} {}", deadline.is_some(), request.uri())

@@ -22,11 +22,17 @@ use crate::problem::{PROBLEM_JSON, Problem, REQUEST_ID};
 const EXAMPLE_ID: &str = "JKJaXmPLvHcESHA=";
 
 /// What any request can meet, whatever it asks for.
-const ANY: [Problem; 6] = [
+const ANY: [Problem; 12] = [
     Problem::UnexpectedBody,
     Problem::BodyTooLarge,
     Problem::CallerUnidentified,
     Problem::CallerForeign,
+    Problem::KeyMissing,
+    Problem::RightMissing,
+    Problem::CampaignForbidden,
+    Problem::UnknownHost,
+    Problem::TooManyRequests,
+    Problem::TimedOut,
     Problem::DatabaseUnavailable,
     Problem::Internal,
 ];

@@ -1,7 +1,7 @@
 //! The API's description (OpenAPI 3.1), made from the routes, the bodies and the answers.
 
 use utoipa::openapi::extensions::ExtensionsBuilder;
-use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 
@@ -27,7 +27,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
     ),
     components(schemas(Authorization, Authorizations, HealthReport, ProblemBody)),
     modifiers(&Signed),
-    security(("sigv4" = [])),
+    security(("sigv4" = []), ("bearer" = [])),
     tags(
         (name = "grants", description = "What a streamer allows a campaign for 12 hours."),
         (name = "health check", description = "Whether each channel that a campaign needs can be used now."),
@@ -35,7 +35,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
 )]
 struct Document;
 
-/// Requests are signed, as API Gateway's IAM authorizer wants it.
+/// Requests are signed, as API Gateway's IAM authorizer wants it, or have a key of `tokens serve`.
 struct Signed;
 
 impl Modify for Signed {
@@ -48,5 +48,10 @@ impl Modify for Signed {
             Some(ExtensionsBuilder::new().add("x-amazon-apigateway-authtype", "awsSigv4").build());
         let components = document.components.get_or_insert_default();
         components.add_security_scheme("sigv4", SecurityScheme::ApiKey(ApiKey::Header(key)));
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("A key of `tokens serve`, as `tokens keys generate` prints it."))
+            .build();
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
     }
 }

@@ -32,7 +32,8 @@ pub(crate) fn closed(routes: Router) -> Router {
 }
 
 async fn enter(request: Request, next: Next) -> Response {
-    let Some(Context { caller, request_id, .. }) = request.extensions().get::<Context>().cloned() else {
+    let Some(Context { caller, request_id, client, .. }) = request.extensions().get::<Context>().cloned()
+    else {
         let request_id = Uuid::new_v4().to_string();
         tracing::warn!(request_id, path = request.uri().path(), "refused: the caller is not identified");
         return Problem::CallerUnidentified.answer(&request_id);
@@ -42,6 +43,7 @@ async fn enter(request: Request, next: Next) -> Response {
         "request",
         request_id,
         %caller,
+        client = client.map(tracing::field::display),
         method = %request.method(),
         path = request.uri().path()
     );

@@ -14,6 +14,7 @@ mod routes;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -30,6 +31,8 @@ pub struct Context {
     pub caller: Caller,
     /// By which the log and the answer know the request.
     pub request_id: String,
+    /// The client's address, where it is known. For the log.
+    pub client: Option<IpAddr>,
     /// When the function is killed at its timeout, if it has one.
     pub deadline: Option<Monotonic>,
 }

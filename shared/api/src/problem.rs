@@ -3,7 +3,7 @@
 //! No text here comes from inside: what a fault of ours is about stands in the log, under the request's id.
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use domain::authorization::Unknown;
@@ -39,6 +39,18 @@ pub enum Problem {
     CallerUnidentified,
     /// Who asks is of another AWS account.
     CallerForeign,
+    /// There is no key with the request, or none that is known.
+    KeyMissing,
+    /// The key has not the right that the route needs.
+    RightMissing,
+    /// The key is limited to campaigns, and the path names none of them.
+    CampaignForbidden,
+    /// The request is for another host.
+    UnknownHost,
+    /// As many requests as the server takes are being answered.
+    TooManyRequests,
+    /// The answer took too long.
+    TimedOut,
     /// There is no such path.
     UnknownRoute,
     /// The path is there, the method isn't.
@@ -113,6 +125,48 @@ impl Problem {
                 "The caller belongs to another AWS account",
                 "Only callers of the account that the function runs in are answered.",
                 "assume a role of that account and sign the request with it",
+            ),
+            Self::KeyMissing => (
+                StatusCode::UNAUTHORIZED,
+                "key-missing",
+                "The request has no valid key",
+                "`tokens serve` answers requests that have one of its keys in the header Authorization.",
+                "send `Authorization: Bearer KEY`, with a key of this server",
+            ),
+            Self::RightMissing => (
+                StatusCode::FORBIDDEN,
+                "right-missing",
+                "The key has not the right that this route needs",
+                "Each key has the rights that its server's API_KEYS name.",
+                "use another key, or have the operator add the right",
+            ),
+            Self::CampaignForbidden => (
+                StatusCode::FORBIDDEN,
+                "campaign-forbidden",
+                "The key is limited to other campaigns",
+                "Such a key reaches only routes with the id of one of its campaigns in the path.",
+                "use another key, or have the operator add the campaign",
+            ),
+            Self::UnknownHost => (
+                StatusCode::MISDIRECTED_REQUEST,
+                "unknown-host",
+                "The server does not have this name",
+                "`tokens serve` answers under the name in its PUBLIC_URL and under loopback names.",
+                "call it by that name, or have the operator set PUBLIC_URL",
+            ),
+            Self::TooManyRequests => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-requests",
+                "The server is answering as many requests as it takes",
+                "Nothing has changed.",
+                "ask again after the time in the header Retry-After",
+            ),
+            Self::TimedOut => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "timed-out",
+                "The answer took too long",
+                "What the request asked for goes on, and may have succeeded.",
+                "look at the result, or ask again after the time in the header Retry-After",
             ),
             Self::UnknownRoute => (
                 StatusCode::NOT_FOUND,
@@ -225,7 +279,8 @@ impl Problem {
         match self {
             // What is waited for takes seconds, a database that fails over half a minute, an outage of Twitch's a minute at
             // best, a human a few minutes.
-            Self::RefreshInProgress => Some(5),
+            Self::TooManyRequests => Some(1),
+            Self::RefreshInProgress | Self::TimedOut => Some(5),
             Self::TwitchUnavailable => Some(60),
             Self::DatabaseUnavailable => Some(30),
             Self::Misconfigured => Some(300),
@@ -283,6 +338,9 @@ impl IntoResponse for Problem {
         let mut response = self.case().status.into_response();
         if let Some(seconds) = self.retry_after() {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self == Self::KeyMissing {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response.extensions_mut().insert(self);
         response

@@ -24,12 +24,18 @@ use crate::{Context, enter};
 const ID: &str = "5c0e7a52-3a35-4b7c-9a8b-0f6d2a1c9e11";
 
 /// One of each.
-const ALL: [Problem; 18] = [
+const ALL: [Problem; 24] = [
     Problem::InvalidId { field: "campaign_id" },
     Problem::UnexpectedBody,
     Problem::BodyTooLarge,
     Problem::CallerUnidentified,
     Problem::CallerForeign,
+    Problem::KeyMissing,
+    Problem::RightMissing,
+    Problem::CampaignForbidden,
+    Problem::UnknownHost,
+    Problem::TooManyRequests,
+    Problem::TimedOut,
     Problem::UnknownRoute,
     Problem::MethodNotAllowed,
     Problem::Unknown(Unknown::Campaign),
@@ -60,6 +66,7 @@ fn context() -> Context {
     Context {
         caller: Caller("arn:aws:iam::123456789012:user/backend".to_owned()),
         request_id: "a-request".to_owned(),
+        client: None,
         deadline: None,
     }
 }

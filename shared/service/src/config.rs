@@ -9,6 +9,7 @@ mod links;
 mod log;
 mod notify;
 mod secrets;
+mod serve;
 mod signals;
 mod source;
 #[cfg(feature = "command")]
@@ -34,6 +35,7 @@ pub use self::log::{log, metrics_stack};
 pub use self::notify::{NotifyConfig, VapidConfig, VapidPrivateKey};
 pub(crate) use self::secrets::Members;
 pub use self::secrets::Secret;
+pub use self::serve::{PublicName, ServeConfig};
 pub use self::signals::signals;
 pub use self::source::Source;
 pub use self::whole::Whole;
@@ -254,7 +256,7 @@ fn has_loopback_host(url: &Url) -> bool {
 mod tests {
     use super::*;
 
-    const COMPLETE: [(&str, &str); 4] = [
+    pub(super) const COMPLETE: [(&str, &str); 4] = [
         ("DATABASE_URL", "postgres://app:hunter2secret@127.0.0.1/twitch_polls"),
         ("APP_KEY", "0123456789abcdefghijklmnopqrstuv"),
         ("TWITCH_CLIENT_ID", "client"),

@@ -64,6 +64,12 @@ impl Host {
         self.0.opened().map_or_else(|| self.0.process().clock.now(), |service| service.now())
     }
 
+    /// The service that is open now, if one is.
+    #[must_use]
+    pub fn opened(&self) -> Option<Arc<Service>> {
+        self.0.opened()
+    }
+
     /// The service that is open now; opened if none is.
     ///
     /// # Errors

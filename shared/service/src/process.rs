@@ -6,6 +6,8 @@ use aws::Sdk;
 use domain::{CancellationToken, Clock, SystemClock};
 use store::Database;
 
+use crate::scheduler::Scheduler;
+
 /// What belongs to the process rather than to its settings.
 #[derive(Clone)]
 pub struct Process {
@@ -17,12 +19,14 @@ pub struct Process {
     follows_database: bool,
     /// Ends cycles in order when it is cancelled.
     pub stop: CancellationToken,
+    /// Arms retries in this process, rather than at AWS.
+    pub(crate) scheduler: Option<Scheduler>,
 }
 
 impl Default for Process {
     fn default() -> Self {
         let (sdk, stop) = (Sdk::default(), CancellationToken::default());
-        Self { sdk, clock: Arc::new(SystemClock), follows_database: true, stop }
+        Self { sdk, clock: Arc::new(SystemClock), follows_database: true, stop, scheduler: None }
     }
 }
 
@@ -43,6 +47,12 @@ impl Process {
     #[must_use]
     pub fn with_sdk(self, sdk: impl Into<Sdk>) -> Self {
         Self { sdk: sdk.into(), ..self }
+    }
+
+    /// The same, whose retries this scheduler fires.
+    #[must_use]
+    pub fn with_scheduler(self, scheduler: Scheduler) -> Self {
+        Self { scheduler: Some(scheduler), ..self }
     }
 
     /// The time that all hosts of this database agree on.

@@ -19,6 +19,7 @@ use twitch::{Bounded, SetUpError, TwitchClient, TwitchConfig};
 use crate::config::RefreshConfig;
 use crate::opened::{OpenError, Opening};
 use crate::process::Process;
+use crate::signals::ServiceSignals;
 
 /// Connections to Twitch over which something was answered within this long are taken to be alive; older ones may have
 /// slept in a frozen sandbox. Shorter than any server or NAT gateway keeps an idle connection.
@@ -41,7 +42,7 @@ pub struct Service {
     twitch_config: TwitchConfig,
     /// The client of the last event.
     warm: Mutex<Option<Arc<TwitchClient>>>,
-    signals: AwsSignals,
+    signals: ServiceSignals,
     policy: Policy,
     health_check_timeout: TimeDelta,
     /// The time that all hosts agree on.
@@ -73,7 +74,10 @@ impl Service {
             store: PgStore::new(database, cipher, clock.clone()),
             twitch_config: twitch,
             warm: Mutex::default(),
-            signals: AwsSignals::new(signals, process.sdk.clone(), machine.clone()),
+            signals: ServiceSignals::new(
+                AwsSignals::new(signals, process.sdk.clone(), machine.clone()),
+                process.scheduler.clone(),
+            ),
             policy,
             health_check_timeout,
             clock,
@@ -149,7 +153,7 @@ impl Service {
     pub fn cycles(
         &self,
         until: Option<Instant>,
-    ) -> Result<RefreshService<PgStore, Bounded, AwsSignals, AwsSignals>, SetUpError> {
+    ) -> Result<RefreshService<PgStore, Bounded, ServiceSignals, ServiceSignals>, SetUpError> {
         let service = RefreshService::new(
             self.store.clone(),
             Bounded::new(self.twitch()?, until),

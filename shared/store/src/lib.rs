@@ -138,6 +138,15 @@ impl Database {
         Ok(database)
     }
 
+    /// The version of the schema.
+    ///
+    /// # Errors
+    ///
+    /// If the database can't be reached, or is not on this program's schema.
+    pub async fn check_schema(&self) -> Result<SchemaVersion, StoreError> {
+        schema::check(self).await
+    }
+
     /// Connects to nothing yet.
     fn prepare(login: Login, purpose: Purpose, machine: Arc<dyn Clock>) -> Self {
         let options = login.options();

@@ -52,6 +52,8 @@ pub fn start(config: LogConfig) {
     let log = tracing_subscriber::fmt()
         .with_max_level(LevelFilter::TRACE)
         .with_writer(std::io::stderr)
+        // It would panic where standard error is a full disk.
+        .log_internal_errors(false)
         .with_target(false);
     // A second start (a test, a warm function) keeps the first.
     let _ = match config.format {

@@ -1,7 +1,11 @@
-//! The metrics: all that is counted and measured, and their way to CloudWatch.
+//! The metrics: all that is counted and measured, and their way to CloudWatch or to Prometheus.
 //!
 //! A function that knows its stack writes one line of CloudWatch's Embedded Metric Format to its standard output for each
-//! event. Everywhere else nothing is recorded. Only numbers go in: no id, no name, no text of others.
+//! event. A server answers Prometheus with what it has recorded since its start. Everywhere else nothing is recorded. Only numbers go
+//! in: no id, no name, no text from outside.
+
+#[cfg(feature = "prometheus")]
+mod prometheus;
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -11,6 +15,9 @@ use ::metrics::{Unit, counter, describe_counter, histogram};
 use domain::notify::NotifyReport;
 use domain::report::Report;
 use metrics_cloudwatch_embedded::{Builder, Collector};
+
+#[cfg(feature = "prometheus")]
+pub use self::prometheus::{Exporter, start_prometheus};
 
 /// Where CloudWatch keeps them.
 pub const NAMESPACE: &str = "TwitchTokenRefresh";
@@ -116,7 +123,14 @@ struct Recorded {
     values: Mutex<HashMap<Metric, Vec<f64>>>,
 }
 
-static RECORDED: OnceLock<Recorded> = OnceLock::new();
+/// Where a process records to, if it does.
+enum Sink {
+    CloudWatch(Recorded),
+    #[cfg(feature = "prometheus")]
+    Prometheus,
+}
+
+static SINK: OnceLock<Sink> = OnceLock::new();
 
 /// Has everything from now on recorded, as of this stack.
 pub fn start(stack: String) {
@@ -126,23 +140,34 @@ pub fn start(stack: String) {
     for metric in Metric::ALL {
         describe_counter!(metric.name(), metric.unit(), metric.meaning());
     }
-    let _ = RECORDED.set(Recorded { collector, values: Mutex::default() });
+    let _ = SINK.set(Sink::CloudWatch(Recorded { collector, values: Mutex::default() }));
 }
 
 impl Metric {
     /// Counts so many more.
     pub fn add(self, count: u64) {
         // What never happened is not said.
-        if count > 0 {
-            counter!(self.name()).increment(count);
+        if count == 0 {
+            return;
+        }
+        match SINK.get() {
+            Some(Sink::CloudWatch(_)) => counter!(self.name()).increment(count),
+            #[cfg(feature = "prometheus")]
+            Some(Sink::Prometheus) => self.export_count(count),
+            None => {}
         }
     }
 
     /// One measurement.
     pub fn record(self, value: f64) {
-        if let Some(recorded) = RECORDED.get() {
-            let mut values = recorded.values.lock().unwrap_or_else(PoisonError::into_inner);
-            values.entry(self).or_default().push(value);
+        match SINK.get() {
+            Some(Sink::CloudWatch(recorded)) => {
+                let mut values = recorded.values.lock().unwrap_or_else(PoisonError::into_inner);
+                values.entry(self).or_default().push(value);
+            }
+            #[cfg(feature = "prometheus")]
+            Some(Sink::Prometheus) => self.export_value(value),
+            None => {}
         }
     }
 }
@@ -184,7 +209,7 @@ struct AtTheEnd;
 
 impl Drop for AtTheEnd {
     fn drop(&mut self) {
-        let Some(recorded) = RECORDED.get() else { return };
+        let Some(Sink::CloudWatch(recorded)) = SINK.get() else { return };
         let written = recorded.line().and_then(|line| std::io::stdout().lock().write_all(&line));
         if let Err(error) = written {
             tracing::error!(%error, "the metrics could not be written");
@@ -254,7 +279,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_loses_nothing_and_nothing_is_said_twice() {
         start("here".to_owned());
-        let recorded = RECORDED.get().unwrap();
+        let Some(Sink::CloudWatch(recorded)) = SINK.get() else { panic!("it was not started") };
         let record = || {
             Metric::Refused.add(2);
             Metric::Refused.add(1);

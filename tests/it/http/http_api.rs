@@ -66,8 +66,12 @@ impl Scene {
 
     /// Sends a request of a caller that is let in.
     async fn send(&self, method: Method, path: &str) -> Result<Answer> {
-        let context =
-            Context { caller: Caller(CALLER.to_owned()), request_id: REQUEST_ID.to_owned(), deadline: None };
+        let context = Context {
+            caller: Caller(CALLER.to_owned()),
+            request_id: REQUEST_ID.to_owned(),
+            client: None,
+            deadline: None,
+        };
         let request = Request::builder().method(method.clone()).uri(path).extension(context);
         let response = self.router.clone().oneshot(request.body(Body::empty())?).await?;
         let (parts, body) = response.into_parts();

@@ -45,6 +45,7 @@ impl Whole {
         let signals = Some(reader.signals()).filter(|_| reader.faults.len() == faults);
         let delivers = reader.is_given_vapid() || source.get(Secret::Vapid.variable()).is_some();
         let vapid = delivers.then(|| reader.vapid(database.as_ref())).flatten();
+        let _ = (reader.api_keys(), reader.public_url(), reader.trusted_proxies());
         let _ = (reader.presentation(), reader.health_check_timeout(), reader.log(), reader.metrics_stack());
         Self { database, cipher, twitch, policy, signals, vapid, delivers, faults: reader.faults }
     }
