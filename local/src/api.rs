@@ -70,7 +70,7 @@ impl Api {
         let enter = move |mut request: Request, next: Next| {
             let caller = Caller(format!("arn:aws:iam::{ACCOUNT}:user/local"));
             let request_id = Uuid::new_v4().to_string();
-            request.extensions_mut().insert(Context { caller, request_id, deadline: None });
+            request.extensions_mut().insert(Context { caller, request_id, client: None, deadline: None });
             next.run(request).with_subscriber(dispatch.clone())
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.context("no port for the HTTP API")?;

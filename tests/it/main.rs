@@ -83,3 +83,11 @@ mod deploy {
 mod local {
     mod postgres;
 }
+
+mod serve {
+    mod callers;
+    mod end;
+    mod limits;
+    mod server;
+    mod start;
+}

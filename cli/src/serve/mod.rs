@@ -40,8 +40,11 @@ const CYCLE_TIMEOUT: TimeDelta = TimeDelta::minutes(15);
 /// A delivery ends before the timer's next one.
 const DELIVERY_TIMEOUT: TimeDelta = TimeDelta::minutes(10);
 
+/// After this long an attempt to open the service has failed, so that `/readyz` can say why.
+const OPEN_TIMEOUT: TimeDelta = TimeDelta::seconds(2);
+
 /// Between two attempts to open the service while the database is away or on another schema.
-const OPEN_PAUSE: Duration = Duration::from_secs(5);
+const OPEN_PAUSE: Duration = Duration::from_secs(3);
 
 /// After the first signal to end, this long is waited for what is in flight: less than the 30 s after which Kubernetes kills, and more
 /// than a call to Twitch takes.
@@ -145,7 +148,7 @@ async fn work(
 ) {
     tracing::info!("[Scheduler] Token refresh scheduler started");
     while let Err(error) = select! {
-        opened = host.service() => opened,
+        opened = host.open(SystemClock.monotonic() + OPEN_TIMEOUT) => opened,
         () = stop.cancelled() => return,
     } {
         readiness.not_opened(error.to_string());

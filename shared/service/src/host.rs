@@ -79,6 +79,15 @@ impl Host {
         self.0.current(None).await
     }
 
+    /// Opens the service, unless it is open, and waits until `give_up_at` for a database that is away.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be opened.
+    pub async fn open(&self, give_up_at: Monotonic) -> Result<(), OpenError> {
+        self.0.current(Some(give_up_at)).await.map(drop)
+    }
+
     /// Runs this cycle, logs its report and counts it; after a planned run or a sweep, also does what follows it. Twitch being down is
     /// no error: the next trigger goes on.
     ///
