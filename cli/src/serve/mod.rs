@@ -64,7 +64,7 @@ pub struct Arguments {
 }
 
 pub async fn run(environment: Source, arguments: &Arguments, process: Process) -> Result<ExitCode> {
-    let resolved = with_secrets(&environment, &SECRETS, &process.sdk.clone().into()).await;
+    let (resolved, _) = with_secrets(environment.clone(), &SECRETS, &process).await;
     let config = ServeConfig::read(&resolved)?;
     let listener = TcpListener::bind(arguments.listen)
         .await
@@ -196,7 +196,7 @@ async fn deliveries(
     stop: &CancellationToken,
 ) {
     let Some(notifier) = notifier else { return };
-    let deliver = async |notifier: Arc<Notifier>| {
+    let deliver = async |notifier: Arc<Notifier>, _| {
         let deadline = notifier.monotonic() + DELIVERY_TIMEOUT;
         Ok::<_, DeliveryError>(notifier.run(Some(deadline), &log_delivery).await?)
     };
