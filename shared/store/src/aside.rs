@@ -1,4 +1,4 @@
-//! Rows that can't be read or written: each costs itself alone, and is set aside until its backoff is over.
+//! Rows that can't be read or written: the others of their batch are, and they are set aside until their backoff is over.
 
 use std::collections::HashSet;
 
@@ -8,14 +8,94 @@ use domain::attempt::Attempt;
 use domain::policy::{MAX_SET_ASIDE, SET_ASIDE};
 use domain::ports::{SetAside, StoreError};
 use sqlx::Error;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::errors::unreadable_row;
-use super::{Database, PgStore, failed};
+use super::{Class, Database, FIRST_PAUSE, PgStore, failed};
 
-impl PgStore {
+/// What a statement made of a batch, part by part.
+pub(super) struct Parts<T, R> {
+    /// Its answers.
+    pub(super) done: Vec<R>,
+    /// Rows that another transaction has locked.
+    pub(super) locked: Vec<T>,
+    /// Rows that it failed for.
+    pub(super) failed: Vec<(T, Error)>,
+}
+
+/// One row of a batch.
+pub(super) trait Row: Clone {
+    /// The streamer.
+    fn id(&self) -> Uuid;
+}
+
+impl Row for Uuid {
+    fn id(&self) -> Uuid {
+        *self
+    }
+}
+
+impl Row for &Attempt {
+    fn id(&self) -> Uuid {
+        self.lease.id.0
+    }
+}
+
+/// With its fencing number.
+impl Row for (Uuid, i64) {
+    fn id(&self) -> Uuid {
+        self.0
+    }
+}
+
+impl Database {
+    /// Runs a statement on all of these rows. Rows that are locked are left out; and where another row is at fault, its part
+    /// of the batch is halved until it is alone. Any other error ends it, and so does a lock of the whole table, unless it
+    /// `waits`.
+    pub(super) async fn in_parts<T: Row, R, F: Future<Output = Result<R, Error>>>(
+        &self,
+        rows: Vec<T>,
+        waits: impl Fn() -> bool,
+        statement: impl Fn(Vec<T>) -> F,
+    ) -> Result<Parts<T, R>, Error> {
+        let mut parts = Parts { done: Vec::new(), locked: Vec::new(), failed: Vec::new() };
+        let mut open = vec![rows];
+        while let Some(mut part) = open.pop() {
+            if part.is_empty() {
+                continue;
+            }
+            match statement(part.clone()).await {
+                Ok(done) => parts.done.push(done),
+                Err(error) if Class::from(&error) == Class::Locked => {
+                    let ids: Vec<_> = part.iter().map(Row::id).collect();
+                    let locked = self.locked(&ids).await.unwrap_or_default();
+                    if locked.is_empty() {
+                        if !waits() {
+                            return Err(error);
+                        }
+                        sleep(FIRST_PAUSE).await;
+                    }
+                    let (locked, free) = part.into_iter().partition(|row| locked.contains(&row.id()));
+                    parts.locked.extend::<Vec<_>>(locked);
+                    open.push(free);
+                }
+                Err(error) if Class::from(&error) == Class::Row => {
+                    if let [row] = &part[..] {
+                        parts.failed.push((row.clone(), error));
+                    } else {
+                        let second = part.split_off(part.len() / 2);
+                        open.extend([second, part]);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(parts)
+    }
+
     /// Those of these whose row, or ours of them, another transaction has locked.
-    pub(super) async fn locked(&self, ids: &[Uuid]) -> Result<HashSet<Uuid>, Error> {
+    async fn locked(&self, ids: &[Uuid]) -> Result<HashSet<Uuid>, Error> {
         let locked = sqlx::query_scalar!(
             r#"
             WITH free AS (
@@ -31,11 +111,13 @@ impl PgStore {
             "#,
             ids
         )
-        .fetch_all(&self.database)
+        .fetch_all(self)
         .await?;
         Ok(locked.into_iter().collect())
     }
+}
 
+impl PgStore {
     /// Gives the lease back, if it is still ours, and leaves the streamer alone for twice as long as the last time.
     pub(super) async fn put_aside(
         &self,
@@ -81,10 +163,6 @@ impl PgStore {
 
 impl Database {
     /// Those of these that are set aside now.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn set_aside(
         &self,
         ids: &[StreamerId],

@@ -1,5 +1,4 @@
-//! How things stand: what `tokens doctor` asks the database. Facts only, and nothing is written; what is well and what is
-//! not is decided by whoever asks.
+//! What `tokens doctor` asks the database. Facts only, and nothing is written; the caller decides what is wrong.
 
 use std::sync::Arc;
 
@@ -55,7 +54,7 @@ pub struct Server {
     pub version: String,
     /// Where it is, and the database's name.
     pub place: String,
-    /// As whom it let us in.
+    /// The role that we are connected as.
     pub role: String,
     /// What the connection relies on.
     pub trust: Trust,
@@ -137,7 +136,7 @@ pub struct Waiting {
     pub given_up: i64,
 }
 
-/// Who could run the function notify.
+/// The logins that can run the function notify.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotifyRole {
     /// The group exists.
@@ -177,19 +176,11 @@ impl Database {
     }
 
     /// The schema's version, if this program works on it.
-    ///
-    /// # Errors
-    ///
-    /// As [`Database::open`].
     pub async fn schema(&self) -> Result<SchemaVersion, StoreError> {
         schema::check(self).await
     }
 
     /// The application's tables, as far as they matter to us.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn tables(&self) -> Result<Tables, StoreError> {
         let looked = async {
             let mut transaction = self.transaction().await?;
@@ -204,10 +195,6 @@ impl Database {
     }
 
     /// What this login may not do and has to, as it stands in a `GRANT`: `UPDATE (is_active) ON public.streamers`.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn missing_rights(&self) -> Result<Vec<String>, StoreError> {
         let (mut tables, mut rights, mut columns) = (Vec::new(), Vec::new(), Vec::new());
         let all =
@@ -242,11 +229,7 @@ impl Database {
         .map_err(failed("looking up the login's rights"))
     }
 
-    /// Who has the rights that the function notify needs.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
+    /// The logins that have the rights that the function notify needs.
     pub async fn notify_role(&self) -> Result<NotifyRole, StoreError> {
         sqlx::query_as!(
             NotifyRole,
@@ -265,10 +248,6 @@ impl Database {
     }
 
     /// The last refreshes of the rules' runs since `since`.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn last_runs(&self, since: DateTime<Utc>) -> Result<LastRuns, StoreError> {
         let runs = sqlx::query!(
             r#"
@@ -288,10 +267,6 @@ impl Database {
     }
 
     /// What waits in the outbox.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn waiting(&self, now: DateTime<Utc>) -> Result<Waiting, StoreError> {
         let waiting = sqlx::query!(
             r#"
@@ -318,10 +293,6 @@ impl Database {
 impl PgStore {
     /// The stored texts by what they were encrypted with; a sample of each is opened. Reads the whole table, which takes
     /// seconds for a million streamers.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn stored_texts(&self, now: DateTime<Utc>) -> Result<Vec<StoredTexts>, StoreError> {
         // 20 of each are enough to see that a key is the wrong one.
         let rows = sqlx::query!(

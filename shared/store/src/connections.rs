@@ -1,4 +1,4 @@
-//! The pool's connections: what each is told when it is new, and which are not used any more.
+//! The pool's connections: what is asked of each new one, and which are not used any more.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -11,11 +11,9 @@ use super::{Database, Moment, failed};
 /// What the history says of the sessions that reach into a period. Only what lies in the period counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coverage {
-    /// The beginning of the period.
     pub from: DateTime<Utc>,
-    /// Its end.
     pub until: DateTime<Utc>,
-    /// How many sessions there were. A streamer who is in two campaigns has two.
+    /// How many sessions there were. A streamer in two campaigns has two.
     pub sessions: u64,
     /// How long they were together, without what lies outside the period.
     pub length: TimeDelta,
@@ -23,43 +21,35 @@ pub struct Coverage {
     pub broken: Vec<BrokenSession>,
 }
 
-/// A session in which the token was dead for a while, or in which nobody knows.
+/// A session in which the token was dead for a while, or may have been.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokenSession {
-    /// Whose.
     pub streamer_id: StreamerId,
     /// The login and the display name, if there still is such a streamer.
     pub streamer: Option<(String, String)>,
-    /// In which campaign.
     pub campaign_id: Uuid,
     /// Its name, if there still is such a campaign.
     pub campaign: Option<String>,
-    /// When the session began.
     pub granted_at: DateTime<Utc>,
-    /// When it ends or ended.
     pub ends_at: DateTime<Utc>,
     /// When the streamer was deactivated, if that was in it. From then on nothing counts, until a refresh is tried
     /// again.
     pub deactivated_at: Option<DateTime<Utc>>,
-    /// In the order of time.
     pub gaps: Vec<Gap>,
 }
 
 /// A part of a session without a token that is known to have lived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// Whether the token was dead; `false`: nobody knows.
+    /// Whether the token was dead; `false`: that is unknown.
     pub dead: bool,
-    /// From when.
     pub from: DateTime<Utc>,
-    /// Until when.
     pub until: DateTime<Utc>,
     /// Why, in the order of time. The texts hold no secret.
     pub reasons: Vec<String>,
 }
 
 impl Gap {
-    /// How long.
     #[must_use]
     pub fn length(&self) -> TimeDelta {
         self.until - self.from
@@ -67,13 +57,12 @@ impl Gap {
 }
 
 impl BrokenSession {
-    /// How long the token was dead.
     #[must_use]
     pub fn dead(&self) -> TimeDelta {
         self.sum(true)
     }
 
-    /// For how long nobody knows.
+    /// For how long that is unknown.
     #[must_use]
     pub fn unknown(&self) -> TimeDelta {
         self.sum(false)
@@ -104,13 +93,12 @@ impl Coverage {
         active.map(BrokenSession::dead).sum()
     }
 
-    /// For how long nobody knows, over all sessions.
+    /// For how long that is unknown, over all sessions.
     #[must_use]
     pub fn unknown(&self) -> TimeDelta {
         self.broken.iter().map(BrokenSession::unknown).sum()
     }
 
-    /// How many sessions had dead time.
     #[must_use]
     pub fn with_dead_time(&self) -> u64 {
         self.broken.iter().filter(|session| session.dead() > TimeDelta::zero()).map(|_| 1).sum()
@@ -120,10 +108,6 @@ impl Coverage {
 impl Database {
     /// The dead and the unknown time of the sessions that are remembered, from `from` until `now`, which is the
     /// present: the stored expiry counts as of now.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn coverage(&self, from: DateTime<Utc>, now: DateTime<Utc>) -> Result<Coverage, StoreError> {
         let rows = sqlx::query_file!("src/coverage.sql", from, now)
             .fetch_all(self)

@@ -11,7 +11,7 @@ use domain::{CampaignId, plain};
 use sqlx::Error;
 use uuid::Uuid;
 
-use super::statements::Transaction;
+use super::statements::{OfRow, Transaction};
 use super::{PgStore, failed};
 
 impl PgStore {
@@ -30,15 +30,15 @@ impl PgStore {
             } else if left == 0 {
                 Stored::OverBudget
             } else {
-                // One that can't be written costs itself alone.
+                // If its row can't be written, the others are.
                 transaction.begin_row().await?;
                 let done = deactivate_and_notify(&mut transaction, attempt).await;
                 match transaction.end_row(done).await? {
-                    Ok(done) => {
+                    OfRow::Done(done) => {
                         left -= u64::from(matches!(done, Stored::Deactivated(_)));
                         done
                     }
-                    Err(error) => Stored::Refused(failed("deactivating a streamer")(error)),
+                    OfRow::Failed(error) => Stored::Refused(failed("deactivating a streamer")(error)),
                 }
             };
         }
@@ -199,7 +199,7 @@ async fn budget_left(transaction: &mut Transaction<'_>, now: DateTime<Utc>) -> R
         r#"
         WITH recent AS (SELECT streamer_id FROM token_refresh.deactivations WHERE deactivated_at > $1)
         SELECT (SELECT count(*) FROM recent) AS "recent!",
-               -- With those who were deactivated within the hour: each deactivation would make the budget smaller.
+               -- With those that were deactivated within the hour: each deactivation would make the budget smaller.
                (SELECT count(*) FROM (
                     SELECT m.streamer_id
                     FROM public.campaign_memberships m JOIN public.streamers s ON s.id = m.streamer_id AND s.is_active
@@ -283,8 +283,8 @@ enum Queue {
     Notice,
 }
 
-/// Who is concerned by a deactivation: the streamer, and each owner of campaigns in which the streamer is active, but for the
-/// streamer's own campaigns. It also puts one notification for each device, the newest, of those who want one into the outbox,
+/// The people that a deactivation concerns: the streamer, and each owner of campaigns in which the streamer is active, but for the
+/// streamer's own campaigns. It also puts one notification for each device, the newest, of those that want one into the outbox,
 /// in place of any that still wait there: as many rows as devices, however many campaigns there are.
 async fn notify(
     transaction: &mut Transaction<'_>,

@@ -1,4 +1,4 @@
-//! What an error of the database means: what it concerns, and whether it can pass. The only place that knows.
+//! What an error of the database means: what it concerns, and whether it can pass.
 
 use std::io::ErrorKind;
 
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_login_is_told_by_its_kind() {
+    fn a_refused_login_has_a_kind_of_its_own() {
         let refused = Error::Database(Box::new(Answered("28P01", "password authentication failed")));
         let error = failed("reading")(refused);
         assert_eq!(error.kind, StoreErrorKind::LoginRefused);

@@ -23,10 +23,6 @@ pub struct Misplaced {
 impl Database {
     /// The active streamers whose stored access token Twitch has called another application's than this one's, or another
     /// user's.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn misplaced(&self, client_id: &str) -> Result<Vec<Misplaced>, StoreError> {
         let rows = sqlx::query!(
             r#"
@@ -53,10 +49,6 @@ impl Database {
 
     /// The last success, the last one of another streamer, and two streamers that were refused since, if there are so many:
     /// more would confirm nothing else.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub(super) async fn history_under(&self, client_id: &str) -> Result<History, StoreError> {
         let rows = sqlx::query!(
             r#"
@@ -106,10 +98,6 @@ impl Database {
     }
 
     /// Three authorized streamers at most, without a failure and with a token that should live.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub(super) async fn healthy_except(
         &self,
         except: &[StreamerId],
@@ -135,10 +123,6 @@ impl Database {
     }
 
     /// For how long Twitch has refused every refresh under this client id; zero if it does not now.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn only_refused_for(
         &self,
         client_id: &str,

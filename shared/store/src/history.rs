@@ -36,16 +36,12 @@ pub struct HistoryEntry {
     pub expires_before: Option<DateTime<Utc>>,
     /// The token's expiry after.
     pub expires_after: Option<DateTime<Utc>>,
-    /// Who asked for it, if it was somebody.
+    /// The caller that asked for it, if any.
     pub caller: Option<String>,
 }
 
 impl Database {
     /// The last `limit` refreshes of a streamer, the newest first.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn history(&self, id: StreamerId, limit: i64) -> Result<Vec<HistoryEntry>, StoreError> {
         let rows = sqlx::query!(
             r#"
@@ -72,11 +68,7 @@ impl Database {
     }
 
     /// Remembers the sessions, and forgets streamers that are gone and what is old: for a run over all streamers that is done. What
-    /// fails ends it, and the next run makes up for it.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
+    /// fails ends it, and the next run does the rest.
     pub async fn keep_up(&self, now: DateTime<Utc>) -> Result<(), StoreError> {
         self.remember_sessions(now).await?;
         self.forget_old_history(now).await?;
@@ -84,11 +76,7 @@ impl Database {
     }
 
     /// Deletes what we remember of streamers that have been deleted: of a few from a place by chance on, and again while all of them
-    /// are gone, as when the application has made its tables anew. Rows that are hidden from this login are not gone.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
+    /// are gone, as when the application has created its tables again. Rows that are hidden from this login are not gone.
     pub async fn forget_gone(&self, now: DateTime<Utc>) -> Result<u64, StoreError> {
         let mut forgotten = 0;
         loop {
@@ -123,10 +111,6 @@ impl Database {
     }
 
     /// Forgets what is older than 30 days, a part at a time: what is forgotten stays so if there is no time for the rest.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn forget_old_history(&self, now: DateTime<Utc>) -> Result<(), StoreError> {
         let before = now - HISTORY_KEPT;
         self.forget(|| {

@@ -3,7 +3,7 @@
 //! Every query that a cycle runs is one statement and commits by itself: no transaction is ever open while Twitch
 //! is asked, and none spans two round trips (but for a deactivation and a grant). Time always comes in as a parameter.
 
-#![warn(missing_docs)]
+#![allow(clippy::missing_errors_doc, reason = "every function fails if the database does")]
 
 mod aside;
 mod claim;
@@ -27,6 +27,7 @@ mod rekey;
 mod restore;
 mod schema;
 mod sessions;
+mod state;
 mod statements;
 mod tables;
 mod visible;
@@ -40,14 +41,12 @@ use cipher::TokenCipher;
 use domain::attempt::{Attempt, Stored};
 use domain::evidence::History;
 use domain::notification::Recipient;
-use domain::policy::{FailedUnder, Failure, FailureKind};
 use domain::ports::{Claim, Page, Place, SetAside, Store, StoreError};
-use domain::{Clock, Monotonic, NoExpiry, Streamer, StreamerId, SystemClock, TokenState};
+use domain::{Clock, Monotonic, StreamerId, SystemClock};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{ConnectOptions, Postgres};
 use tokio::time::{sleep, timeout};
-use uuid::Uuid;
 
 pub use self::clock::{CLOCK_TOLERANCE, DatabaseClock};
 pub use self::condition::{LastRuns, NotifyRole, Server, StoredTexts, StoredUnder, Tables, Trust, Waiting};
@@ -73,17 +72,17 @@ pub use self::visible::{Hidden, Rehearsal};
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a statement gets that begins at the last moment: less than a cycle keeps free before its deadline.
-const LAST_STATEMENT: Duration = Duration::from_secs(3);
+const LAST_STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a server that is away is waited for at the beginning, unless the caller knows better: less than the 30 s after which
 /// API Gateway gives up a request.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The first wait before a failed write is tried again; it doubles up to [`LONGEST_PAUSE`].
+/// The first wait before a failed write is tried again; it doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// A database that comes back is noticed within this long.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// The database, on this program's schema. What needs no key is here.
 #[derive(Clone)]
@@ -95,6 +94,8 @@ pub struct Database {
     patience: Duration,
     /// When it was last found that no row of a streamer is hidden from us.
     hides_nothing_since: Arc<Mutex<Option<Instant>>>,
+    /// The connection of the last statement, if it is kept for the next one.
+    kept: Option<Kept>,
 }
 
 impl Database {
@@ -109,19 +110,11 @@ impl Database {
     }
 
     /// The same, for this purpose.
-    ///
-    /// # Errors
-    ///
-    /// As [`Database::open`].
     pub async fn open_for(login: impl Into<Login>, purpose: Purpose) -> Result<Self, StoreError> {
         Self::open_until(login, purpose, None, Arc::new(SystemClock)).await
     }
 
     /// The same, for a caller that has time until `give_up_at`, by this clock of the machine.
-    ///
-    /// # Errors
-    ///
-    /// As [`Database::open`].
     pub async fn open_until(
         login: impl Into<Login>,
         purpose: Purpose,
@@ -153,7 +146,7 @@ impl Database {
         let known = Arc::new(Known::new(&options, DatabaseClock::new(machine), purpose));
         let pool = connections::pool(quiet(&options), &known);
         let (patience, hides_nothing_since) = (connections::CONNECT_TIMEOUT, Arc::default());
-        Self { pool, login: Arc::new(login), known, patience, hides_nothing_since }
+        Self { pool, login: Arc::new(login), known, patience, hides_nothing_since, kept: None }
     }
 
     /// The time that all hosts of this database agree on. It is corrected whenever a connection is made or checked, and so at
@@ -173,7 +166,7 @@ impl Database {
                 {
                     tracing::warn!(error = said(&error), "no connection to the database, trying again");
                     sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    pause = (pause * 2).min(MAX_PAUSE);
                 }
                 connected => return connected,
             }
@@ -226,7 +219,7 @@ async fn why_not(options: &PgConnectOptions) -> sqlx::Error {
     }
 }
 
-/// What is said about statements would say it in every cycle; and their texts are in the code.
+/// Without a log line for each statement.
 fn quiet(options: &PgConnectOptions) -> PgConnectOptions {
     options.clone().disable_statement_logging()
 }
@@ -238,14 +231,16 @@ pub struct PgStore {
     database: Database,
     cipher: Arc<TokenCipher>,
     clock: Arc<dyn Clock>,
-    writing: Kept,
+    /// The same, on a connection that is kept between the writes of a cycle.
+    writing: Database,
 }
 
 impl PgStore {
     /// The clock says for how long a failing write may be repeated.
     #[must_use]
     pub fn new(database: Database, cipher: impl Into<Arc<TokenCipher>>, clock: Arc<dyn Clock>) -> Self {
-        Self { database, cipher: cipher.into(), clock, writing: Kept::default() }
+        let writing = database.keeping();
+        Self { database, cipher: cipher.into(), clock, writing }
     }
 
     /// What needs no key.
@@ -358,119 +353,44 @@ impl PgStore {
         give_up_at: Monotonic,
         statement: impl Fn() -> F,
     ) -> Result<T, sqlx::Error> {
-        persistently(self.clock.as_ref(), give_up_at, statement).await
+        persistently(self.clock.as_ref(), give_up_at, Class::can_pass, statement).await
+    }
+
+    /// The same for a statement on a batch, from which a locked row is left out instead.
+    async fn unless_locked<T, F: Future<Output = Result<T, sqlx::Error>>>(
+        &self,
+        give_up_at: Monotonic,
+        statement: impl Fn() -> F,
+    ) -> Result<T, sqlx::Error> {
+        let repeats = |class: Class| class.can_pass() && class != Class::Locked;
+        persistently(self.clock.as_ref(), give_up_at, repeats, statement).await
     }
 }
 
-/// Runs a statement, or a transaction, again while the database is away, until `give_up_at`. It must be one that can be
-/// repeated after its first answer was lost. That which takes leases is not quite: it meets its own, as if they were
+/// Runs a statement, or a transaction, again after errors of these classes, until `give_up_at`. It must be one that can be
+/// repeated after its first answer was lost. The one that takes leases is not quite: it meets its own, as if they were
 /// another run's, and they have to run out.
 async fn persistently<T, F: Future<Output = Result<T, sqlx::Error>>>(
     clock: &dyn Clock,
     give_up_at: Monotonic,
+    repeats: impl Fn(Class) -> bool,
     statement: impl Fn() -> F,
 ) -> Result<T, sqlx::Error> {
     let mut pause = FIRST_PAUSE;
     loop {
         let left = (give_up_at - clock.monotonic()).to_std().unwrap_or_default();
-        let patience = left.clamp(LAST_STATEMENT, STATEMENT_TIMEOUT);
+        let patience = left.clamp(LAST_STATEMENT_TIMEOUT, STATEMENT_TIMEOUT);
         let done = timeout(patience, statement()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
         match done {
             Err(error)
-                if Class::from(&error).can_pass()
+                if repeats(Class::from(&error))
                     && give_up_at - clock.monotonic() > TimeDelta::from_std(pause).unwrap_or_default() =>
             {
                 tracing::warn!(error = said(&error), "the database failed, trying again");
                 sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                pause = (pause * 2).min(MAX_PAUSE);
             }
             done => return done,
         }
-    }
-}
-
-/// An error of one row is an answer: repeating the statement helps none of the others.
-fn unless_of_a_row<T>(done: Result<T, sqlx::Error>) -> Result<Result<T, sqlx::Error>, sqlx::Error> {
-    match done {
-        Err(error) if Class::from(&error).is_of_a_row() => Ok(Err(error)),
-        done => done.map(Ok),
-    }
-}
-
-/// The clocks of those who write here differ by less. One that was just set is not far ahead.
-const LARGEST_SKEW: TimeDelta = TimeDelta::minutes(1);
-
-/// A streamer as it is stored. Nullable all over; [`TokenState`] is what the columns mean together.
-struct StreamerRow {
-    id: Uuid,
-    login: String,
-    display_name: String,
-    is_active: bool,
-    /// The end of the last authorization.
-    until: Option<Moment>,
-    expires_at: Option<Moment>,
-    refreshed_at: Option<Moment>,
-    validated_at: Option<Moment>,
-    /// The application's column, which others write as well.
-    failed_at: Option<Moment>,
-    /// What we remember of the failure at the very time `known_failure_at`, and of no other.
-    known_failure_at: Option<Moment>,
-    failure_kind: Option<String>,
-    /// What of ours it was recorded under.
-    failed_client_id: Option<String>,
-    refusals: Option<i32>,
-    /// What Twitch said of the expiry of the stored pair.
-    pair_expiry: Option<String>,
-    /// Our own first refusal of the stored pair.
-    refused_since: Option<Moment>,
-    /// When people were notified of it.
-    noticed_at: Option<Moment>,
-}
-
-impl StreamerRow {
-    /// As of `now`: a time that is ahead of it says nothing, because what has been can't be to come. Another program may have
-    /// written it in a wrong zone.
-    fn into_parts(self, now: DateTime<Utc>) -> (Streamer, TokenState) {
-        let past = |at: &DateTime<Utc>| *at <= now + LARGEST_SKEW;
-        let failed_at = self.failed_at.and_then(Moment::known).filter(past);
-        let known = failed_at.is_some() && self.known_failure_at.and_then(Moment::known) == failed_at;
-        let failed_under = self.failed_client_id.filter(|_| known).map(|id| match id.as_str() {
-            "" => FailedUnder::WrongKeys,
-            _ => FailedUnder::Client(id),
-        });
-        let failure = failed_at.map(|at| {
-            let failure = match self.failure_kind.as_deref().and_then(parse_kind).filter(|_| known) {
-                Some(kind) => {
-                    let refusals = self.refusals.and_then(|n| n.try_into().ok()).unwrap_or(0);
-                    Failure { refusals, ..Failure::first(kind, at) }
-                }
-                None => Failure::recorded_elsewhere(at),
-            };
-            let refused_since = self.refused_since.and_then(Moment::known).filter(past);
-            Failure { refused_since, noticed: self.noticed_at.is_some(), ..failure }
-        });
-        let token = TokenState {
-            expires_at: self.expires_at.and_then(Moment::known),
-            no_expiry: self.pair_expiry.as_deref().and_then(parse_no_expiry),
-            refreshed_at: self.refreshed_at.and_then(Moment::known).filter(past),
-            validated_at: self.validated_at.and_then(Moment::known).filter(past),
-            failure,
-            failed_under,
-            repaired: false,
-        };
-        let streamer = Streamer::new(StreamerId(self.id), &self.login, &self.display_name);
-        (streamer, token)
-    }
-}
-
-fn parse_kind(text: &str) -> Option<FailureKind> {
-    [FailureKind::Refusal, FailureKind::Outage].into_iter().find(|kind| kind.as_str() == text)
-}
-
-fn parse_no_expiry(text: &str) -> Option<NoExpiry> {
-    match text {
-        "never" => Some(NoExpiry::Never),
-        "unknown" => Some(NoExpiry::Unknown),
-        _ => None,
     }
 }

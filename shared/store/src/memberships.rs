@@ -11,20 +11,20 @@ use sqlx::Error;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use super::errors::unreadable_row;
+use super::state::{MAX_SKEW, State, query_states, state_of};
 use super::statements::Transaction;
-use super::{Database, LARGEST_SKEW, Moment, PgStore, StreamerRow, failed, unless_of_a_row};
+use super::{Database, Moment, PgStore, failed};
 
-/// Somebody waits; a database that takes longer is away.
+/// A caller waits; a database that takes longer is away.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The first look at a lease that is waited for; the pause doubles up to [`LONGEST_LOOK`].
-const FIRST_LOOK: Duration = Duration::from_millis(20);
+/// The first look at a lease that is waited for; the pause doubles up to [`MAX_LOOK_PAUSE`].
+const FIRST_LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 /// A lease that was given back is noticed within this long.
-const LONGEST_LOOK: Duration = Duration::from_millis(160);
+const MAX_LOOK_PAUSE: Duration = Duration::from_millis(160);
 
-/// Should nobody have written when it was granted: it holds for twelve hours.
+/// Where the time of the grant was not written, it is taken to hold for twelve hours.
 fn authorization(granted_at: Option<Moment>, expires_at: Option<Moment>) -> Option<Authorization> {
     let expires_at = expires_at?.end();
     let granted_at =
@@ -54,61 +54,24 @@ enum Revoked {
     EndsLater,
 }
 
-/// One row of the queries below; a macro, because each query has a record of its own.
-macro_rules! streamer_row {
-    ($row:ident) => {
-        StreamerRow {
-            id: $row.id,
-            login: $row.login,
-            display_name: $row.display_name,
-            is_active: $row.is_active,
-            until: $row.expires_at,
-            expires_at: $row.token_expires_at,
-            refreshed_at: $row.refreshed_at,
-            validated_at: $row.validated_at,
-            failed_at: $row.failed_at,
-            known_failure_at: $row.known_failure_at,
-            failure_kind: $row.failure_kind,
-            refusals: $row.refusals,
-            // Whether it is due is decided under the lease, on all that is known.
-            failed_client_id: None,
-            pair_expiry: None,
-            refused_since: None,
-            noticed_at: None,
-        }
-    };
-}
-
 impl Database {
     /// The memberships of a streamer by the campaigns' names, or the one in this campaign.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn memberships(
         &self,
         streamer: StreamerId,
         campaign: Option<CampaignId>,
         now: DateTime<Utc>,
     ) -> Result<Vec<Membership>, MembershipError> {
-        let query = sqlx::query!(
-            r#"
-            SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
-                   s.token_expires_at, s.last_token_refresh_at AS refreshed_at,
-                   s.token_refresh_failed_at AS failed_at,
-                   ours.validated_at AS "validated_at?", ours.failed_at AS "known_failure_at?",
-                   ours.failure_kind AS "failure_kind?", ours.refusals AS "refusals?",
-                   c.id AS "campaign_id?", c.name AS "campaign_name?", m.id AS "membership_id?",
-                   m.status AS "status?", m.poll_authorization_granted_at AS "granted_at?",
-                   m.poll_authorization_expires_at AS "expires_at?"
-            FROM public.streamers s
+        let query = query_states!(
+            r#"SELECT c.id AS "campaign_id?", c.name AS "campaign_name?", m.id AS "membership_id?", m.status AS "status?",
+                      m.poll_authorization_granted_at AS "granted_at?", m.poll_authorization_expires_at AS "expires_at?", "#,
+            "FROM public.streamers s
             LEFT JOIN token_refresh.streamers ours ON ours.streamer_id = s.id
             LEFT JOIN public.campaign_memberships m
                 ON m.streamer_id = s.id AND ($2::uuid IS NULL OR m.campaign_id = $2)
             LEFT JOIN public.campaigns c ON c.id = coalesce(m.campaign_id, $2)
             WHERE s.id = $1
-            ORDER BY c.name, c.id
-            "#,
+            ORDER BY c.name, c.id",
             streamer.0,
             campaign.map(|campaign| campaign.0) as Option<Uuid>
         );
@@ -136,13 +99,12 @@ impl Database {
                 _ => MembershipStatus::Pending,
             };
             let authorization = authorization(row.granted_at, row.expires_at);
-            let (campaign, streamer_is_active) = (CampaignId(campaign_id), row.is_active);
-            let (streamer, token) = streamer_row!(row).into_parts(now);
+            let State { streamer, is_active, token } = state_of!(row).at(now);
             memberships.push(Membership {
-                campaign,
+                campaign: CampaignId(campaign_id),
                 campaign_name: plain(campaign_name),
                 streamer,
-                streamer_is_active,
+                streamer_is_active: is_active,
                 status,
                 authorization,
                 token,
@@ -169,10 +131,6 @@ impl Database {
     }
 
     /// Ends the membership's authorization now, if it has one; and the session that it was, exactly.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn revoke(&self, key: MembershipKey, now: DateTime<Utc>) -> Result<(), MembershipError> {
         let mut revoked = self.end_authorization(key, now).await?;
         if revoked == Revoked::EndsLater {
@@ -214,7 +172,7 @@ impl Database {
             key.campaign.0,
             key.streamer.0,
             now,
-            now + LARGEST_SKEW
+            now + MAX_SKEW
         );
         let ends_later = in_time("revoking an authorization", async { query.fetch_one(self).await }).await?;
         Ok(match ends_later {
@@ -224,28 +182,30 @@ impl Database {
         })
     }
 
-    /// A row that can't be read costs itself alone: then each is read by itself.
+    /// If a row can't be read, each is read by itself, so that the others are known.
     async fn participants(
         &self,
         campaign: CampaignId,
         now: DateTime<Utc>,
     ) -> Result<Participants, MembershipError> {
         const DOING: &str = "reading a campaign's streamers";
-        let read = async |only| unless_of_a_row(self.read_participants(campaign, only, now).await);
+        let read = async |doing, only| in_time(doing, self.read_participants(campaign, only, now)).await;
         let mut participants = Participants::default();
-        if let Ok(readable) = in_time(DOING, read(None)).await? {
-            participants.readable = readable;
-        } else {
-            for (id, is_game_master) in in_time(DOING, self.needed(campaign)).await? {
-                match in_time(DOING, read(Some(id))).await? {
-                    Ok(readable) => participants.readable.extend(readable),
-                    Err(error) => {
-                        let error = unreadable_row(&error);
-                        let participant = Participant::unreadable(StreamerId(id), is_game_master);
-                        participants.unreadable.push((participant, error));
+        match read(DOING, None).await {
+            Ok(readable) => participants.readable = readable,
+            Err(error) if error.kind == StoreErrorKind::Row => {
+                for (id, is_game_master) in in_time(DOING, self.needed(campaign)).await? {
+                    match read("reading the streamer's row", Some(id)).await {
+                        Ok(readable) => participants.readable.extend(readable),
+                        Err(error) if error.kind == StoreErrorKind::Row => {
+                            let participant = Participant::unreadable(StreamerId(id), is_game_master);
+                            participants.unreadable.push((participant, error));
+                        }
+                        Err(error) => return Err(error.into()),
                     }
                 }
             }
+            Err(error) => return Err(error.into()),
         }
         let Participants { readable, unreadable } = &participants;
         // A campaign without members would be called healthy.
@@ -270,29 +230,23 @@ impl Database {
         only: Option<Uuid>,
         now: DateTime<Utc>,
     ) -> Result<Vec<Participant>, Error> {
-        let rows = sqlx::query!(
+        let rows = query_states!(
             r#"
             WITH needed AS (
                 SELECT streamer_id FROM public.campaign_memberships WHERE campaign_id = $1 AND status = 'ACTIVE'
                 UNION
                 SELECT s.id FROM public.campaigns c JOIN public.streamers s ON s.user_id = c.owner_id WHERE c.id = $1
             )
-            SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
-                   s.token_expires_at, s.last_token_refresh_at AS refreshed_at,
-                   s.token_refresh_failed_at AS failed_at,
-                   ours.validated_at AS "validated_at?", ours.failed_at AS "known_failure_at?",
-                   ours.failure_kind AS "failure_kind?", ours.refusals AS "refusals?",
-                   m.poll_authorization_granted_at AS "granted_at?", m.poll_authorization_expires_at AS "expires_at?",
+            SELECT m.poll_authorization_granted_at AS "granted_at?", m.poll_authorization_expires_at AS "expires_at?",
                    coalesce(s.user_id = c.owner_id, false) AS "is_game_master!",
-                   coalesce(s.refresh_token_encrypted, '') <> '' AS "has_refresh_token!"
-            FROM public.campaigns c
+                   coalesce(s.refresh_token_encrypted, '') <> '' AS "has_refresh_token!", "#,
+            "FROM public.campaigns c
             CROSS JOIN needed
             JOIN public.streamers s ON s.id = needed.streamer_id
             LEFT JOIN token_refresh.streamers ours ON ours.streamer_id = s.id
             LEFT JOIN public.campaign_memberships m
                 ON m.campaign_id = c.id AND m.streamer_id = s.id AND m.status = 'ACTIVE'
-            WHERE c.id = $1 AND ($2::uuid IS NULL OR needed.streamer_id = $2)
-            "#,
+            WHERE c.id = $1 AND ($2::uuid IS NULL OR needed.streamer_id = $2)",
             campaign.0,
             only as Option<Uuid>
         )
@@ -301,8 +255,7 @@ impl Database {
         let participants = rows.into_iter().map(|row| {
             let authorization = authorization(row.granted_at, row.expires_at);
             let (is_game_master, has_refresh_token) = (row.is_game_master, row.has_refresh_token);
-            let is_active = row.is_active;
-            let (streamer, token) = streamer_row!(row).into_parts(now);
+            let State { streamer, is_active, token } = state_of!(row).at(now);
             Participant { streamer, is_active, is_game_master, authorization, has_refresh_token, token }
         });
         Ok(participants.collect())
@@ -343,7 +296,7 @@ impl Memberships for PgStore {
     async fn released(&self, ids: &[StreamerId], patience: TimeDelta) -> Result<bool, StoreError> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
         let give_up_at = Instant::now() + patience.to_std().unwrap_or_default();
-        let mut pause = FIRST_LOOK;
+        let mut pause = FIRST_LOOK_PAUSE;
         loop {
             let query = sqlx::query_scalar!(
                 r#"
@@ -366,7 +319,7 @@ impl Memberships for PgStore {
                 return Ok(false);
             }
             sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_LOOK);
+            pause = (pause * 2).min(MAX_LOOK_PAUSE);
         }
     }
 }

@@ -22,7 +22,7 @@ const END_OF_TIME: DateTime<Utc> =
     DateTime::from_timestamp(253_402_300_799, 999_999_999).expect("the end of the year 9999");
 
 impl Moment {
-    /// `None`: infinite, or after the year 9999, which tells of nothing that happens.
+    /// `None`: infinite, or after the year 9999.
     pub(super) fn known(self) -> Option<DateTime<Utc>> {
         let at = DateTime::from_timestamp_micros(self.0.checked_add(TO_2000)?)?;
         Some(at).filter(|at| *at < END_OF_TIME)
@@ -104,8 +104,8 @@ mod tests {
                     .as_str()
                     .zip(origin["name"].as_str())
                     .is_some_and(|(table, name)| overrides(table, name));
-                let is_told = column["name"].as_str().unwrap().ends_with(": Moment");
-                assert!(is_overridden || is_told, "{column} of {}", query["query"]);
+                let is_annotated = column["name"].as_str().unwrap().ends_with(": Moment");
+                assert!(is_overridden || is_annotated, "{column} of {}", query["query"]);
             }
         }
         assert!(times > 40, "{times}");

@@ -14,7 +14,7 @@ use sqlx::Error;
 use uuid::Uuid;
 
 use super::deactivate::role;
-use super::{Database, Moment, failed, persistently};
+use super::{Class, Database, Moment, failed, persistently};
 
 /// The outbox in PostgreSQL. Needs no key.
 #[derive(Clone)]
@@ -53,7 +53,8 @@ impl Outbox for PgOutbox {
         now: DateTime<Utc>,
         give_up_at: Monotonic,
     ) -> Result<(), StoreError> {
-        persistently(self.clock.as_ref(), give_up_at, || self.write(notification, next, reason, now))
+        let write = || self.write(notification, next, reason, now);
+        persistently(self.clock.as_ref(), give_up_at, Class::can_pass, write)
             .await
             .map_err(failed("writing what became of a notification"))
     }
@@ -137,7 +138,7 @@ impl PgOutbox {
                 id: row.id,
                 attempt: row.attempt.try_into().unwrap_or(0),
                 created_at: row.created_at.end(),
-                // A missing key can't be encrypted for, which whoever sends will say.
+                // Where a key is missing, encrypting fails and says so.
                 subscription: Subscription {
                     id: row.subscription_id,
                     endpoint: row.endpoint.unwrap_or_default(),
@@ -232,7 +233,7 @@ pub struct OutboxCounts {
     pub gone: i64,
     /// Could not be delivered within a day, or never will be.
     pub given_up: i64,
-    /// Nobody was to be told any more.
+    /// Settled without an attempt: it no longer applied.
     pub obsolete: i64,
 }
 
@@ -241,9 +242,9 @@ pub struct OutboxCounts {
 pub struct OutboxEntry {
     /// When the streamer was deactivated.
     pub created_at: DateTime<Utc>,
-    /// Whom it is for.
+    /// The name of the person that it is for.
     pub user_name: String,
-    /// About whom.
+    /// The streamer that it is about.
     pub streamer_id: Uuid,
     /// The streamer's name.
     pub streamer_name: String,
@@ -267,10 +268,6 @@ pub struct OutboxEntry {
 
 impl Database {
     /// The counts of all notifications that are kept.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn notification_counts(&self) -> Result<OutboxCounts, StoreError> {
         sqlx::query_as!(
             OutboxCounts,
@@ -289,10 +286,6 @@ impl Database {
     }
 
     /// Since when the oldest notification waits that is neither delivered nor given up, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn oldest_waiting(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
         // Apart, so that the few that wait are read: PostgreSQL would look for the least in the index of all, which begins
         // with 30 days of what is settled.
@@ -309,10 +302,6 @@ impl Database {
     }
 
     /// The last `limit` notifications, the newest first.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn notifications(&self, limit: i64) -> Result<Vec<OutboxEntry>, StoreError> {
         let rows = sqlx::query!(
             r#"

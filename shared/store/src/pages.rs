@@ -1,13 +1,14 @@
-//! Who is authorized, page by page and one by one.
+//! Authorized streamers, page by page and one by one.
 
 use chrono::{DateTime, Utc};
 use domain::ports::{Page, Place, StoreError};
 use domain::{Authorized, Streamer, StreamerId};
-use sqlx::Error;
+use sqlx::{Error, query};
 use uuid::Uuid;
 
 use super::errors::unreadable_row;
-use super::{Class, Database, Moment, StreamerRow, failed};
+use super::state::{State, query_states, state_of};
+use super::{Class, Database, Moment, failed};
 
 /// Large enough that a page's round trip weighs nothing, small enough that memory doesn't grow with the table.
 const PAGE: i64 = 1_000;
@@ -25,15 +26,14 @@ pub enum Lookup {
     Unknown,
 }
 
-/// The query for these columns of up to `$size` authorized streamers behind a place.
+/// The query for up to `$size` authorized streamers behind a place: `$columns` of `m`, the membership, and of the streamer.
 macro_rules! behind {
-    ($query:ident!($($row:ty,)? $columns:literal), $after:expr, $now:expr, $size:expr) => {{
+    ($query:ident!($columns:literal $separator:tt), $after:expr, $now:expr, $size:expr) => {{
         // "Not over" is "later than now, whatever the id".
         let (until, id) = $after.map_or(($now, Uuid::max()), |last| (last.until, last.id.0));
-        sqlx::$query!(
-            $($row,)?
-            "SELECT DISTINCT ON (m.poll_authorization_expires_at, m.streamer_id) " + $columns + r#"
-            FROM public.campaign_memberships m
+        $query!(
+            $columns $separator
+            "FROM public.campaign_memberships m
             JOIN public.streamers s ON s.id = m.streamer_id AND s.is_active
             LEFT JOIN token_refresh.streamers ours ON ours.streamer_id = s.id
             WHERE m.status = 'ACTIVE'
@@ -43,7 +43,7 @@ macro_rules! behind {
                   WHERE later.streamer_id = m.streamer_id AND later.status = 'ACTIVE'
                     AND later.poll_authorization_expires_at > m.poll_authorization_expires_at)
             ORDER BY m.poll_authorization_expires_at, m.streamer_id
-            LIMIT $3"#,
+            LIMIT $3",
             Moment::from(until) as Moment,
             id,
             $size
@@ -55,10 +55,6 @@ impl Database {
     /// The page behind `after`, ordered by the end of the authorization, then by id: each streamer once, at the
     /// end of its last authorization. The order is that of the index `token_refresh_authorized_idx`, so a page
     /// costs the same wherever it lies.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn authorized(
         &self,
         after: Option<&Authorized>,
@@ -72,7 +68,7 @@ impl Database {
         Ok(page.authorized)
     }
 
-    /// A row that can't be read costs itself alone: the page is read in smaller and smaller parts, up to it and on behind it.
+    /// Around a row that can't be read, the page is read in smaller and smaller parts, so that it alone is missing.
     pub(super) async fn page(&self, after: Option<Place>, now: DateTime<Utc>) -> Result<Page, Error> {
         let mut page = Page { last: after, ..Page::default() };
         let (mut wanted, mut size) = (PAGE, PAGE);
@@ -102,14 +98,19 @@ impl Database {
         Ok(page)
     }
 
-    /// Whose row comes behind `after`, without reading it.
+    /// The place behind `after`, without reading the streamer's row.
     async fn next(&self, after: Option<Place>, now: DateTime<Utc>) -> Result<Option<Place>, Error> {
-        let next = behind!(query!("m.streamer_id, m.poll_authorization_expires_at AS until"), after, now, 1);
+        let next = behind!(
+            query!("SELECT m.streamer_id, m.poll_authorization_expires_at AS until " +),
+            after,
+            now,
+            1
+        );
         let row = next.fetch_optional(self).await?;
         Ok(row.and_then(|row| Some(Place { until: row.until?.end(), id: StreamerId(row.streamer_id) })))
     }
 
-    /// Behind a part whose last one ends after the year 9999, those who end later still may be left out.
+    /// Behind a part that ends with an authorization until after the year 9999, streamers with a later one may be left out.
     async fn part(
         &self,
         after: Option<Place>,
@@ -117,53 +118,30 @@ impl Database {
         size: i64,
     ) -> Result<Vec<Authorized>, Error> {
         let part = behind!(
-            query_as!(
-                StreamerRow,
-                r#"s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
-                   m.poll_authorization_expires_at AS until,
-                   s.token_expires_at AS expires_at, s.last_token_refresh_at AS refreshed_at,
-                   ours.validated_at AS "validated_at?", s.token_refresh_failed_at AS failed_at,
-                   ours.failed_at AS "known_failure_at?", ours.failure_kind AS "failure_kind?",
-                   ours.failed_client_id AS "failed_client_id?", ours.refusals AS "refusals?",
-                   CASE WHEN ours.pair = sha256(convert_to(s.access_token_encrypted, 'UTF8'))
-                       THEN ours.pair_expiry END AS pair_expiry,
-                   ours.refused_since AS "refused_since?", ours.noticed_at AS "noticed_at?""#
+            query_states!(
+                "SELECT DISTINCT ON (m.poll_authorization_expires_at, m.streamer_id)
+                        m.poll_authorization_expires_at AS until, ",
             ),
             after,
             now,
             size
         );
-        let authorized = |row: StreamerRow| {
+        let rows = part.fetch_all(self).await?;
+        let authorized = rows.into_iter().filter_map(|row| {
             let until = row.until?.end();
-            let (streamer, token) = row.into_parts(now);
+            let State { streamer, token, .. } = state_of!(row).at(now);
             Some(Authorized { streamer, until, token })
-        };
-        Ok(part.fetch_all(self).await?.into_iter().filter_map(authorized).collect())
+        });
+        Ok(authorized.collect())
     }
 
     /// One streamer, authorized or not.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn find(&self, id: StreamerId, now: DateTime<Utc>) -> Result<Lookup, StoreError> {
-        let row = sqlx::query_as!(
-            StreamerRow,
-            r#"
-            SELECT s.id, s.twitch_login AS login, s.twitch_display_name AS display_name, s.is_active,
-                   (SELECT max(m.poll_authorization_expires_at) FROM public.campaign_memberships m
-                    WHERE m.streamer_id = s.id AND m.status = 'ACTIVE') AS "until: Moment",
-                   s.token_expires_at AS expires_at, s.last_token_refresh_at AS refreshed_at,
-                   ours.validated_at AS "validated_at?", s.token_refresh_failed_at AS failed_at,
-                   ours.failed_at AS "known_failure_at?", ours.failure_kind AS "failure_kind?",
-                   ours.failed_client_id AS "failed_client_id?", ours.refusals AS "refusals?",
-                   CASE WHEN ours.pair = sha256(convert_to(s.access_token_encrypted, 'UTF8'))
-                       THEN ours.pair_expiry END AS pair_expiry,
-                   ours.refused_since AS "refused_since?", ours.noticed_at AS "noticed_at?"
-            FROM public.streamers s
-            LEFT JOIN token_refresh.streamers ours ON ours.streamer_id = s.id
-            WHERE s.id = $1
-            "#,
+        let row = query_states!(
+            r#"SELECT (SELECT max(m.poll_authorization_expires_at) FROM public.campaign_memberships m
+                       WHERE m.streamer_id = s.id AND m.status = 'ACTIVE') AS "until: Moment", "#,
+            "FROM public.streamers s LEFT JOIN token_refresh.streamers ours ON ours.streamer_id = s.id
+            WHERE s.id = $1",
             id.0
         )
         .fetch_optional(self)
@@ -173,8 +151,8 @@ impl Database {
             self.look_at_nothing().await?;
             return Ok(Lookup::Unknown);
         };
-        let (is_active, until) = (row.is_active, row.until.map(Moment::end).filter(|until| *until > now));
-        let (streamer, token) = row.into_parts(now);
+        let until = row.until.map(Moment::end).filter(|until| *until > now);
+        let State { streamer, is_active, token } = state_of!(row).at(now);
         Ok(match until {
             _ if !is_active => Lookup::Inactive(streamer),
             Some(until) => Lookup::Authorized(Authorized { streamer, until, token }),

@@ -1,12 +1,12 @@
-//! Undoing deactivations: what a human decides who knows that the grants were not dead.
+//! Undoing deactivations: an operator knows that the grants were not dead.
 
 use chrono::{DateTime, Utc};
-use domain::ports::StoreError;
+use domain::ports::{StoreError, StoreErrorKind};
 use domain::{Streamer, StreamerId};
 use sqlx::Error;
 use uuid::Uuid;
 
-use super::{Database, Moment, failed, unless_of_a_row};
+use super::{Database, Moment, failed};
 
 /// A streamer that is inactive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,10 +46,6 @@ pub struct Reactivated {
 
 impl Database {
     /// Those that we deactivated from `since` on and that are inactive still, the latest first.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn deactivated_since(&self, since: DateTime<Utc>) -> Result<Vec<Deactivated>, StoreError> {
         let rows = sqlx::query_as!(
             Row,
@@ -66,10 +62,6 @@ impl Database {
     }
 
     /// All that are inactive: first those that we did not deactivate, then ours, the latest first.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn inactive(&self) -> Result<Vec<Deactivated>, StoreError> {
         let rows = sqlx::query_as!(
             Row,
@@ -97,10 +89,6 @@ impl Database {
     }
 
     /// When we last deactivated this streamer; `None`: not in the last 30 days.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn deactivated_at(&self, id: StreamerId) -> Result<Option<DateTime<Utc>>, StoreError> {
         sqlx::query_scalar!(
             r#"
@@ -115,48 +103,42 @@ impl Database {
         .map_err(failed("reading the deactivations"))
     }
 
-    /// Makes these streamers active again. A row that can't be written costs itself alone: the batch is split.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
+    /// Makes these streamers active again.
     pub async fn reactivate(
         &self,
         ids: &[StreamerId],
         now: DateTime<Utc>,
     ) -> Result<Reactivated, StoreError> {
         let doing = failed("reactivating streamers");
-        let mut reactivated = Reactivated::default();
-        let mut parts = vec![ids];
-        while let Some(part) = parts.pop() {
-            match unless_of_a_row(self.reactivate_all(part, now).await).map_err(&doing)? {
-                Ok(active) => reactivated.active.extend(active),
-                Err(error) => match part {
-                    [id] => reactivated.unwritable.push((*id, doing(error))),
-                    _ => parts.extend(<[_; 2]>::from(part.split_at(part.len() / 2))),
-                },
-            }
-        }
-        if reactivated.active.is_empty() {
+        let rows = ids.iter().map(|id| id.0).collect();
+        let reactivate = |part: Vec<Uuid>| async move { self.reactivate_all(&part, now).await };
+        let parts = self.in_parts(rows, || false, reactivate).await.map_err(&doing)?;
+        let active: Vec<_> = parts.done.into_iter().flatten().map(StreamerId).collect();
+        if active.is_empty() {
             self.look_at_unleased(ids).await?;
         }
-        Ok(reactivated)
+        let failed = parts.failed.into_iter().map(|(id, error)| (StreamerId(id), doing(error)));
+        let locked = parts.locked.into_iter().map(|id| {
+            let text = "another transaction has locked its row".to_owned();
+            (StreamerId(id), StoreError::new(StoreErrorKind::Row, text))
+        });
+        Ok(Reactivated { active, unwritable: failed.chain(locked).collect() })
     }
 
     /// Forgets their failures as well, and settles the notifications about them that still wait. Answers with those that were
     /// inactive until now. A lease is left alone; its result is that of an attempt that began before and is judged by itself.
-    async fn reactivate_all(&self, ids: &[StreamerId], now: DateTime<Utc>) -> Result<Vec<StreamerId>, Error> {
-        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-        let reactivated = sqlx::query_scalar!(
+    async fn reactivate_all(&self, ids: &[Uuid], now: DateTime<Utc>) -> Result<Vec<Uuid>, Error> {
+        sqlx::query_scalar!(
             r#"
-            WITH ours AS ( -- locked before the streamer, as whoever writes a result does
+            WITH ours AS (
                 SELECT streamer_id FROM token_refresh.streamers WHERE streamer_id = ANY($1)
                 ORDER BY streamer_id FOR UPDATE
             ),
+            -- An aggregate, so that all of ours are locked before the first streamer is, as where results are written.
+            known AS (SELECT count(*) FROM ours),
             locked AS (
-                SELECT s.id FROM public.streamers s WHERE s.id = ANY($1) AND NOT s.is_active
-                  AND (SELECT count(*) FROM ours) >= 0 -- true; reading it first locks it first
-                ORDER BY s.id FOR NO KEY UPDATE
+                SELECT s.id FROM known CROSS JOIN public.streamers s WHERE s.id = ANY($1) AND NOT s.is_active
+                ORDER BY s.id FOR NO KEY UPDATE OF s
             ),
             written AS (
                 UPDATE public.streamers s SET is_active = true, token_refresh_failed_at = NULL, updated_at = $2
@@ -175,11 +157,10 @@ impl Database {
             )
             SELECT id FROM written
             "#,
-            &ids,
+            ids,
             now
         )
         .fetch_all(self)
-        .await?;
-        Ok(reactivated.into_iter().map(StreamerId).collect())
+        .await
     }
 }

@@ -1,7 +1,9 @@
 //! Results: written in batches as they arrive, each only by the holder of its lease, and only over the refresh
 //! token that it started from.
 
+use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -13,12 +15,16 @@ use sqlx::{Error, PgExecutor};
 use tokio::time::sleep;
 use uuid::Uuid;
 
+use super::aside::Row;
 use super::memberships::grant;
-use super::{Class, FIRST_PAUSE, PgStore, failed, unless_of_a_row};
+use super::statements::OfRow;
+use super::{Class, FIRST_PAUSE, PgStore, failed};
 use cipher::Column;
 
 /// A row that can be written again is noticed within this long.
 const MAX_ROW_PAUSE: Duration = Duration::from_secs(5);
+
+const WRITING: &str = "writing a result";
 
 /// A batch as the statement takes it: one vector a column.
 #[derive(Default)]
@@ -75,77 +81,44 @@ impl Pairs {
 }
 
 impl PgStore {
-    /// Tries again while the database is away, until `give_up_at`: a rotated pair exists nowhere else.
+    /// Tries again while the database is away, until `give_up_at`: a rotated pair exists nowhere else. A row that can't be
+    /// written is refused and the others are written. Once one is, no other error is returned: the rest is refused with it.
     pub(super) async fn record_all(
         &self,
         attempts: &[Attempt],
         give_up_at: Monotonic,
     ) -> Result<Vec<Stored>, Error> {
-        match self.write_all(attempts, give_up_at).await? {
-            Ok(recorded) => Ok(recorded),
-            // Boxed: it is rare, and every write would carry its size.
-            Err(error) => Box::pin(self.write_each(attempts, error, give_up_at)).await,
-        }
-    }
-
-    /// One row, or one of these, can't be written: all the others are. What fails for another reason meanwhile is said to be
-    /// refused as well, because the rest is written.
-    async fn write_each(
-        &self,
-        attempts: &[Attempt],
-        error: Error,
-        give_up_at: Monotonic,
-    ) -> Result<Vec<Stored>, Error> {
-        let mut recorded = vec![None; attempts.len()];
-        let mut parts: Vec<(Vec<usize>, Error)> = vec![((0..attempts.len()).collect(), error)];
-        while let Some((part, error)) = parts.pop() {
-            let halves = if Class::from(&error) == Class::Locked {
-                let ids: Vec<_> = part.iter().map(|n| attempts[*n].lease.id.0).collect();
-                let locked = self.locked(&ids).await.unwrap_or_default();
-                let (locked, free): (Vec<_>, Vec<_>) =
-                    part.into_iter().partition(|n| locked.contains(&attempts[*n].lease.id.0));
-                // No row is: it is the whole table, which is waited for as for a database that is away.
-                if locked.is_empty() {
-                    if self.clock.monotonic() >= give_up_at {
-                        return Err(error);
-                    }
-                    sleep(FIRST_PAUSE).await;
+        let has_answered = &AtomicBool::new(false);
+        let write = |part: Vec<_>| async move {
+            let written = match self.write_all(&part, give_up_at).await {
+                Err(error) if !Class::from(&error).is_of_a_row() && has_answered.load(Ordering::Relaxed) => {
+                    let refused = Stored::Refused(failed(WRITING)(error));
+                    vec![refused; part.len()]
                 }
-                // Whatever waits for the same lock would wait for as long.
-                for n in locked {
-                    recorded[n] = Some(Stored::Refused(failed("writing a result")(locked_row())));
+                written => {
+                    has_answered.store(true, Ordering::Relaxed);
+                    written?
                 }
-                [free, Vec::new()]
-            } else if let [one] = part[..] {
-                recorded[one] = Some(self.write_without_history(&attempts[one], error).await);
-                continue;
-            } else {
-                let (first, second) = part.split_at(part.len() / 2);
-                [first.to_vec(), second.to_vec()]
             };
-            for half in halves.into_iter().filter(|half| !half.is_empty()) {
-                let some: Vec<_> = half.iter().map(|n| attempts[*n].clone()).collect();
-                match self.write_all(&some, give_up_at).await {
-                    Ok(Ok(written)) => {
-                        half.iter().zip(written).for_each(|(n, one)| recorded[*n] = Some(one));
-                    }
-                    Ok(Err(error)) => parts.push((half, error)),
-                    Err(error) => {
-                        let error = failed("writing a result")(error);
-                        for n in half {
-                            recorded[n] = Some(Stored::Refused(error.clone()));
-                        }
-                    }
-                }
-            }
+            Ok(part.iter().map(Row::id).zip(written).collect::<Vec<_>>())
+        };
+        let waits = || self.clock.monotonic() < give_up_at;
+        let parts = self.database.in_parts(attempts.iter().collect(), waits, write).await?;
+        let mut recorded: HashMap<_, _> = parts.done.into_iter().flatten().collect();
+        for (attempt, error) in parts.failed {
+            // Boxed: it is rare, and every write would carry its size.
+            recorded.insert(attempt.id(), Box::pin(self.write_without_history(attempt, error)).await);
         }
-        let refused = || Stored::Refused(failed("writing a result")(locked_row()));
-        Ok(recorded.into_iter().map(|one| one.unwrap_or_else(refused)).collect())
+        let locked = || {
+            let text = "another transaction has locked its row";
+            Stored::Refused(failed(WRITING)(Error::Io(io::Error::other(text))))
+        };
+        Ok(attempts.iter().map(|one| recorded.remove(&one.lease.id.0).unwrap_or_else(locked)).collect())
     }
 
     /// The history of a result is worth less than the result.
     async fn write_without_history(&self, attempt: &Attempt, error: Error) -> Stored {
-        let attempts = std::slice::from_ref(attempt);
+        let attempts = &[attempt];
         let bare = async {
             let columns = Columns { history: false, ..self.columns(attempts)? };
             self.write_columns(attempts, &columns).await
@@ -156,7 +129,7 @@ impl PgStore {
                 tracing::error!(%streamer, %error, "a result is written, but not its line of the history");
                 written.into_iter().next().unwrap_or(Stored::Superseded)
             }
-            _ => Stored::Refused(failed("writing a result")(error)),
+            _ => Stored::Refused(failed(WRITING)(error)),
         }
     }
 
@@ -166,12 +139,12 @@ impl PgStore {
         attempt: &Attempt,
         give_up_at: Monotonic,
     ) -> Result<Stored, Error> {
-        let attempts = std::slice::from_ref(attempt);
         let mut pause = FIRST_PAUSE;
         loop {
-            let error = match self.write_all(attempts, give_up_at).await? {
+            let error = match self.write_all(&[attempt], give_up_at).await {
                 Ok(mut written) => return written.pop().ok_or(Error::RowNotFound),
-                Err(error) => error,
+                Err(error) if Class::from(&error).is_of_a_row() => error,
+                Err(error) => return Err(error),
             };
             let left = give_up_at - self.clock.monotonic();
             if left <= TimeDelta::from_std(pause).unwrap_or_default() {
@@ -182,21 +155,16 @@ impl PgStore {
         }
     }
 
-    /// Writes all of these or none; an error of one row is in the inner result.
-    async fn write_all(
-        &self,
-        attempts: &[Attempt],
-        give_up_at: Monotonic,
-    ) -> Result<Result<Vec<Stored>, Error>, Error> {
+    /// Writes all of these or none.
+    async fn write_all(&self, attempts: &[&Attempt], give_up_at: Monotonic) -> Result<Vec<Stored>, Error> {
         // Encrypted once: a repeated write carries the same text, and so knows its own if the first one got through.
         let columns = self.columns(attempts)?;
-        self.persistently(give_up_at, async || unless_of_a_row(self.write_columns(attempts, &columns).await))
-            .await
+        self.unless_locked(give_up_at, async || self.write_columns(attempts, &columns).await).await
     }
 
-    async fn write_columns(&self, attempts: &[Attempt], columns: &Columns) -> Result<Vec<Stored>, Error> {
+    async fn write_columns(&self, attempts: &[&Attempt], columns: &Columns) -> Result<Vec<Stored>, Error> {
         let Written { recorded, recovered } = if attempts.iter().all(|attempt| attempt.grants.is_none()) {
-            write(self.writing.of(&self.database), columns).await?
+            write(&self.writing, columns).await?
         } else {
             // Boxed: it is rare, and every write would carry its size.
             Box::pin(self.write_and_grant(attempts, columns)).await?
@@ -223,7 +191,7 @@ impl PgStore {
         Ok(())
     }
 
-    async fn write_and_grant(&self, attempts: &[Attempt], columns: &Columns) -> Result<Written, Error> {
+    async fn write_and_grant(&self, attempts: &[&Attempt], columns: &Columns) -> Result<Written, Error> {
         let mut transaction = self.database.transaction().await?;
         let mut written = write(&mut transaction, columns).await?;
         for (attempt, recorded) in attempts.iter().zip(&mut written.recorded) {
@@ -232,8 +200,8 @@ impl PgStore {
                 transaction.begin_row().await?;
                 let granted = grant(&mut transaction, attempt).await;
                 *recorded = match transaction.end_row(granted).await? {
-                    Ok(granted) => granted.map_or(Stored::Written, Stored::Granted),
-                    Err(error) => Stored::NotGranted(failed("writing the authorization")(error)),
+                    OfRow::Done(granted) => granted.map_or(Stored::Written, Stored::Granted),
+                    OfRow::Failed(error) => Stored::NotGranted(failed("writing the authorization")(error)),
                 };
             }
         }
@@ -241,7 +209,7 @@ impl PgStore {
         Ok(written)
     }
 
-    pub(super) fn columns(&self, attempts: &[Attempt]) -> Result<Columns, Error> {
+    pub(super) fn columns(&self, attempts: &[&Attempt]) -> Result<Columns, Error> {
         let (mut columns, cipher) = (Columns { history: true, ..Columns::default() }, &self.cipher);
         for attempt in attempts {
             let id = attempt.lease.id.0;
@@ -303,11 +271,6 @@ impl PgStore {
     }
 }
 
-/// What is said of a row that another transaction has locked.
-fn locked_row() -> Error {
-    Error::Io(io::Error::other("another transaction has locked its row"))
-}
-
 /// What became of a batch.
 pub(super) struct Written {
     pub(super) recorded: Vec<Stored>,
@@ -333,7 +296,7 @@ pub(super) async fn write(database: impl PgExecutor<'_>, columns: &Columns) -> R
                       client_id, refused, pair, pair_expiry, pair_expires_at,
                       pair_rejected_at, pair_client_id, pair_user_id, failed_client_id)
             ),
-            -- Locked, so that nobody takes a lease over while its result is being written.
+            -- Locked, so that no run takes a lease over while its result is being written.
             held AS (
                 SELECT ours.streamer_id, ours.noticed_at FROM token_refresh.streamers ours
                 JOIN result r ON r.id = ours.streamer_id AND r.fence = ours.fence

@@ -1,4 +1,4 @@
-//! Re-encryption: what an old key or the other format wrote is written anew, while everything else runs.
+//! Re-encryption of tokens that an old key or the other format has written, while everything else runs.
 //!
 //! Under a lease, as a refresh is: a cycle writes its new pair only over the text that it started from, and a text that
 //! changed under it would cost that pair. And only over the texts that were read, because other writers know no leases.
@@ -10,7 +10,8 @@ use domain::{Streamer, StreamerId};
 use sqlx::Error;
 use uuid::Uuid;
 
-use super::{PgStore, failed, said, unless_of_a_row};
+use super::claim::{Leasable, take_leases};
+use super::{PgStore, failed, said};
 use cipher::{Column, DecryptError, TokenCipher};
 
 /// Streamers that are looked at with one statement, and leased for as long as it takes to write them.
@@ -21,9 +22,9 @@ const PAGE: i64 = 200;
 pub struct Rekeyed {
     /// Streamers that were looked at.
     pub total: u64,
-    /// Streamers of whom something was written anew, or would be.
+    /// Streamers with a token that was encrypted again, or would be.
     pub rekeyed: u64,
-    /// Streamers whom somebody else has a lease on, or changed meanwhile: to be looked at again.
+    /// Streamers that another run holds, or another writer has changed meanwhile: to be looked at again.
     pub busy: u64,
     /// Texts that can't be read, and were left as they are.
     pub left: Vec<Left>,
@@ -59,12 +60,8 @@ struct Anew {
 }
 
 impl PgStore {
-    /// Writes anew what the page behind `after` holds under an old key or in the other format; in a dry run it only says
-    /// what it would.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
+    /// Encrypts again what the page behind `after` holds under an old key or in the other format; in a dry run it only
+    /// answers what it would.
     pub async fn rekey(
         &self,
         after: Option<StreamerId>,
@@ -80,7 +77,7 @@ impl PgStore {
         Ok(done)
     }
 
-    /// Also answers who was to be written, if none of them could be.
+    /// Also answers the streamers that were to be written, if none of them could be.
     async fn rekey_page(
         &self,
         after: Option<StreamerId>,
@@ -114,52 +111,32 @@ impl PgStore {
             done.rekeyed = old.len() as u64;
             return Ok((done, Vec::new()));
         }
-        done.rekeyed = self.write_each_anew(cipher, &old, now).await?;
+        done.rekeyed = self.write_each_anew(cipher, old.clone(), now).await?;
         done.busy = old.len() as u64 - done.rekeyed;
         let left_out = if done.rekeyed == 0 { old } else { Vec::new() };
         Ok((done, left_out.into_iter().map(StreamerId).collect()))
     }
 
-    /// A row that can't be written costs itself alone: it is left as it is, and counts as busy.
+    /// Writes these rows; answers how many were written. A row that can't be is left as it is, and counts as busy.
     async fn write_each_anew(
         &self,
         cipher: &TokenCipher,
-        ids: &[Uuid],
+        ids: Vec<Uuid>,
         now: DateTime<Utc>,
     ) -> Result<u64, Error> {
-        let (mut written, mut parts) = (0, vec![ids]);
-        while let Some(part) = parts.pop() {
-            match (unless_of_a_row(self.write_anew(cipher, part, now).await)?, part) {
-                (Ok(some), _) => written += some,
-                (Err(error), [id]) => {
-                    tracing::error!(streamer = %id, error = said(&error), "its row can't be written");
-                }
-                (Err(_), _) => parts.extend(<[_; 2]>::from(part.split_at(part.len() / 2))),
-            }
+        let write = |part: Vec<Uuid>| async move { self.write_anew(cipher, &part, now).await };
+        let parts = self.database.in_parts(ids, || false, write).await?;
+        for (id, error) in parts.failed {
+            tracing::error!(streamer = %id, error = said(&error), "the streamer's row can't be written");
         }
-        Ok(written)
+        Ok(parts.done.into_iter().sum())
     }
 
-    /// Takes leases on those of these that nobody else holds, reads them again, writes them and gives the leases back.
-    /// Answers how many were written.
+    /// Takes leases on these, active or not, reads them again, writes them and gives the leases back. Two statements, as where
+    /// a cycle takes its leases. Answers how many were written.
     async fn write_anew(&self, cipher: &TokenCipher, ids: &[Uuid], now: DateTime<Utc>) -> Result<u64, Error> {
-        // Active or not, in the order of the ids. Two statements, as where a cycle takes its leases.
-        let leases = sqlx::query!(
-            r#"
-            INSERT INTO token_refresh.streamers AS lease (streamer_id, fence, leased_until)
-            SELECT s.id, 1, $3 FROM public.streamers s WHERE s.id = ANY($1) ORDER BY s.id FOR KEY SHARE SKIP LOCKED
-            ON CONFLICT (streamer_id) DO UPDATE SET fence = lease.fence + 1, leased_until = $3
-                WHERE lease.leased_until IS NULL OR lease.leased_until <= $2
-            RETURNING streamer_id, fence
-            "#,
-            ids,
-            now,
-            now + MAX_CALL
-        )
-        .fetch_all(&self.database)
-        .await?;
-        let (ids, fences): (Vec<_>, Vec<_>) =
-            leases.into_iter().map(|lease| (lease.streamer_id, lease.fence)).unzip();
+        let leases = take_leases(&self.database, ids, Leasable::All, now, now + MAX_CALL).await?;
+        let (ids, fences): (Vec<_>, Vec<_>) = leases.into_iter().unzip();
         let rows = sqlx::query_as!(
             Row,
             r#"
@@ -262,7 +239,7 @@ impl Row {
     }
 }
 
-/// The row as it is to be, if some of it has to be written anew, and what can't be read of it.
+/// The row as it is to be, if some of it has to be encrypted again, and what can't be read of it.
 fn anew(cipher: &TokenCipher, row: Row, now: DateTime<Utc>) -> Result<(Option<Anew>, Vec<Left>), Error> {
     let mut left = Vec::new();
     let mut changes = false;

@@ -7,14 +7,10 @@ use domain::ports::StoreError;
 use super::{Database, failed};
 
 impl Database {
-    /// Remembers the sessions that run now, with their ends, and ends those that no longer do: revoked, granted anew,
+    /// Remembers the sessions that run now, with their ends, and ends those that no longer do: revoked, granted again,
     /// the membership removed, or the streamer inactive. What begins and ends between two calls is never seen.
     ///
     /// Answers how many rows it wrote; none if nothing changed.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn remember_sessions(&self, now: DateTime<Utc>) -> Result<u64, StoreError> {
         // What is remembered already is left out rather than met as a conflict, which would lock and so write it. In
         // the order of the key, so that two runs never wait for each other in a ring; of what another run is
@@ -27,7 +23,7 @@ impl Database {
             r#"
             WITH running AS (
                 SELECT m.id AS membership_id, m.streamer_id, m.campaign_id, m.poll_authorization_expires_at AS ends_at,
-                       -- An authorization holds for 12 hours, should nobody have written when it was granted.
+                       -- An authorization holds for 12 hours, where the time of the grant was not written.
                        coalesce(m.poll_authorization_granted_at,
                                 m.poll_authorization_expires_at - interval '12 hours') AS granted_at
                 FROM public.campaign_memberships m

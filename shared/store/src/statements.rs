@@ -7,7 +7,7 @@
 //! Nothing is ever set for a session: behind a pooler that shares server connections, it would reach other clients.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -18,7 +18,7 @@ use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo}
 use sqlx::{Describe, Either, Error, Execute, Executor, PgConnection, Postgres, SqlStr};
 
 use super::errors::Class;
-use super::{Database, connections, said, unless_of_a_row};
+use super::{Database, connections, said};
 
 /// What a statement answers: rows, and how many were affected.
 type Step = Either<PgQueryResult, PgRow>;
@@ -27,14 +27,6 @@ type Step = Either<PgQueryResult, PgRow>;
 struct Lent(Option<PoolConnection<Postgres>>);
 
 impl Lent {
-    async fn of(database: &Database, kept: Option<&Kept>) -> Result<Self, Error> {
-        let connection = match kept.and_then(Kept::take) {
-            Some(connection) => connection,
-            None => database.acquire().await?,
-        };
-        Ok(Self(Some(connection)))
-    }
-
     fn connection(&mut self) -> &mut PgConnection {
         self.0.as_mut().expect("it is there until it is dropped or given back")
     }
@@ -58,36 +50,15 @@ impl Drop for Lent {
 pub(super) struct Kept(Mutex<Option<PoolConnection<Postgres>>>);
 
 impl Kept {
-    /// Where to run a statement on it.
-    pub(super) fn of<'a>(&'a self, database: &'a Database) -> On<'a> {
-        On { database, kept: Some(self) }
-    }
-
-    fn take(&self) -> Option<PoolConnection<Postgres>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    fn keep(&self, connection: PoolConnection<Postgres>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
+    fn slot(&self) -> MutexGuard<'_, Option<PoolConnection<Postgres>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Each keeps its own.
 impl Clone for Kept {
     fn clone(&self) -> Self {
         Self::default()
-    }
-}
-
-/// Where a single statement runs.
-#[derive(Clone, Copy)]
-pub(super) struct On<'a> {
-    database: &'a Database,
-    kept: Option<&'a Kept>,
-}
-
-impl fmt::Debug for On<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("On(the database)")
     }
 }
 
@@ -137,39 +108,53 @@ impl Execute<'_, Postgres> for Repeatable {
     }
 }
 
-impl On<'_> {
-    async fn run(self, statement: Result<Repeatable, Error>) -> Result<Vec<Step>, Error> {
+impl Database {
+    /// The same, for statements that follow one another: the connection is kept between them.
+    pub(super) fn keeping(&self) -> Self {
+        Self { kept: Some(Kept::default()), ..self.clone() }
+    }
+
+    async fn lend(&self) -> Result<Lent, Error> {
+        let kept = self.kept.as_ref().and_then(|kept| kept.slot().take());
+        let connection = match kept {
+            Some(connection) => connection,
+            None => self.acquire().await?,
+        };
+        Ok(Lent(Some(connection)))
+    }
+
+    async fn run(&self, statement: Result<Repeatable, Error>) -> Result<Vec<Step>, Error> {
         let statement = statement?;
-        match self.once(statement.clone()).await? {
+        let lent = self.lend().await?;
+        match self.run_on(lent, statement.clone()).await {
             Err(error) if Class::from(&error) == Class::Connection => {
                 tracing::warn!(
                     error = said(&error),
                     "a statement failed with its connection, trying another"
                 );
-                self.once(statement).await?
+                let another = self.lend().await?;
+                self.run_on(another, statement).await
             }
             done => done,
         }
     }
 
-    /// The outer error: there is no connection.
-    async fn once(self, statement: Repeatable) -> Result<Result<Vec<Step>, Error>, Error> {
-        let mut lent = Lent::of(self.database, self.kept).await?;
+    async fn run_on(&self, mut lent: Lent, statement: Repeatable) -> Result<Vec<Step>, Error> {
         let done = self.carry_out(lent.connection(), statement).await;
-        match (&done, self.kept) {
-            (Err(error), _) if Class::from(error) == Class::Connection => self.database.distrust(),
-            (Ok(_), Some(kept)) => kept.keep(lent.well()),
+        match (&done, &self.kept) {
+            (Err(error), _) if Class::from(error) == Class::Connection => self.distrust(),
+            (Ok(_), Some(kept)) => *kept.slot() = Some(lent.well()),
             _ => drop(lent.well()),
         }
-        Ok(done)
+        done
     }
 
     async fn carry_out(
-        self,
+        &self,
         connection: &mut PgConnection,
         statement: Repeatable,
     ) -> Result<Vec<Step>, Error> {
-        let Some(begin) = self.database.begins_with(statement.named) else {
+        let Some(begin) = self.begins_with(statement.named) else {
             return statement.run(connection).await;
         };
         sqlx::raw_sql(begin).execute(&mut *connection).await?;
@@ -180,17 +165,13 @@ impl On<'_> {
             (_, done) => done,
         }
     }
-}
 
-impl Database {
     /// Several statements that are carried out together, or not at all. Each is tried once.
     pub(super) async fn transaction(&self) -> Result<Transaction<'_>, Error> {
-        let mut lent = Lent::of(self, None).await?;
-        sqlx::raw_sql(self.known.begin())
-            .execute(lent.connection())
-            .await
-            .inspect_err(|error| self.costs(error))?;
-        Ok(Transaction { database: self, lent })
+        let lent = self.lend().await?;
+        let mut transaction = Transaction { database: self, lent };
+        transaction.say(self.known.begin()).await?;
+        Ok(transaction)
     }
 
     /// How the transaction of a single statement begins; `None` if none is needed: the login is as it should be, and whatever
@@ -208,6 +189,13 @@ impl Database {
     }
 }
 
+/// What became of one row in a transaction.
+pub(super) enum OfRow<T> {
+    Done(T),
+    /// It can't be read or written, and nothing of it was done.
+    Failed(Error),
+}
+
 /// Several statements in one transaction. Dropped before its end, its connection is closed, and nothing was done.
 pub(super) struct Transaction<'a> {
     database: &'a Database,
@@ -215,9 +203,16 @@ pub(super) struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
-    pub(super) async fn commit(mut self) -> Result<(), Error> {
-        let committed = sqlx::raw_sql("COMMIT").execute(self.lent.connection()).await;
-        committed.inspect_err(|error| self.database.costs(error))?;
+    pub(super) async fn commit(self) -> Result<(), Error> {
+        self.end("COMMIT").await
+    }
+
+    pub(super) async fn rollback(self) -> Result<(), Error> {
+        self.end("ROLLBACK").await
+    }
+
+    async fn end(mut self, how: &'static str) -> Result<(), Error> {
+        self.say(how).await?;
         drop(self.lent.well());
         Ok(())
     }
@@ -227,12 +222,16 @@ impl Transaction<'_> {
         self.say("SAVEPOINT of_a_row").await
     }
 
-    /// If it failed for a fault of the row, which is in the inner error, nothing of it was done, and the transaction goes on.
-    pub(super) async fn end_row<T>(&mut self, done: Result<T, Error>) -> Result<Result<T, Error>, Error> {
-        let done = unless_of_a_row(done)?;
-        if done.is_err() {
-            self.say("ROLLBACK TO SAVEPOINT of_a_row").await?;
-        }
+    /// If it failed for a fault of the row, it is undone and the transaction goes on.
+    pub(super) async fn end_row<T>(&mut self, done: Result<T, Error>) -> Result<OfRow<T>, Error> {
+        let done = match done {
+            Ok(done) => OfRow::Done(done),
+            Err(error) if Class::from(&error).is_of_a_row() => {
+                self.say("ROLLBACK TO SAVEPOINT of_a_row").await?;
+                OfRow::Failed(error)
+            }
+            Err(error) => return Err(error),
+        };
         self.say("RELEASE SAVEPOINT of_a_row").await?;
         Ok(done)
     }
@@ -240,13 +239,6 @@ impl Transaction<'_> {
     async fn say(&mut self, statement: &'static str) -> Result<(), Error> {
         let said = sqlx::raw_sql(statement).execute(self.lent.connection()).await;
         said.map(drop).inspect_err(|error| self.database.costs(error))
-    }
-
-    pub(super) async fn rollback(mut self) -> Result<(), Error> {
-        let undone = sqlx::raw_sql("ROLLBACK").execute(self.lent.connection()).await;
-        undone.inspect_err(|error| self.database.costs(error))?;
-        drop(self.lent.well());
-        Ok(())
     }
 
     async fn run(&mut self, statement: Result<Repeatable, Error>) -> Result<Vec<Step>, Error> {
@@ -276,9 +268,9 @@ fn not_prepared<'e, T: Send + 'e>() -> BoxFuture<'e, Result<T, Error>> {
     async { Err(Error::InvalidArgument("statements are prepared where they run".to_owned())) }.boxed()
 }
 
-/// The three executors differ in where a statement runs, and in how they say whether it has a name.
+/// The two executors differ in where a statement runs.
 macro_rules! executor {
-    ($type:ty, $executor:ident => $named:expr, $run:expr) => {
+    ($type:ty, $executor:ident => $database:expr) => {
         impl<'c> Executor<'c> for $type {
             type Database = Postgres;
 
@@ -288,8 +280,8 @@ macro_rules! executor {
                 E: 'q + Execute<'q, Postgres>,
             {
                 let $executor = self;
-                let statement = Repeatable::new(query, $named);
-                steps($run.run(statement))
+                let statement = Repeatable::new(query, $database.names_statements());
+                steps($executor.run(statement))
             }
 
             fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, Error>>
@@ -298,8 +290,8 @@ macro_rules! executor {
                 E: 'q + Execute<'q, Postgres>,
             {
                 let $executor = self;
-                let statement = Repeatable::new(query, $named);
-                $run.run(statement).map_ok(first_row).boxed()
+                let statement = Repeatable::new(query, $database.names_statements());
+                $executor.run(statement).map_ok(first_row).boxed()
             }
 
             fn prepare_with<'e>(
@@ -323,6 +315,5 @@ macro_rules! executor {
     };
 }
 
-executor!(&'c Database, database => database.names_statements(), On { database, kept: None });
-executor!(On<'c>, on => on.database.names_statements(), on);
-executor!(&'c mut Transaction<'_>, transaction => transaction.database.names_statements(), transaction);
+executor!(&'c Database, database => database);
+executor!(&'c mut Transaction<'_>, transaction => transaction.database);

@@ -15,6 +15,7 @@ use domain::{Streamer, StreamerId};
 use sqlx::{Error, PgExecutor};
 use uuid::Uuid;
 
+use super::claim::{Leasable, take_leases};
 use super::record::write;
 use super::statements::Transaction;
 use super::{Class, Database, PgStore, failed};
@@ -123,10 +124,6 @@ impl Database {
     }
 
     /// The tables of which this login may not see or change every row, as far as the catalog tells.
-    ///
-    /// # Errors
-    ///
-    /// If the database fails.
     pub async fn hidden(&self) -> Result<Vec<Hidden>, StoreError> {
         sqlx::query_as!(
             Hidden,
@@ -237,12 +234,11 @@ impl PgStore {
         .await?;
         let Some(first) = candidates.first().map(|row| row.id) else { return Ok(Rehearsal::NoStreamer) };
         let ids: Vec<Uuid> = candidates.iter().map(|row| row.id).collect();
-        let (leased, fences) =
-            super::claim::take_leases(&mut *transaction, &ids, now, now + MAX_CALL).await?;
-        let id = leased.first().copied().unwrap_or(first);
+        let leases = take_leases(&mut *transaction, &ids, Leasable::Active, now, now + MAX_CALL).await?;
+        let id = leases.first().map_or(first, |(id, _)| *id);
         let Some(row) = candidates.into_iter().find(|row| row.id == id) else { return Ok(Rehearsal::Busy) };
         let streamer = Streamer::new(StreamerId(row.id), &row.login, &row.display_name);
-        let Some(fence) = fences.first().copied() else {
+        let Some((_, fence)) = leases.first().copied() else {
             // Last: a lock that cannot be had ends the transaction.
             let shut_out = shuts_out(&mut *transaction, streamer.id).await?;
             return Ok(if shut_out { Rehearsal::NotLocked(streamer) } else { Rehearsal::Busy });
@@ -279,7 +275,7 @@ impl PgStore {
                 under: FailedUnder::WrongKeys,
             },
         };
-        let written = write(&mut *transaction, &self.columns(&[attempt])?).await?;
+        let written = write(&mut *transaction, &self.columns(&[&attempt])?).await?;
         Ok(match written.recorded.first() {
             Some(Stored::Written) => Rehearsal::Done,
             _ => Rehearsal::NotWritten(streamer),
