@@ -108,7 +108,8 @@ enum Command {
     ///
     /// It begins with a sweep, and then follows the same rules as the functions on AWS: planned runs, a sweep every 15 minutes, and a
     /// retry after each failure. Several of them, and the functions, can share a database. `/healthz` says that it is alive, `/readyz`
-    /// that it can work. The HTTP API and `/metrics` need a key (`Authorization: Bearer KEY`) that API_KEYS or API_KEYS_FILE names.
+    /// that it can work. The HTTP API and `/metrics` need a key (`Authorization: Bearer KEY`) that `API_KEYS` or
+    /// `API_KEYS_FILE` names.
     Serve(serve::Arguments),
     /// The keys of callers of `tokens serve`.
     #[command(subcommand)]

@@ -104,7 +104,7 @@ pub async fn run(
         Purpose::of(arguments.dry_run),
         Opening { give_up_at: limits.start, other_login },
     );
-    let service = reading.of(opening).await??;
+    let service = reading.of(Box::pin(opening)).await??;
     let database = service.database();
     let now = service.now();
     let notifier = notify

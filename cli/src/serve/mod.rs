@@ -212,7 +212,7 @@ async fn deliveries(
         match notifier.run(None, deliver).await {
             Ok(report) => log_deliveries(&report),
             Err(error) => {
-                tracing::error!("the delivery of notifications failed, and the timer repeats it: {error}")
+                tracing::error!("the delivery of notifications failed, and the timer repeats it: {error}");
             }
         }
     }

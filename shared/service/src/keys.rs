@@ -17,8 +17,8 @@ const PREFIX: &str = "ttr_";
 /// Random bytes of a key.
 const LENGTH: usize = 32;
 
-/// The longest name of a key.
-const MAX_NAME: usize = 64;
+/// The longest name of a key: shorter than a key or a hash, which stand in its place by mistake and must not be shown.
+const MAX_NAME: usize = 40;
 
 /// What a key lets its caller do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -166,14 +166,12 @@ impl Answer {
 /// One request on a connection of its own.
 pub async fn send(address: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Answer> {
     let mut connection = TcpStream::connect(address).await?;
-    let mut request = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n");
-    if headers.iter().all(|(name, _)| *name != "host") {
-        request += &format!("host: {address}\r\n");
-    }
-    for (name, value) in headers {
-        request += &format!("{name}: {value}\r\n");
-    }
-    connection.write_all((request + "\r\n").as_bytes()).await?;
+    let host = [("host", address)];
+    let host = if headers.iter().any(|(name, _)| *name == "host") { &[][..] } else { &host };
+    let headers: Vec<_> =
+        host.iter().chain(headers).map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let request = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n{}\r\n", headers.concat());
+    connection.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     soon("the answer", connection.read_to_end(&mut answer)).await??;
     read(&String::from_utf8(answer)?)

@@ -63,16 +63,18 @@ impl Reader<'_> {
                 return ApiKeys::default();
             }
             (Some(keys), None) => ("API_KEYS", Zeroizing::new(keys.to_owned())),
-            (None, Some(path)) => match std::fs::read_to_string(Path::new(path)) {
-                Ok(text) => ("API_KEYS_FILE", Zeroizing::new(text)),
-                Err(_) => {
+            (None, Some(path)) => {
+                let Ok(text) = std::fs::read_to_string(Path::new(path)) else {
                     self.fault(format!("API_KEYS_FILE {path} can't be read"));
                     return ApiKeys::default();
-                }
-            },
+                };
+                ("API_KEYS_FILE", Zeroizing::new(text))
+            }
         };
         ApiKeys::read(&text).unwrap_or_else(|faults| {
-            faults.into_iter().for_each(|fault| self.fault(format!("{name} {fault}")));
+            for fault in faults {
+                self.fault(format!("{name} {fault}"));
+            }
             ApiKeys::default()
         })
     }
@@ -104,15 +106,11 @@ impl Reader<'_> {
         let list = self.source.get("TRUSTED_PROXIES").unwrap_or_default();
         let mut proxies = Vec::new();
         for item in list.split([',', ' ', '\n']).map(str::trim).filter(|item| !item.is_empty()) {
-            match item.parse().or_else(|_| item.parse::<IpAddr>().map(IpNet::from)) {
-                Ok(proxy) => proxies.push(proxy),
-                Err(_) => {
-                    self.fault(
-                        "TRUSTED_PROXIES is not a list of addresses and networks such as 10.0.0.0/8, ::1",
-                    );
-                    return Vec::new();
-                }
-            }
+            let Ok(proxy) = item.parse().or_else(|_| item.parse::<IpAddr>().map(IpNet::from)) else {
+                self.fault("TRUSTED_PROXIES is not a list of addresses and networks such as 10.0.0.0/8, ::1");
+                return Vec::new();
+            };
+            proxies.push(proxy);
         }
         proxies
     }
