@@ -8,10 +8,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::{
-    answer::{Answer, html, huge, json_text},
-    faults::FaultRule,
-};
+use super::answer::{Answer, html, huge, json_text};
 use crate::server::HangUp;
 
 /// Longer than any sensible client waits for a token.
@@ -307,6 +304,33 @@ pub enum Endpoint {
     Token,
     /// `GET /oauth2/validate`.
     Validate,
+}
+
+/// A fault, where it happens and how often. Made from a [`Fault`]: it then happens on every endpoint on which it
+/// can, until it is cleared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FaultRule {
+    pub(super) fault: Fault,
+    pub(super) endpoint: Option<Endpoint>,
+    pub(super) times: Option<u32>,
+}
+
+impl From<Fault> for FaultRule {
+    fn from(fault: Fault) -> Self {
+        Self { fault, endpoint: None, times: None }
+    }
+}
+
+impl FaultRule {
+    /// On `endpoint` only, even if the real Twitch wouldn't have this fault there.
+    pub fn on(self, endpoint: Endpoint) -> Self {
+        Self { endpoint: Some(endpoint), ..self }
+    }
+
+    /// For the next `times` requests to each of its endpoints.
+    pub fn times(self, times: u32) -> Self {
+        Self { times: Some(times), ..self }
+    }
 }
 
 #[cfg(test)]

@@ -5,35 +5,8 @@ use std::collections::HashMap;
 
 use super::{
     accounts::AccountId,
-    fault::{Endpoint, Fault},
+    fault::{Endpoint, Fault, FaultRule},
 };
-
-/// A fault, where it happens and how often. Made from a [`Fault`]: it then happens on every endpoint on which it
-/// can, until it is cleared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FaultRule {
-    fault: Fault,
-    endpoint: Option<Endpoint>,
-    times: Option<u32>,
-}
-
-impl From<Fault> for FaultRule {
-    fn from(fault: Fault) -> Self {
-        Self { fault, endpoint: None, times: None }
-    }
-}
-
-impl FaultRule {
-    /// On `endpoint` only, even if the real Twitch wouldn't have this fault there.
-    pub fn on(self, endpoint: Endpoint) -> Self {
-        Self { endpoint: Some(endpoint), ..self }
-    }
-
-    /// For the next `times` requests to each of its endpoints.
-    pub fn times(self, times: u32) -> Self {
-        Self { times: Some(times), ..self }
-    }
-}
 
 /// The streamers that a fault hits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -33,8 +33,7 @@ use tokio::{sync::watch, time::Instant};
 
 pub use self::{
     accounts::Activity,
-    fault::{Endpoint, Fault, UnknownFault},
-    faults::FaultRule,
+    fault::{Endpoint, Fault, FaultRule, UnknownFault},
     gate::Gate,
 };
 use self::{

@@ -73,7 +73,7 @@ pub struct Opened<T> {
     process: Process,
     current: Mutex<Option<Current<T>>>,
     /// The value of `current`, for those that must not wait while secrets are read.
-    opened: std::sync::Mutex<Option<Arc<T>>>,
+    value: std::sync::Mutex<Option<Arc<T>>>,
 }
 
 struct Current<T> {
@@ -89,7 +89,7 @@ impl<T: Open> Opened<T> {
     #[must_use]
     pub fn new(environment: Source, process: Process) -> Self {
         let secrets = Arc::new(Secrets::new(environment, T::SECRETS, &process));
-        Self { secrets, process, current: Mutex::default(), opened: std::sync::Mutex::default() }
+        Self { secrets, process, current: Mutex::default(), value: std::sync::Mutex::default() }
     }
 
     /// What belongs to the process.
@@ -101,7 +101,7 @@ impl<T: Open> Opened<T> {
     /// What is open, if anything is.
     #[must_use]
     pub fn opened(&self) -> Option<Arc<T>> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.value.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Does this with what is open; once more, if it fails by what a secret says. `work` hears whether the secrets were read just
@@ -132,25 +132,17 @@ impl<T: Open> Opened<T> {
     /// What is open; opened again if that was a while ago and a secret has changed.
     pub(crate) async fn current(&self, give_up_at: Option<Monotonic>) -> Result<Arc<T>, OpenError> {
         let mut current = self.current.lock().await;
-        match &mut *current {
-            Some(open) => {
-                if open.is_old(self.process.clock.now()) && !self.secrets.are_none() {
-                    self.look(open).await;
-                }
-                Ok(open.value.clone())
+        if let Some(open) = &mut *current {
+            if open.is_old(self.process.clock.now()) && !self.secrets.are_none() {
+                self.look(open).await;
             }
-            None => {
-                let said = self.secrets.read().await;
-                let value = self.open(&said, give_up_at).await?;
-                let open = current.insert(Current {
-                    value,
-                    said,
-                    look_at: self.process.clock.now() + RENEW_AFTER,
-                    looked_at: None,
-                });
-                Ok(open.value.clone())
-            }
+            return Ok(open.value.clone());
         }
+        let said = self.secrets.read().await;
+        let value = self.open(&said, give_up_at).await?;
+        let look_at = self.process.clock.now() + RENEW_AFTER;
+        *current = Some(Current { value: value.clone(), said, look_at, looked_at: None });
+        Ok(value)
     }
 
     async fn has_looked_just_now(&self) -> bool {
@@ -195,7 +187,7 @@ impl<T: Open> Opened<T> {
         let opening = Opening { give_up_at, other_login: self.secrets.other_login() };
         let source = self.secrets.source(said);
         let value = Arc::new(Box::pin(T::open(&source, &self.process, opening)).await?);
-        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(value.clone());
+        *self.value.lock().unwrap_or_else(PoisonError::into_inner) = Some(value.clone());
         Ok(value)
     }
 }

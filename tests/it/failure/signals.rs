@@ -371,7 +371,7 @@ async fn a_bus_that_is_down_fails_no_cycle_and_is_left_alone_for_a_while() -> Re
 
     let report = ran.report;
     assert_eq!((report.deactivated, report.signals_failed, &report.stopped), (3, 3, &None), "{report:?}");
-    assert!(report.signal_failure.unwrap().contains("timer of the notifications"));
+    assert!(report.signal_failure.unwrap().contains("notification timer delivers"));
     for id in ids {
         assert!(!stage.still.world.row(id).await?.is_active);
     }
