@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
+use domain::authorization::NO_END;
 use domain::{Clock, StreamerId};
 use serde::Serialize;
 use store::{BrokenSession, Coverage, Database, Gap};
@@ -180,8 +181,9 @@ fn block(session: &BrokenSession) -> String {
     if session.deactivated_at.is_some() {
         facts.push(format!("deactivated at {}", time(session.deactivated_at)));
     }
-    let (granted_at, ends_at) = (time(Some(session.granted_at)), time(Some(session.ends_at)));
-    let mut text = format!("{streamer}, {campaign}, {granted_at} to {ends_at}: {}", facts.join(", "));
+    let granted_at = time(Some(session.granted_at));
+    let end = if session.ends_at == NO_END { "no end".to_owned() } else { time(Some(session.ends_at)) };
+    let mut text = format!("{streamer}, {campaign}, {granted_at} to {end}: {}", facts.join(", "));
     let rows = session.gaps.iter().map(|gap| {
         vec![
             format!("  {} to {}", time(Some(gap.from)), gap.until.format("%H:%M:%S")),

@@ -7,6 +7,7 @@ mod coverage;
 mod deliver;
 mod doctor;
 mod duration;
+mod grant;
 mod history;
 mod id;
 mod keys;
@@ -83,6 +84,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Authorize a campaign for a streamer, on a token that is refreshed first, as the HTTP API does.
+    ///
+    /// The streamer must be an active member of the campaign. Without a fresh token nothing is granted.
+    Grant(grant::Grant),
+    /// End the authorization that a streamer has granted to a campaign, now.
+    Revoke(grant::Revoke),
     /// Make streamers active again that were deactivated.
     Reactivate(reactivate::Arguments),
     /// Check everything that has to be right: configuration, database, Twitch's credentials, keys, schedules, cycles.
@@ -126,7 +133,8 @@ impl Command {
             Self::Refresh(_) => &[Secret::Database, Secret::Twitch, Secret::TokenKeys, Secret::Vapid],
             Self::Rekey(_) => &[Secret::Database, Secret::TokenKeys],
             Self::Doctor { .. } => &Whole::SECRETS,
-            Self::Vapid(_) | Self::Keys(_) | Self::Serve(_) => &[],
+            // The last three read their secrets by themselves.
+            Self::Vapid(_) | Self::Keys(_) | Self::Serve(_) | Self::Grant(_) | Self::Revoke(_) => &[],
             _ => &[Secret::Database],
         }
     }
@@ -169,7 +177,11 @@ async fn start(arguments: Arguments) -> ExitCode {
 /// Runs the command until it is done or asked to stop. Commands that hold leases end by themselves; what another has not
 /// finished, its transaction undoes.
 async fn run_until(arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> {
-    if matches!(arguments.command, Command::Refresh(_) | Command::Rekey(_) | Command::Serve(_)) {
+    let ends_by_itself = matches!(
+        arguments.command,
+        Command::Refresh(_) | Command::Rekey(_) | Command::Serve(_) | Command::Grant(_)
+    );
+    if ends_by_itself {
         return run(arguments, stop).await;
     }
     tokio::select! {
@@ -191,11 +203,19 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> 
     if !matches!(command, Command::Doctor { .. }) {
         telemetry::start(config::log(&source));
     }
-    if let Command::Serve(arguments) = &command {
-        let process = Process::stopped_by(stop).with_sdk(sdk);
-        return Box::pin(serve::run(source, arguments, process)).await;
-    }
     let process = Process::stopped_by(stop.clone()).with_sdk(sdk);
+    match &command {
+        Command::Serve(arguments) => return Box::pin(serve::run(source, arguments, process)).await,
+        Command::Grant(arguments) => {
+            Box::pin(grant::grant(source, arguments, process)).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Revoke(arguments) => {
+            Box::pin(grant::revoke(source, arguments, process)).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
+    }
     let (source, other_login) = with_secrets(source, command.secrets(), &process).await;
     match command {
         Command::Refresh(arguments) => return refresh::run(&source, arguments, &process, other_login).await,
@@ -229,7 +249,7 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> 
         }
         Command::Vapid(command) => vapid::run(command)?,
         Command::Keys(command) => keys::run(command)?,
-        Command::Serve(_) => {}
+        Command::Serve(_) | Command::Grant(_) | Command::Revoke(_) => {}
         Command::Doctor { json } => return doctor::run(&source, &process.sdk, json).await,
     }
     Ok(ExitCode::SUCCESS)

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use chrono::{DateTime, Utc};
+use domain::authorization::NO_END;
 use domain::policy::Policy;
 use domain::schedule::{self, Trigger, retry_minute};
 use domain::{Authorized, Clock, NoExpiry, Streamer};
@@ -71,7 +72,11 @@ impl Status {
             time(self.last_refresh_at),
             failure,
             next,
-            Human(self.authorized_until - now).to_string(),
+            if self.authorized_until == NO_END {
+                "no end".to_owned()
+            } else {
+                Human(self.authorized_until - now).to_string()
+            },
             self.streamer.id.to_string(),
         ]
     }
@@ -135,6 +140,7 @@ mod tests {
             ),
             status("failed", TokenState { failure: Some(failure), ..living(TimeDelta::minutes(-5)) }),
             status("unknown", TokenState::default()),
+            Status { authorized_until: NO_END, ..status("bot", living(TimeDelta::minutes(235))) },
         ];
         insta::assert_snapshot!(text(&statuses, now), @r"
         STREAMER           TOKEN EXPIRES  LAST REFRESH         LAST FAILURE                 NEXT TRIGGER         AUTHORIZED FOR  ID
@@ -143,7 +149,9 @@ mod tests {
         FAILED (failed)    expired        -                    2026-11-23 19:55:00 refusal  20:10 retry          2 h 00          00000000-0000-0000-0000-000000000000
         UNKNOWN (unknown)  unknown        -                    -                            20:07 sweep          2 h 00          00000000-0000-0000-0000-000000000000
 
-        4 authorized; times are UTC, now 2026-11-23 20:00:00
+        BOT (bot)          in 3 h 55      -                    -                            23:07 sweep          no end          00000000-0000-0000-0000-000000000000
+
+        5 authorized; times are UTC, now 2026-11-23 20:00:00
         ");
     }
 }

@@ -15,6 +15,7 @@ mod cycle {
     mod reads;
     mod results;
     mod sessions;
+    mod standing;
     mod times;
 }
 
@@ -51,6 +52,7 @@ mod command {
     mod doctor;
     mod documents;
     mod env_file;
+    mod grant;
     mod migrations;
     mod names;
     mod outbox_command;

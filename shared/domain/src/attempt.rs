@@ -5,7 +5,7 @@ use std::fmt;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::authorization::{Authorization, CampaignId};
+use crate::authorization::{Authorization, Grant};
 use crate::evidence::Proof;
 use crate::failure::{FailedUnder, Failure, FailureKind};
 use crate::policy::{NotDue, Policy, Verdict};
@@ -32,8 +32,8 @@ pub struct Attempt {
     pub expires_before: Option<DateTime<Utc>>,
     /// The caller that asked for it, if any.
     pub caller: Option<Caller>,
-    /// The campaign that is authorized with it, from `ended_at` on.
-    pub grants: Option<CampaignId>,
+    /// What is granted with it, from `ended_at` on.
+    pub grants: Option<Grant>,
     /// The client id under which Twitch was asked.
     pub client_id: String,
     /// What it came to.

@@ -1,4 +1,4 @@
-//! What a membership grants: twelve hours in which a campaign's polls run on a streamer's channel.
+//! What a membership grants: twelve hours, or another time, in which a campaign's polls run on a streamer's channel.
 
 use std::fmt;
 
@@ -10,6 +10,11 @@ use crate::streamer::{Streamer, StreamerId, TokenState};
 
 /// How long an authorization holds: a session of play.
 pub const AUTHORIZATION: TimeDelta = TimeDelta::hours(12);
+
+/// The end of an authorization that has none, a standing one: the last nanosecond that RFC 3339 can say. The database has
+/// `infinity`.
+pub const NO_END: DateTime<Utc> =
+    DateTime::from_timestamp(253_402_300_799, 999_999_999).expect("the end of the year 9999");
 
 /// A campaign's primary key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -31,6 +36,15 @@ pub struct MembershipKey {
     pub streamer: StreamerId,
 }
 
+/// What is granted with a fresh token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The campaign that is authorized.
+    pub campaign: CampaignId,
+    /// For how long; `None`: without an end, for a bot or an overlay.
+    pub length: Option<TimeDelta>,
+}
+
 /// Whether the streamer has accepted the invitation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MembershipStatus {
@@ -40,20 +54,26 @@ pub enum MembershipStatus {
     Active,
 }
 
-/// The hours that a membership granted last.
+/// The time that a membership granted last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Authorization {
     /// When it began.
     pub granted_at: DateTime<Utc>,
-    /// When it ends or has ended.
+    /// When it ends or has ended; [`NO_END`] if it never does.
     pub expires_at: DateTime<Utc>,
 }
 
 impl Authorization {
-    /// One that begins now.
+    /// One for a session that begins now.
     #[must_use]
     pub fn granted(now: DateTime<Utc>) -> Self {
-        Self { granted_at: now, expires_at: now + AUTHORIZATION }
+        Self::granted_for(Some(AUTHORIZATION), now)
+    }
+
+    /// One of this length that begins now; `None`: without an end.
+    #[must_use]
+    pub fn granted_for(length: Option<TimeDelta>, now: DateTime<Utc>) -> Self {
+        Self { granted_at: now, expires_at: length.map_or(NO_END, |length| now + length) }
     }
 
     /// How long it still holds; `None` if it is over.

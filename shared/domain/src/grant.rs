@@ -1,9 +1,11 @@
-//! A grant: the streamer lets a campaign's polls run on the channel for twelve hours, which begin on a fresh token.
+//! A grant: the streamer lets a campaign's polls run on the channel, from now on and on a fresh token.
 //!
 //! It is a cycle over one streamer. The authorization is written in the transaction that stores the new pair; without
 //! a fresh pair nothing is granted.
 
-use crate::authorization::{Membership, MembershipKey, MembershipStatus, Unknown};
+use chrono::TimeDelta;
+
+use crate::authorization::{Grant, Membership, MembershipKey, MembershipStatus, Unknown};
 use crate::failure::FailureKind;
 use crate::ports::{EventPublisher, MembershipError, Memberships, RetryScheduler, Store, StoreError, Twitch};
 use crate::refresh::{Cycle, RefreshService};
@@ -52,8 +54,8 @@ impl From<MembershipError> for GrantError {
     }
 }
 
-/// Grants an authorization, and answers with the membership as it stands with it. `cycle` says who asks and how long it may
-/// take ([`Cycle::new`] with [`Trigger::Grant`](crate::schedule::Trigger::Grant)).
+/// Grants an authorization of this length (`None`: without an end), and answers with the membership as it stands with it.
+/// `cycle` says who asks and how long it may take ([`Cycle::new`] with [`Trigger::Grant`](crate::schedule::Trigger::Grant)).
 ///
 /// # Errors
 ///
@@ -61,10 +63,11 @@ impl From<MembershipError> for GrantError {
 pub async fn grant<S: Store + Memberships, T: Twitch, R: RetryScheduler, E: EventPublisher>(
     service: &RefreshService<S, T, R, E>,
     key: MembershipKey,
+    length: Option<TimeDelta>,
     cycle: Cycle,
     observer: &dyn Observer,
 ) -> Result<Membership, GrantError> {
-    let cycle = Cycle { grants: Some(key.campaign), ..cycle };
+    let cycle = Cycle { grants: Some(Grant { campaign: key.campaign, length }), ..cycle };
     let mut granting = Granting { key, membership: None, answer: Err(GrantError::Busy) };
     request::answer(service, cycle, observer, &mut granting).await?;
     granting.answer

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::authorization::Membership;
+use domain::authorization::{AUTHORIZATION, Membership};
 use domain::grant::{GrantError, grant};
 use domain::health::{CheckError, HealthReport, check};
 use domain::refresh::{Cycle, DEADLINE_MARGIN, Limits};
@@ -117,19 +117,33 @@ impl Host {
         self.with(async |service: Arc<Service>| service.database().find(id, service.now()).await).await
     }
 
-    /// Refreshes the streamer's token and authorizes the campaign.
+    /// Refreshes the streamer's token and authorizes the campaign for a session.
     ///
     /// # Errors
     ///
     /// If nothing was granted.
     pub async fn grant(&self, key: MembershipKey, request: &Request) -> Result<Membership, GrantError> {
+        self.grant_for(key, Some(AUTHORIZATION), request).await
+    }
+
+    /// The same for this long; `None`: without an end.
+    ///
+    /// # Errors
+    ///
+    /// If nothing was granted.
+    pub async fn grant_for(
+        &self,
+        key: MembershipKey,
+        length: Option<TimeDelta>,
+        request: &Request,
+    ) -> Result<Membership, GrantError> {
         self.0
             .run(None, async |service: Arc<Service>, keys_are_current| {
                 let answer_by = request.answer_by(service.monotonic(), GRANT_TIMEOUT);
                 let cycles =
                     service.cycles(Some(twitch_until(answer_by, &service))).map_err(OpenError::from)?;
                 let cycle = Cycle { keys_are_current, ..request.cycle(Trigger::Grant, answer_by) };
-                Box::pin(grant(&cycles, key, cycle, &RefreshLog)).await
+                Box::pin(grant(&cycles, key, length, cycle, &RefreshLog)).await
             })
             .await
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use domain::attempt::Attempt;
-use domain::authorization::{Authorization, Membership, MembershipStatus, Participant, Unknown};
+use domain::authorization::{Authorization, Grant, Membership, MembershipStatus, Participant, Unknown};
 use domain::ports::{MembershipError, Memberships, Participants, StoreError, StoreErrorKind};
 use domain::{CampaignId, MembershipKey, StreamerId, plain};
 use sqlx::Error;
@@ -330,8 +330,8 @@ pub(super) async fn grant(
     transaction: &mut Transaction<'_>,
     attempt: &Attempt,
 ) -> Result<Option<Authorization>, Error> {
-    let Some(campaign) = attempt.grants else { return Ok(None) };
-    let authorization = Authorization::granted(attempt.ended_at);
+    let Some(Grant { campaign, length }) = attempt.grants else { return Ok(None) };
+    let authorization = Authorization::granted_for(length, attempt.ended_at);
     let granted = sqlx::query_scalar!(
         r#"
         WITH granted AS (
@@ -362,7 +362,7 @@ pub(super) async fn grant(
         attempt.lease.id.0,
         attempt.lease.fence,
         authorization.granted_at,
-        authorization.expires_at
+        Moment::from(authorization.expires_at) as Moment
     )
     .fetch_one(transaction)
     .await?;

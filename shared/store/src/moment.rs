@@ -2,6 +2,7 @@
 //! decoding with a panic. `sqlx.toml` says which columns are read as this instead.
 
 use chrono::{DateTime, NaiveDate, Utc};
+use domain::authorization::NO_END;
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo, PgValueRef};
@@ -17,20 +18,16 @@ const DAY: i64 = 86_400_000_000;
 /// From 1970 to 2000, in microseconds.
 const TO_2000: i64 = 946_684_800_000_000;
 
-/// The last nanosecond that RFC 3339 can say. PostgreSQL counts in microseconds and stores no such time.
-const END_OF_TIME: DateTime<Utc> =
-    DateTime::from_timestamp(253_402_300_799, 999_999_999).expect("the end of the year 9999");
-
 impl Moment {
     /// `None`: infinite, or after the year 9999.
     pub(super) fn known(self) -> Option<DateTime<Utc>> {
         let at = DateTime::from_timestamp_micros(self.0.checked_add(TO_2000)?)?;
-        Some(at).filter(|at| *at < END_OF_TIME)
+        Some(at).filter(|at| *at < NO_END)
     }
 
     /// When something ends that may go on for ever, or may always have been over.
     pub(super) fn end(self) -> DateTime<Utc> {
-        let endless = if self.0 > 0 { END_OF_TIME } else { DateTime::UNIX_EPOCH };
+        let endless = if self.0 > 0 { NO_END } else { DateTime::UNIX_EPOCH };
         self.known().unwrap_or(endless)
     }
 
@@ -44,10 +41,10 @@ impl Moment {
     }
 }
 
-/// What ends after the year 9999 is as if it never did.
+/// What ends after the year 9999 is as if it never did. PostgreSQL counts in microseconds and stores no time that is [`NO_END`].
 impl From<DateTime<Utc>> for Moment {
     fn from(at: DateTime<Utc>) -> Self {
-        Self(if at < END_OF_TIME { at.timestamp_micros() - TO_2000 } else { i64::MAX })
+        Self(if at < NO_END { at.timestamp_micros() - TO_2000 } else { i64::MAX })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 
-use crate::authorization::{Authorized, CampaignId};
+use crate::authorization::{Authorized, Grant};
 use crate::clock::Monotonic;
 use crate::policy::RefreshMode;
 use crate::ports::Priority;
@@ -54,8 +54,8 @@ pub struct Cycle {
     pub dry_run: bool,
     /// The streamers that it is for.
     pub scope: Scope,
-    /// The campaign that is authorized with a token that is fresh.
-    pub grants: Option<CampaignId>,
+    /// What is granted with a token that is fresh.
+    pub grants: Option<Grant>,
     /// The caller that asked for it, if any.
     pub caller: Option<Caller>,
     /// Whether our keys were read just now: a token under another key is a failure then. Otherwise the cycle stops at it, for
