@@ -54,7 +54,7 @@ impl PgStore {
         give_up_at: Monotonic,
     ) -> Result<Vec<(Uuid, i64)>, Error> {
         let take = |part: Vec<Uuid>| async move {
-            let take = async || take_leases(database, &part, Leasable::Active, now, until).await;
+            let take = async || take_leases(database, &part, now, until).await;
             self.unless_locked(give_up_at, take).await
         };
         let parts = database.in_parts(ids, || false, take).await?;
@@ -153,15 +153,6 @@ impl LeasedRow {
     }
 }
 
-/// Which streamers a lease may be taken on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Leasable {
-    /// To refresh: those that are active and not set aside.
-    Active,
-    /// To encrypt their tokens again: all.
-    All,
-}
-
 /// Takes leases on those of these streamers that no other run holds one on; answers with their fencing numbers. A row of the
 /// application's that is locked is left out: its result could not be written either, and a new pair would have no place.
 ///
@@ -170,7 +161,6 @@ pub(super) enum Leasable {
 pub(super) async fn take_leases(
     database: impl PgExecutor<'_>,
     ids: &[Uuid],
-    leasable: Leasable,
     now: DateTime<Utc>,
     until: DateTime<Utc>,
 ) -> Result<Vec<(Uuid, i64)>, Error> {
@@ -189,17 +179,16 @@ pub(super) async fn take_leases(
                    ELSE coalesce((SELECT max(past.fence) FROM token_refresh.refreshes past WHERE past.streamer_id = s.id), 0) + 1
                    END, $3
             FROM known CROSS JOIN public.streamers s
-            WHERE s.id = ANY($1) AND (s.is_active OR $4)
+            WHERE s.id = ANY($1) AND s.is_active
             ORDER BY s.id FOR NO KEY UPDATE OF s SKIP LOCKED
             ON CONFLICT (streamer_id) DO UPDATE SET fence = ours.fence + 1, leased_until = $3
                 WHERE (ours.leased_until IS NULL OR ours.leased_until <= $2)
-                  AND (ours.set_aside_until IS NULL OR ours.set_aside_until <= $2 OR $4)
+                  AND (ours.set_aside_until IS NULL OR ours.set_aside_until <= $2)
             RETURNING streamer_id, fence
             "#,
         ids,
         now,
-        until,
-        leasable == Leasable::All
+        until
     )
     .fetch_all(database)
     .await?;

@@ -10,7 +10,6 @@ use domain::{Streamer, StreamerId};
 use sqlx::Error;
 use uuid::Uuid;
 
-use super::claim::{Leasable, take_leases};
 use super::{PgStore, failed, said};
 use cipher::{Column, DecryptError, TokenCipher};
 
@@ -132,11 +131,28 @@ impl PgStore {
         Ok(parts.done.into_iter().sum())
     }
 
-    /// Takes leases on these, active or not, reads them again, writes them and gives the leases back. Two statements, as where
-    /// a cycle takes its leases. Answers how many were written.
+    /// Takes leases on these, reads them again, writes them and gives the leases back. Two statements, as where a cycle takes
+    /// its leases. Answers how many were written.
     async fn write_anew(&self, cipher: &TokenCipher, ids: &[Uuid], now: DateTime<Utc>) -> Result<u64, Error> {
-        let leases = take_leases(&self.database, ids, Leasable::All, now, now + MAX_CALL).await?;
-        let (ids, fences): (Vec<_>, Vec<_>) = leases.into_iter().unzip();
+        // Active or not, and a row that another transaction has locked is waited for: nothing is lost with a write that fails.
+        let leases = sqlx::query!(
+            r#"
+            INSERT INTO token_refresh.streamers AS lease (streamer_id, fence, leased_until)
+            SELECT s.id,
+                   coalesce((SELECT max(past.fence) FROM token_refresh.refreshes past WHERE past.streamer_id = s.id), 0) + 1, $3
+            FROM public.streamers s WHERE s.id = ANY($1) ORDER BY s.id FOR KEY SHARE SKIP LOCKED
+            ON CONFLICT (streamer_id) DO UPDATE SET fence = lease.fence + 1, leased_until = $3
+                WHERE lease.leased_until IS NULL OR lease.leased_until <= $2
+            RETURNING streamer_id, fence
+            "#,
+            ids,
+            now,
+            now + MAX_CALL
+        )
+        .fetch_all(&self.database)
+        .await?;
+        let (ids, fences): (Vec<_>, Vec<_>) =
+            leases.into_iter().map(|lease| (lease.streamer_id, lease.fence)).unzip();
         let rows = sqlx::query_as!(
             Row,
             r#"

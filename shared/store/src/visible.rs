@@ -15,7 +15,7 @@ use domain::{Streamer, StreamerId};
 use sqlx::{Error, PgExecutor};
 use uuid::Uuid;
 
-use super::claim::{Leasable, take_leases};
+use super::claim::take_leases;
 use super::record::write;
 use super::statements::Transaction;
 use super::{Class, Database, PgStore, failed};
@@ -234,7 +234,7 @@ impl PgStore {
         .await?;
         let Some(first) = candidates.first().map(|row| row.id) else { return Ok(Rehearsal::NoStreamer) };
         let ids: Vec<Uuid> = candidates.iter().map(|row| row.id).collect();
-        let leases = take_leases(&mut *transaction, &ids, Leasable::Active, now, now + MAX_CALL).await?;
+        let leases = take_leases(&mut *transaction, &ids, now, now + MAX_CALL).await?;
         let id = leases.first().map_or(first, |(id, _)| *id);
         let Some(row) = candidates.into_iter().find(|row| row.id == id) else { return Ok(Rehearsal::Busy) };
         let streamer = Streamer::new(StreamerId(row.id), &row.login, &row.display_name);
