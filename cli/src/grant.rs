@@ -114,7 +114,7 @@ fn advice(error: &GrantError) -> &'static str {
             ": have the streamer reconnect with Twitch (`tokens connect`), then grant again"
         }
         GrantError::Outage(_) | GrantError::NoTime | GrantError::Busy => ": grant again",
-        GrantError::Ours(_) => ": `tokens doctor` says what to fix",
+        GrantError::Ours(_) | GrantError::Secrets(_) => ": `tokens doctor` says what to fix",
         // Their texts say what to do.
         GrantError::Store(_) => "",
     }

@@ -15,7 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::select;
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::door::Peer;
 
@@ -33,6 +33,9 @@ const MAX_HEADERS: usize = 64;
 
 /// After a failed accept (most likely no file descriptor is left), so that the loop doesn't spin.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// How long connections may take to close. Requests are answered in tasks of their own, which are waited for elsewhere.
+const CLOSING: Duration = Duration::from_secs(20);
 
 /// Serves until `stop`, and then until each open request is answered.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
@@ -75,5 +78,6 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         });
     }
     drop(listener);
-    graceful.shutdown().await;
+    // A connection on which half a request waits for its rest is not idle.
+    let _ = timeout(CLOSING, graceful.shutdown()).await;
 }

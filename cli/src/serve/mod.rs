@@ -6,6 +6,7 @@ mod names;
 mod readiness;
 
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use chrono::TimeDelta;
 use domain::refresh::{Cycle, Limits};
 use domain::schedule::Trigger;
 use domain::{CancellationToken, Clock, SystemClock};
+use futures::FutureExt as _;
 use service::config::{Secret, ServeConfig, Source};
 use service::scheduler::{CycleAlarm, DeliveryAlarm, Scheduler};
 use service::{DeliveryError, Host, Notifier, Opened, Process, with_secrets};
@@ -42,6 +44,10 @@ const DELIVERY_TIMEOUT: TimeDelta = TimeDelta::minutes(10);
 
 /// After this long an attempt to open the service has failed, so that `/readyz` can say why.
 const OPEN_TIMEOUT: TimeDelta = TimeDelta::seconds(2);
+
+/// A cycle that has failed is repeated after this long, as Lambda repeats an event: so often in a row.
+const REPEATED_AFTER: TimeDelta = TimeDelta::minutes(1);
+const REPETITIONS: u32 = 2;
 
 /// Between two attempts to open the service while the database is away or on another schema.
 const OPEN_PAUSE: Duration = Duration::from_secs(3);
@@ -169,7 +175,8 @@ async fn work(
 
 /// One cycle at a time. The first recovers what was missed while the process was not there.
 async fn cycles(host: &Host, scheduler: Scheduler, readiness: &Readiness, stop: &CancellationToken) {
-    let mut alarm = CycleAlarm::new(scheduler, host.now());
+    let mut alarm = CycleAlarm::new(scheduler.clone(), host.now());
+    let mut failed_in_a_row = 0;
     let mut first = Some(Trigger::Sweep);
     while !stop.is_cancelled() {
         let Some(trigger) = first.take().or_else(|| alarm.due(host.now())) else {
@@ -181,11 +188,20 @@ async fn cycles(host: &Host, scheduler: Scheduler, readiness: &Readiness, stop: 
         };
         let deadline = SystemClock.monotonic() + CYCLE_TIMEOUT;
         let cycle = Cycle { limits: Limits::of_function(Some(deadline)), ..Cycle::new(trigger) };
-        let ran = Box::pin(host.run(&cycle, Some(deadline))).await;
+        // A panic costs this cycle, not the server.
+        let ran = AssertUnwindSafe(Box::pin(host.run(&cycle, Some(deadline)))).catch_unwind().await;
+        let ran = match ran {
+            Ok(ran) => ran.map(drop).map_err(|error| error.to_string()),
+            Err(_) => Err("the program failed; its log has the panic".to_owned()),
+        };
+        failed_in_a_row = if ran.is_err() { failed_in_a_row + 1 } else { 0 };
         if let Err(error) = &ran {
             tracing::error!(trigger = trigger.as_str(), "the {} cycle failed: {error}", trigger.as_str());
+            if (1..=REPETITIONS).contains(&failed_in_a_row) {
+                scheduler.arm_retry(host.now() + REPEATED_AFTER);
+            }
         }
-        readiness.ran(ran.map(drop).map_err(|error| error.to_string()), host.now());
+        readiness.ran(ran, host.now());
     }
 }
 

@@ -270,7 +270,7 @@ fn text(detail: Detail) -> String {
         Detail::MissingScopes(scopes) => {
             return format!("the token lacks required scopes: {}", scopes.join(", "));
         }
-        Detail::OurFault => "a fault of this service's own; its log says which",
+        Detail::OurFault | Detail::UnknownKey => "a fault of this service's own; its log says which",
         Detail::Busy => "another run is refreshing the token, or its row is locked",
         Detail::Superseded => "another writer changed its tokens meanwhile, theirs stand",
         Detail::DatabaseFailed => "the database failed during the check",

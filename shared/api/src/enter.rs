@@ -1,7 +1,7 @@
 //! What every request passes: who asks, the log, no body, and an answer whatever happens.
 
 use std::panic::AssertUnwindSafe;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -11,6 +11,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -19,6 +20,9 @@ use crate::problem::{Problem, named};
 
 /// No request takes a body, so that none has to be longer than a few spaces.
 const MAX_BODY: usize = 1024;
+
+/// A client that does not send the rest of its body must not hold the request open.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// These routes behind the door.
 pub(crate) fn closed(routes: Router) -> Router {
@@ -65,7 +69,8 @@ async fn enter(request: Request, next: Next) -> Response {
 /// All that a request says is in its path.
 async fn without_body(request: Request, next: Next) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let read = Bytes::from_request(Request::from_parts(parts.clone(), body), &()).await;
+    let reading = Bytes::from_request(Request::from_parts(parts.clone(), body), &());
+    let read = timeout(BODY_TIMEOUT, reading).await.map_err(|_| Problem::UnexpectedBody)?;
     let body = read.map_err(|rejection| match rejection {
         BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => Problem::BodyTooLarge,
         // It broke off.

@@ -397,7 +397,7 @@ impl From<CheckError> for Problem {
         match error {
             CheckError::Unknown(unknown) => unknown.into(),
             CheckError::Store(error) => error.into(),
-            CheckError::Ours(reason) => Self::ours(&reason),
+            CheckError::Ours(reason) | CheckError::Secrets(reason) => Self::ours(&reason),
         }
     }
 }
@@ -413,7 +413,7 @@ impl Problem {
             GrantError::Outage(_) | GrantError::NoTime => Self::TwitchUnavailable,
             GrantError::Busy => Self::RefreshInProgress,
             GrantError::Store(error) => error.into(),
-            GrantError::Ours(reason) => Self::ours(&reason),
+            GrantError::Ours(reason) | GrantError::Secrets(reason) => Self::ours(&reason),
         }
     }
 

@@ -40,6 +40,9 @@ pub enum GrantError {
     /// Something of ours needs the operator first.
     #[error("{0}")]
     Ours(String),
+    /// Our credentials or our keys are not taken; a secret may have changed.
+    #[error("{0}")]
+    Secrets(String),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -129,7 +132,7 @@ impl<S: Memberships> Request<S> for Granting {
             _ => Err(match &report.stopped {
                 Some(Stop::Store(error)) => error.clone().into(),
                 Some(Stop::Misconfigured(reason) | Stop::UnknownKey(reason)) => {
-                    GrantError::Ours(reason.clone())
+                    GrantError::Secrets(reason.clone())
                 }
                 Some(stopped @ Stop::Outages) => GrantError::Outage(stopped.to_string()),
                 Some(Stop::Deadline | Stop::NoTime | Stop::Interrupted) | None => GrantError::NoTime,

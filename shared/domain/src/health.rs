@@ -95,6 +95,8 @@ pub enum Detail {
     DatabaseFailed,
     /// Twitch does not take our application's credentials.
     CredentialsRefused,
+    /// A stored token is under a key that we don't have.
+    UnknownKey,
     /// Twitch seems to be down.
     TwitchDown,
     /// No time was left for it.
@@ -117,10 +119,11 @@ pub struct HealthReport {
 }
 
 impl HealthReport {
-    /// Whether something of ours has kept a channel from being checked.
+    /// Whether credentials or keys of ours that are not taken, and may have changed, have kept a channel from being checked.
     #[must_use]
-    pub fn has_fault_of_ours(&self) -> bool {
-        let ours = |one: &Checked| matches!(one.detail, Some(Detail::OurFault | Detail::CredentialsRefused));
+    pub fn may_blame_secret(&self) -> bool {
+        let ours =
+            |one: &Checked| matches!(one.detail, Some(Detail::UnknownKey | Detail::CredentialsRefused));
         self.streamers.iter().any(ours)
     }
 
@@ -140,6 +143,9 @@ pub enum CheckError {
     /// Something of ours needs the operator first.
     #[error("{0}")]
     Ours(String),
+    /// Our credentials or our keys are not taken; a secret may have changed.
+    #[error("{0}")]
+    Secrets(String),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -341,7 +347,7 @@ fn not_reached(stopped: Option<&Stop>) -> Detail {
     match stopped {
         Some(Stop::Store(_)) => Detail::DatabaseFailed,
         Some(Stop::Misconfigured(_)) => Detail::CredentialsRefused,
-        Some(Stop::UnknownKey(_)) => Detail::OurFault,
+        Some(Stop::UnknownKey(_)) => Detail::UnknownKey,
         Some(Stop::Outages) => Detail::TwitchDown,
         Some(Stop::Deadline | Stop::NoTime | Stop::Interrupted) | None => Detail::NoTime,
     }

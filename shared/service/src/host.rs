@@ -76,7 +76,7 @@ impl Host {
     ///
     /// If it can't be opened.
     pub async fn service(&self) -> Result<Arc<Service>, OpenError> {
-        self.0.current(None).await
+        Ok(self.0.current(None).await?.0)
     }
 
     /// Opens the service, unless it is open, and waits until `give_up_at` for a database that is away.
@@ -86,6 +86,10 @@ impl Host {
     /// If it can't be opened.
     pub async fn open(&self, give_up_at: Monotonic) -> Result<(), OpenError> {
         self.0.current(Some(give_up_at)).await.map(drop)
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        self.0.process().clock.monotonic()
     }
 
     /// Runs this cycle, logs its report and counts it; after a planned run or a sweep, also does what follows it. Twitch being down is
@@ -137,9 +141,9 @@ impl Host {
         length: Option<TimeDelta>,
         request: &Request,
     ) -> Result<Membership, GrantError> {
+        let answer_by = request.answer_by(self.monotonic(), GRANT_TIMEOUT);
         self.0
-            .run(None, async |service: Arc<Service>, keys_are_current| {
-                let answer_by = request.answer_by(service.monotonic(), GRANT_TIMEOUT);
+            .run(Some(answer_by), async |service: Arc<Service>, keys_are_current| {
                 let cycles =
                     service.cycles(Some(twitch_until(answer_by, &service))).map_err(OpenError::from)?;
                 let cycle = Cycle { keys_are_current, ..request.cycle(Trigger::Grant, answer_by) };
@@ -185,15 +189,17 @@ impl Host {
     /// If the campaign is unknown, the database fails before anything was checked, or there is no way to talk to Twitch. A
     /// campaign without streamers is no error.
     pub async fn check(&self, campaign: CampaignId, request: &Request) -> Result<HealthReport, CheckError> {
+        let began = self.monotonic();
         self.0
             .run(None, async |service: Arc<Service>, keys_are_current| {
-                let answer_by = request.answer_by(service.monotonic(), service.health_check_timeout());
+                let time = service.health_check_timeout();
+                let answer_by = request.answer_by(began, time);
                 let cycles =
                     service.cycles(Some(twitch_until(answer_by, &service))).map_err(OpenError::from)?;
                 let cycle = Cycle { keys_are_current, ..request.cycle(Trigger::HealthCheck, answer_by) };
                 match Box::pin(check(&cycles, campaign, cycle, &HealthCheckLog)).await {
-                    Ok(report) if report.has_fault_of_ours() && !keys_are_current => {
-                        Err(CheckError::Ours("a secret may have changed".to_owned()))
+                    Ok(report) if report.may_blame_secret() && !keys_are_current => {
+                        Err(CheckError::Secrets("a secret may have changed".to_owned()))
                     }
                     done => done,
                 }
@@ -262,12 +268,12 @@ impl MayBlameSecret for RunError {
 
 impl MayBlameSecret for GrantError {
     fn may_blame_secret(&self) -> bool {
-        matches!(self, Self::Ours(_))
+        matches!(self, Self::Secrets(_))
     }
 }
 
 impl MayBlameSecret for CheckError {
     fn may_blame_secret(&self) -> bool {
-        matches!(self, Self::Ours(_))
+        matches!(self, Self::Secrets(_))
     }
 }

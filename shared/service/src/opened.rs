@@ -82,6 +82,8 @@ struct Current<T> {
     said: Said,
     look_at: DateTime<Utc>,
     looked_at: Option<DateTime<Utc>>,
+    /// Whether that look has found, and put to use, all that the secrets say.
+    is_newest: bool,
 }
 
 impl<T: Open> Opened<T> {
@@ -119,8 +121,7 @@ impl<T: Open> Opened<T> {
         E: From<OpenError> + MayBlameSecret,
         F: Future<Output = Result<R, E>>,
     {
-        let value = self.current(give_up_at).await?;
-        let is_current = self.secrets.are_none() || self.has_looked_just_now().await;
+        let (value, is_current) = self.current(give_up_at).await?;
         match work(value.clone(), is_current).await {
             Err(error) if !is_current && error.may_blame_secret() => {
                 work(self.renewed(&value).await, true).await
@@ -129,25 +130,26 @@ impl<T: Open> Opened<T> {
         }
     }
 
-    /// What is open; opened again if that was a while ago and a secret has changed.
-    pub(crate) async fn current(&self, give_up_at: Option<Monotonic>) -> Result<Arc<T>, OpenError> {
-        let mut current = self.current.lock().await;
+    /// What is open, opened again if that was a while ago and a secret has changed; and whether nothing newer can be had.
+    pub(crate) async fn current(&self, give_up_at: Option<Monotonic>) -> Result<(Arc<T>, bool), OpenError> {
+        let mut current = match (self.opened(), self.current.try_lock()) {
+            // Another event looks meanwhile: what is open serves until it has found something.
+            (Some(value), Err(_)) => return Ok((value, self.secrets.are_none())),
+            (_, Ok(current)) => current,
+            (None, Err(_)) => self.current.lock().await,
+        };
+        let now = self.process.clock.now();
         if let Some(open) = &mut *current {
-            if open.is_old(self.process.clock.now()) && !self.secrets.are_none() {
+            if open.is_old(now) && !self.secrets.are_none() {
                 self.look(open).await;
             }
-            return Ok(open.value.clone());
+            return Ok((open.value.clone(), self.secrets.are_none() || open.is_current(now)));
         }
         let said = self.secrets.read().await;
         let value = self.open(&said, give_up_at).await?;
         let look_at = self.process.clock.now() + RENEW_AFTER;
-        *current = Some(Current { value: value.clone(), said, look_at, looked_at: None });
-        Ok(value)
-    }
-
-    async fn has_looked_just_now(&self) -> bool {
-        let current = self.current.lock().await;
-        current.as_ref().is_some_and(|open| open.is_settled(self.process.clock.now()))
+        *current = Some(Current { value: value.clone(), said, look_at, looked_at: None, is_newest: false });
+        Ok((value, self.secrets.are_none()))
     }
 
     /// For an event that has failed with `seen`: what is open by now, with secrets that were read just now.
@@ -168,6 +170,7 @@ impl<T: Open> Opened<T> {
         let said = self.secrets.or_before(read, &open.said);
         let mut pause = if is_whole { RENEW_AFTER } else { LOOK_AGAIN_AFTER };
         open.looked_at = Some(now);
+        open.is_newest = is_whole;
         if said != open.said {
             match self.open(&said, None).await {
                 Ok(value) => {
@@ -177,6 +180,7 @@ impl<T: Open> Opened<T> {
                 Err(error) => {
                     tracing::error!("a secret was changed, and what it said before is used on: {error}");
                     pause = LOOK_AGAIN_AFTER;
+                    open.is_newest = false;
                 }
             }
         }
@@ -201,6 +205,11 @@ impl<T> Current<T> {
 
     fn is_settled(&self, now: DateTime<Utc>) -> bool {
         self.looked_at.is_some_and(|at| is_settled(at, now))
+    }
+
+    /// Whether it was opened with what the secrets say just now.
+    fn is_current(&self, now: DateTime<Utc>) -> bool {
+        self.is_newest && self.is_settled(now)
     }
 }
 

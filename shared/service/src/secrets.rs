@@ -80,7 +80,7 @@ impl Secrets {
 
     /// Where another login comes from, if it stands in a secret.
     pub(crate) fn other_login(self: &Arc<Self>) -> Option<OtherLogin> {
-        self.named.iter().find(|(secret, _)| *secret == Secret::Database)?;
+        self.database()?;
         let secrets = self.clone();
         Some(Arc::new(move || {
             let secrets = secrets.clone();
@@ -96,10 +96,24 @@ impl Secrets {
         {
             return found.clone();
         }
-        let said = self.read().await;
-        let found = config::database(&self.source(&said)).ok();
+        let found = self.read_login().await;
         *login = Some((now, found.clone()));
         found
+    }
+
+    fn database(&self) -> Option<&str> {
+        let (_, id) = self.named.iter().find(|(secret, _)| *secret == Secret::Database)?;
+        Some(id)
+    }
+
+    /// Reads the database's secret alone: what is wrong with another one does not matter here.
+    async fn read_login(&self) -> Option<PgConnectOptions> {
+        let id = self.database()?;
+        let text = self.manager.read(id).await.ok()?;
+        let said = Secret::Database.members(text.as_deref().map(String::as_str));
+        let mut source = self.environment.clone();
+        source.add(Secret::Database, id, &said);
+        config::database(&source).ok()
     }
 }
 

@@ -154,8 +154,9 @@ impl Service {
         &self,
         until: Option<Instant>,
     ) -> Result<RefreshService<PgStore, Bounded, ServiceSignals, ServiceSignals>, SetUpError> {
+        let store = if until.is_some() { self.store.of_request() } else { self.store.clone() };
         let service = RefreshService::new(
-            self.store.clone(),
+            store,
             Bounded::new(self.twitch()?, until),
             self.signals.clone(),
             self.signals.clone(),
@@ -172,7 +173,9 @@ impl Service {
         let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
         let client = match warm.take() {
             Some(client) if client.idle_since().is_none_or(|since| (now - since).abs() < WARM) => client,
-            _ => Arc::new(TwitchClient::new(self.twitch_config.clone(), self.machine.clone())?),
+            // What Twitch has asked for still holds.
+            Some(cold) => Arc::new(cold.reconnected()?),
+            None => Arc::new(TwitchClient::new(self.twitch_config.clone(), self.machine.clone())?),
         };
         *warm = Some(client.clone());
         Ok(client)

@@ -30,7 +30,7 @@ impl PgStore {
         let give_up_at = give_up_at.max(self.clock.monotonic() + last);
         let read = |part: Vec<(Uuid, i64)>| {
             let database = &database;
-            async move { self.unless_locked(give_up_at, async || read(database, &part).await).await }
+            async move { self.persistently(give_up_at, async || read(database, &part).await).await }
         };
         let parts = database.in_parts(leased, || false, read).await?;
         for ((id, fence), error) in &parts.failed {

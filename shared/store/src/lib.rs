@@ -243,6 +243,12 @@ impl PgStore {
         Self { database, cipher: cipher.into(), clock, writing }
     }
 
+    /// The same for a request, of which there are many at once: it keeps no connection while it waits for Twitch.
+    #[must_use]
+    pub fn of_request(&self) -> Self {
+        Self { writing: self.database.clone(), ..self.clone() }
+    }
+
     /// What needs no key.
     #[must_use]
     pub fn database(&self) -> &Database {

@@ -52,7 +52,7 @@ pub struct TwitchClient {
     validate_url: Url,
     revoke_url: Url,
     connections: Connections,
-    pace: Pace,
+    pace: Arc<Pace>,
     clock: Arc<dyn Clock>,
 }
 
@@ -103,8 +103,18 @@ impl TwitchClient {
         let (token_url, validate_url, revoke_url) =
             (url("/oauth2/token")?, url("/oauth2/validate")?, url("/oauth2/revoke")?);
         let connections = Connections::new(&config, clock.clone())?;
-        let pace = Pace::new(config.max_per_second);
+        let pace = Arc::new(Pace::new(config.max_per_second));
         Ok(Self { config, token_url, validate_url, revoke_url, connections, pace, clock })
+    }
+
+    /// The same client with new connections, at the same pace.
+    ///
+    /// # Errors
+    ///
+    /// As [`TwitchClient::new`].
+    pub fn reconnected(&self) -> Result<Self, SetUpError> {
+        let client = Self::new(self.config.clone(), self.clock.clone())?;
+        Ok(Self { pace: self.pace.clone(), ..client })
     }
 
     /// Since when the connection that has had no answer for longest has had none; `None`: nothing is connected.

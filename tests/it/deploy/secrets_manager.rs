@@ -11,6 +11,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use chrono::TimeDelta;
 use cipher::Column;
+use domain::authorization::Unknown;
+use domain::health::CheckError;
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
 use domain::{AccessToken, StreamerId};
@@ -379,11 +381,29 @@ async fn a_new_key_writes_after_a_quarter_of_an_hour_even_if_nobody_misses_it() 
     Ok(())
 }
 
-/// After a restore the authorizations are in another cluster.
+/// After a restore the authorizations are in another cluster, whose old login still works.
+#[tokio::test]
+async fn a_database_that_has_moved_is_used_after_a_quarter_of_an_hour() -> Result<()> {
+    let here = InProcess::new().await?;
+    let elsewhere = Still::new().await?.world;
+    let id = elsewhere.add(NewStreamer::fresh("aria")).await?;
+    let unknown = || Err(CheckError::Unknown(Unknown::Streamer));
+    assert_eq!(here.host.memberships(id).await, unknown());
+    here.kept
+        .aws
+        .put_secret("polls/database", json!({ "DATABASE_URL": elsewhere.database_url() }).to_string());
+    here.clock.advance(Duration::from_mins(14));
+    assert_eq!(here.host.memberships(id).await, unknown());
+    here.clock.advance(Duration::from_mins(1));
+    assert_eq!(here.host.memberships(id).await?.len(), 1);
+    Ok(())
+}
+
 #[tokio::test]
 async fn each_request_looks_whether_the_secrets_have_changed() -> Result<()> {
     let here = InProcess::new().await?;
     let key = membership(&here.kept.world, here.kept.world.add(NewStreamer::fresh("aria")).await?).await?;
+    here.host.service().await?;
     let mut asked = here.kept.asked();
     let mut have_looked = |what: &str| {
         asked += 3;
