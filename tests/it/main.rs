@@ -2,7 +2,6 @@
 //! `cargo test --workspace --test it failure::` runs one folder.
 
 mod cycle {
-    mod claims;
     mod clocks;
     mod concurrency;
     mod coverage;
@@ -24,7 +23,6 @@ mod failure {
     mod connections;
     mod crash;
     mod crash_at_random;
-    mod dead_grants;
     mod evidence;
     mod failures;
     mod hidden_rows;
@@ -35,15 +33,12 @@ mod failure {
     mod scenario4;
     mod signals;
     mod stop;
+    mod twitch;
 }
 
 mod http {
-    mod grants;
-    mod health;
     mod http_api;
     mod http_functions;
-    mod scenario1;
-    mod scenario5;
     mod validity;
 }
 

@@ -29,7 +29,7 @@ const TIME_LEFT: Duration = Duration::from_mins(5);
 /// As long as design.md has it: three minutes.
 pub const LEASE: TimeDelta = TimeDelta::minutes(3);
 
-/// For how long a notification that is being pushed is nobody else's.
+/// For how long a notification that is being pushed is claimed.
 pub const CLAIM: TimeDelta = TimeDelta::seconds(30);
 
 /// A world on the machine's time, whose Twitch treats refresh tokens like this.
@@ -38,7 +38,7 @@ pub async fn world(refresh_tokens: RefreshTokens, latency: Duration) -> Result<W
     World::start(Postgres::shared().await?, Settings { refresh_tokens, latency, ..Settings::default() }).await
 }
 
-/// Starts a function whose connections to the database can be told from ours.
+/// Starts a function whose connections to the database are distinct from ours.
 pub async fn function(world: &World, name: &str, more: &[(&str, &str)]) -> Result<Function> {
     let url = world.database_url();
     let separator = if url.contains('?') { '&' } else { '?' };
@@ -120,8 +120,8 @@ pub async fn blocked(world: &World) -> Result<()> {
 const CONNECTIONS: &str = "SELECT pid, wait_event_type FROM pg_stat_activity
      WHERE datname = current_database() AND application_name = 'doomed'";
 
-/// Waits until the killed function's last words have been heard: its requests to Twitch are dropped, and PostgreSQL has
-/// carried out or rolled back what it was sent.
+/// Waits until nothing of the killed function is under way: its requests to Twitch are dropped, and PostgreSQL has carried out
+/// or rolled back what it was sent.
 pub async fn settled(world: &World) -> Result<()> {
     world.twitch.wait_until(|Totals { in_flight, .. }| *in_flight == 0).await;
     until(world, &format!("SELECT count(*) = 0 FROM ({CONNECTIONS}) c")).await

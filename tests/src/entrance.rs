@@ -1,5 +1,4 @@
-//! What stands between the program and its Twitch: it counts the connections, hangs up on the first of them, and falls silent
-//! as a host does that has vanished.
+//! A relay between the program and its Twitch that counts the connections, hangs up on the first of them, and falls silent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,7 +1,6 @@
 //! What the end-to-end tests share. Every test has a database and a Twitch of its own.
 #![expect(clippy::missing_errors_doc, clippy::must_use_candidate, reason = "any error fails the test")]
 
-pub mod api;
 pub mod aws;
 pub mod cycles;
 pub mod doomed;
@@ -34,9 +33,11 @@ use domain::report::{Outcome, Report};
 use local::binaries::{Binaries, Profile};
 use local::clock::TurnableClock;
 use local::postgres::Postgres;
-use local::twitch::{Gate, Settings};
+use local::twitch::{Gate, RefreshTokens, Settings};
 use local::world::World;
 use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnectOptions;
+use store::Database;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
@@ -61,6 +62,11 @@ impl Still {
         Ok(Self { world: World::start(Postgres::shared().await?, settings).await?, clock })
     }
 
+    /// A still world whose Twitch takes refresh tokens once.
+    pub async fn one_time() -> Result<Self> {
+        Self::with(Settings { refresh_tokens: RefreshTokens::OneTime, ..Settings::default() }).await
+    }
+
     /// The time.
     pub fn now(&self) -> DateTime<Utc> {
         self.world.clock.now()
@@ -69,6 +75,34 @@ impl Still {
     /// Turns the clock.
     pub fn turn(&self, minutes: u64) {
         self.clock.advance(std::time::Duration::from_secs(minutes * 60));
+    }
+}
+
+/// Shorthands for a world's database.
+pub trait Sql {
+    /// Runs these statements.
+    fn sql(&self, statements: &str) -> impl Future<Output = Result<()>>;
+
+    /// What this query counts.
+    fn count(&self, query: &str) -> impl Future<Output = Result<i64>>;
+
+    /// Opens it as the program does.
+    fn database(&self) -> impl Future<Output = Result<Database>>;
+}
+
+impl Sql for World {
+    async fn sql(&self, statements: &str) -> Result<()> {
+        let done = sqlx::raw_sql(AssertSqlSafe(statements)).execute(&self.pool).await;
+        done.with_context(|| statements.to_owned())?;
+        Ok(())
+    }
+
+    async fn count(&self, query: &str) -> Result<i64> {
+        Ok(sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&self.pool).await?)
+    }
+
+    async fn database(&self) -> Result<Database> {
+        Ok(Database::open(self.database_url().parse::<PgConnectOptions>()?).await?)
     }
 }
 
@@ -98,7 +132,7 @@ impl Ran {
         }
     }
 
-    /// Everybody who was looked at.
+    /// All streamers that were looked at.
     pub fn logins(&self) -> Vec<&str> {
         let mut logins: Vec<_> = self.outcomes.keys().map(String::as_str).collect();
         logins.sort_unstable();
@@ -187,7 +221,7 @@ pub async fn tokens_in(
     })
 }
 
-/// Changes a setting of this world's database, for all who connect from now on.
+/// Changes a setting of this world's database, for new connections.
 pub async fn set_for_database(world: &World, setting: &str) -> Result<()> {
     let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&world.pool).await?;
     let set = format!("ALTER DATABASE {name} SET {setting}");
@@ -206,7 +240,7 @@ pub async fn on_write(world: &World, table: &str, condition: &str, happens: &str
     Ok(())
 }
 
-/// Who connects from now on waits for a lock until the test gives it back. (A limit that is there is not set anew.)
+/// From now on, new connections wait for a lock until the test releases it. (A limit that is there is not set again.)
 pub async fn wait_for_locks(world: &World) -> Result<()> {
     set_for_database(world, "lock_timeout = '1h'").await?;
     set_for_database(world, "idle_in_transaction_session_timeout = '5s'").await

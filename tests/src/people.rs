@@ -1,4 +1,4 @@
-//! People who are told of deactivations: users, their devices, their preferences, and a push service that records.
+//! Recipients of notifications: users, their devices, their preferences, and a push service that records.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, TimeDelta, Utc};
+use cipher::Column;
 use domain::StreamerId;
 use domain::attempt::{Attempt, FailedRefresh, Resolution, TwitchHealth};
 use domain::evidence::Proof;
@@ -34,7 +35,7 @@ pub fn sender(key: &VapidKey) -> Vec<(String, String)> {
     settings.map(|(name, value)| (name.to_owned(), value)).to_vec()
 }
 
-/// Invents a user.
+/// Adds a user.
 pub async fn user(world: &World, name: &str) -> Result<Uuid> {
     let id = Uuid::new_v4();
     let new = sqlx::query("INSERT INTO users (id, display_name) VALUES ($1, $2)");
@@ -47,7 +48,7 @@ pub async fn deactivation(store: &PgStore, streamer: StreamerId, now: DateTime<U
     // Long ago: it is tried once.
     let once = domain::Monotonic::after_start(TimeDelta::zero());
     let claim = store.claim(&[streamer], now, now + TimeDelta::minutes(3), once).await?.pop();
-    let claim = claim.context("nobody else holds the lease")?;
+    let claim = claim.context("another run holds the lease")?;
     Ok(Attempt {
         streamer: claim.streamer,
         lease: claim.lease,
@@ -73,7 +74,7 @@ pub async fn deactivation(store: &PgStore, streamer: StreamerId, now: DateTime<U
     })
 }
 
-/// Invents a streamer whose grant is dead at Twitch, with a user account of this name, and without devices.
+/// Adds a streamer whose grant is dead at Twitch, with a user account of this name, and without devices.
 pub async fn refused_streamer(world: &World, login: &str) -> Result<(StreamerId, Uuid)> {
     let id = world.add(NewStreamer::due(login)).await?;
     world.twitch.disconnect(login)?;
@@ -163,7 +164,7 @@ pub async fn prefer(world: &World, user: Uuid, push: Option<bool>, refresh: Opti
     Ok(())
 }
 
-/// Two planned runs, a quarter of an hour apart: who was refused in both is deactivated in the second.
+/// Two planned runs, 15 minutes apart: streamers that were refused in both are deactivated in the second.
 pub async fn two_runs(still: &Still) -> Result<Ran> {
     let service = still.world.service(&[]).await?;
     let planned = Cycle::new(Trigger::Planned);
@@ -216,7 +217,7 @@ pub async fn only_row(world: &World) -> Result<Row> {
     }
 }
 
-/// A push service that records what it is given, and answers as it is told.
+/// A push service that records what it is sent, and answers as it was set.
 #[derive(Clone, Default)]
 pub struct RecordingPush(Arc<Mutex<Recorded>>);
 
@@ -283,7 +284,24 @@ pub async fn notify(world: &World, push: &RecordingPush) -> Result<NotifyService
     notify_as(world, world.database_url().parse()?, push).await
 }
 
-/// Delivers what is due and listens to nobody.
+/// Delivers what is due.
 pub async fn deliver(service: &NotifyService<PgOutbox, RecordingPush>) -> Result<NotifyReport> {
     Ok(service.run(None, &|_, _, _: Next| {}).await?)
+}
+
+/// The streamer connects again: the application stores a new pair, past its own triggers.
+pub async fn reconnect(world: &World, id: StreamerId, login: &str) -> Result<()> {
+    let pair = world.twitch.add_streamer(&id.to_string(), login);
+    let cipher = world.config(&[])?.cipher;
+    let mut theirs = world.pool.begin().await?;
+    sqlx::query("SET LOCAL session_replication_role = replica").execute(&mut *theirs).await?;
+    sqlx::query(
+        "UPDATE streamers SET access_token_encrypted = $2, refresh_token_encrypted = $3, is_active = true WHERE id = $1",
+    )
+    .bind(id.0)
+    .bind(cipher.encrypt(id.0, Column::AccessToken, pair.access.expose())?)
+    .bind(cipher.encrypt(id.0, Column::RefreshToken, pair.refresh.expose())?)
+    .execute(&mut *theirs)
+    .await?;
+    Ok(theirs.commit().await?)
 }

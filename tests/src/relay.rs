@@ -1,5 +1,4 @@
-//! What stands between the program and its PostgreSQL, and falls silent as a host does that has vanished, hangs up, or has no
-//! server behind it.
+//! A relay between the program and its PostgreSQL that falls silent, hangs up, or answers as a proxy without a server does.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,7 +26,7 @@ pub struct Relay {
 pub enum Refusal {
     /// It takes the connection and closes it.
     Closes,
-    /// It says this and closes, whatever it was told.
+    /// It says this and closes, whatever it was sent.
     Says(&'static [u8]),
 }
 

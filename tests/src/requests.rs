@@ -14,7 +14,7 @@ use crate::doomed::until;
 /// API Gateway's id of the request.
 pub const REQUEST_ID: &str = "of-the-gateway=";
 
-/// Who asks.
+/// The caller.
 pub const CALLER: &str = "arn:aws:sts::000000000000:assumed-role/backend/main";
 
 /// A request of [`CALLER`].
@@ -46,7 +46,7 @@ pub fn host(world: &World) -> Host {
     world.host(&[])
 }
 
-/// Returns once a grant or a check has looked whether somebody else's lease was given back. (The condition must not find
+/// Returns once a grant or a check has looked whether another's lease was given back. (The condition must not find
 /// itself among the statements.)
 pub async fn waits_for_a_lease(world: &World) -> Result<()> {
     until(

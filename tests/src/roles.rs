@@ -7,7 +7,7 @@ use anyhow::Result;
 use local::postgres::Server;
 use sqlx::{AssertSqlSafe, PgPool};
 
-/// A pool of the server's own superuser, whom it trusts.
+/// A pool of the server's own superuser.
 pub async fn superuser(server: &Server) -> Result<PgPool> {
     Ok(PgPool::connect(&server.url("postgres")).await?)
 }

@@ -1,5 +1,5 @@
-//! A session that is played trigger by trigger on a turned clock, and watched from Twitch's side: who was asked for
-//! when, whose token a poll would have found dead, who is fresh.
+//! A session that is played trigger by trigger on a turned clock, and watched from Twitch's side: when each streamer was
+//! refreshed, whose token a poll would have found dead, which are fresh.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub struct Session<P> {
     pub stage: Stage<P>,
     /// When the token endpoint was asked for each streamer, by login.
     pub attempts: BTreeMap<String, Vec<DateTime<Utc>>>,
-    /// Whose token was found dead at a trigger, or had died since the one before, by login.
+    /// Streamers whose token was found dead at a trigger, or had died since the one before, by login.
     pub found_dead: BTreeSet<String>,
     /// Every streamer as of the last trigger.
     pub streamers: Vec<Seen>,
@@ -83,8 +83,8 @@ pub async fn world_at_noon(streamers: Vec<NewStreamer>) -> Result<(World, Arc<Tu
 
 /// Gives each streamer a user account of the same name, and each user a device that has the user's name
 /// ([`crate::people::endpoint`]).
-pub async fn everybody_has_a_device(world: &World) -> Result<()> {
-    everybody_has_an_account(world).await?;
+pub async fn all_users_have_a_device(world: &World) -> Result<()> {
+    all_streamers_have_an_account(world).await?;
     let devices = sqlx::query(
         "INSERT INTO push_subscriptions (user_id, endpoint, p256dh, auth, device_name, created_at, updated_at)
          SELECT id, 'https://push.example.com/' || display_name, 'key', 'secret', display_name, $1, $1 FROM users",
@@ -94,7 +94,7 @@ pub async fn everybody_has_a_device(world: &World) -> Result<()> {
 }
 
 /// Gives each streamer a user account of the same name.
-pub async fn everybody_has_an_account(world: &World) -> Result<()> {
+pub async fn all_streamers_have_an_account(world: &World) -> Result<()> {
     for change in [
         "INSERT INTO users (id, display_name) SELECT md5('streamer ' || twitch_login)::uuid, twitch_login FROM streamers",
         "UPDATE streamers SET user_id = md5('streamer ' || twitch_login)::uuid",
@@ -173,13 +173,13 @@ impl<P: Push> Session<P> {
         Ok(())
     }
 
-    /// Those who are active and not fresh, by login.
+    /// Streamers that are active and not fresh, by login.
     pub fn not_fresh(&self) -> Vec<&str> {
         let stale = self.streamers.iter().filter(|seen| seen.is_active && !seen.is_fresh);
         stale.map(|seen| seen.login.as_str()).collect()
     }
 
-    /// Those who are inactive, by login.
+    /// Streamers that are inactive, by login.
     pub fn inactive(&self) -> BTreeSet<String> {
         self.streamers.iter().filter(|seen| !seen.is_active).map(|seen| seen.login.clone()).collect()
     }

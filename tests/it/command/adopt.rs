@@ -5,7 +5,7 @@ use std::fs::read_to_string;
 
 use anyhow::{Context as _, Result};
 use end_to_end::people::refused_before;
-use end_to_end::{Printed, binary, changed, tokens};
+use end_to_end::{Printed, Sql as _, binary, changed, tokens};
 use local::binaries::workspace;
 use local::postgres::{Postgres, Settings as ServerSettings};
 use local::twitch::Settings;
@@ -25,11 +25,6 @@ fn statements(one: &str) -> Result<String> {
 /// What the document has run to be rid of us.
 fn without_a_trace() -> Result<String> {
     statements("DROP SCHEMA token_refresh")
-}
-
-async fn sql(world: &World, statements: &str) -> Result<()> {
-    sqlx::raw_sql(AssertSqlSafe(statements)).execute(&world.pool).await?;
-    Ok(())
 }
 
 /// What is left of us, by name.
@@ -79,12 +74,13 @@ async fn a_backends_database_is_taken_over_and_given_back() -> Result<()> {
     let bastien = world.add(NewStreamer::due("bastien")).await?;
     let refused = world.add(NewStreamer::due("refused")).await?;
     // As the backend has it: without us, authorized for hours, with an expiry that it has not written and one that it has.
-    sql(&world, &without_a_trace()?).await?;
-    sql(&world, "UPDATE campaign_memberships SET poll_authorization_expires_at = now() + interval '5 hours'")
+    world.sql(&without_a_trace()?).await?;
+    world
+        .sql("UPDATE campaign_memberships SET poll_authorization_expires_at = now() + interval '5 hours'")
         .await?;
-    sql(&world, "UPDATE streamers SET token_expires_at = NULL WHERE twitch_login = 'refused'").await?;
+    world.sql("UPDATE streamers SET token_expires_at = NULL WHERE twitch_login = 'refused'").await?;
     let refreshed = "UPDATE streamers SET last_token_refresh_at = now() - interval '2 hours' WHERE twitch_login = 'bastien'";
-    sql(&world, refreshed).await?;
+    world.sql(refreshed).await?;
     assert_eq!(ours(&world).await?, [""; 0]);
     let environment = changed(world.environment(), &[("DEACTIVATION", "off")]);
     let run = async |arguments: &[&str]| tokens(&environment, arguments).await;
@@ -107,18 +103,18 @@ async fn a_backends_database_is_taken_over_and_given_back() -> Result<()> {
     world.twitch.disconnect("refused")?;
     refused_before(&world, refused).await?;
     says(&run(&["refresh"]).await?, 1, "Failed: 1");
-    assert!(world.row(refused).await?.is_active, "nobody is deactivated on the first day");
+    assert!(world.row(refused).await?.is_active, "no streamer is deactivated on the first day");
 
     // As its `token:refresh` leaves streamers, one of them long ago.
     let deactivated = "UPDATE streamers SET is_active = false, token_refresh_failed_at = now(),
                               updated_at = now() - CASE twitch_login WHEN 'refused' THEN interval '1 day' ELSE '1 minute' END";
-    sql(&world, deactivated).await?;
-    sql(&world, &statements("is_active = true")?).await?;
+    world.sql(deactivated).await?;
+    world.sql(&statements("is_active = true")?).await?;
     let (undone, left) = (world.row(bastien).await?, world.row(refused).await?);
     assert_eq!((undone.is_active, undone.token_refresh_failed_at, left.is_active), (true, None, false));
 
     let before = world.row(bastien).await?;
-    sql(&world, &without_a_trace()?).await?;
+    world.sql(&without_a_trace()?).await?;
     assert_eq!(ours(&world).await?, [""; 0]);
     assert_eq!(world.row(bastien).await?, before);
     assert!(world.has_live_token(bastien).await?, "the backend's key opens what we have written");

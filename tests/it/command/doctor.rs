@@ -130,7 +130,7 @@ async fn sql(pool: &PgPool, statement: &str) -> Result<()> {
 }
 
 #[tokio::test]
-async fn where_all_is_well_every_line_says_so() -> Result<()> {
+async fn a_healthy_installation_has_only_ok_lines() -> Result<()> {
     binary("tokens").await?;
     // A server of its own, because logins belong to the whole server.
     let postgres = Postgres::own(ServerSettings::default()).await?;
@@ -161,7 +161,7 @@ async fn where_all_is_well_every_line_says_so() -> Result<()> {
     for (name, state, text) in &said.checks {
         assert_eq!(state, "ok", "{name}: {text}");
     }
-    // Nobody was refreshed or validated, and what the check was given is given back.
+    // Nothing was refreshed or validated, and the application's token was revoked.
     assert_eq!(world.twitch.live_application_tokens(), 0);
     let after = world.twitch.totals();
     assert_eq!((after.refreshes, after.validate_requests), (totals.refreshes, totals.validate_requests));
@@ -171,7 +171,7 @@ async fn where_all_is_well_every_line_says_so() -> Result<()> {
 }
 
 #[tokio::test]
-async fn all_faults_of_the_configuration_come_at_once_and_the_rest_is_looked_at() -> Result<()> {
+async fn all_faults_of_the_configuration_are_listed_and_the_rest_is_checked() -> Result<()> {
     let world = well().await?;
     let changes = [
         ("LOG_LEVEL", "loud"),
@@ -233,7 +233,7 @@ async fn a_secret_that_can_t_be_read_is_a_fault_of_the_configuration() -> Result
 }
 
 #[tokio::test]
-async fn keys_that_do_not_open_what_is_stored() -> Result<()> {
+async fn keys_that_do_not_open_what_is_stored_are_a_fault() -> Result<()> {
     let world = well().await?;
     let said = with(&world, &[("APP_KEY", "another-app-key-than-the-rows-have")]).await?;
     said.only_fault(
@@ -260,7 +260,7 @@ async fn keys_that_do_not_open_what_is_stored() -> Result<()> {
 }
 
 #[tokio::test]
-async fn streamers_whom_no_sweep_sees() -> Result<()> {
+async fn overdue_streamers_are_a_fault_once_sweeps_have_run() -> Result<()> {
     let world = well().await?;
     with(&world, &[]).await?.says("cycles", "ok", "2 authorized");
     let change = async |what: String| sql(&world.pool, &format!("UPDATE {what}")).await;
@@ -284,7 +284,7 @@ async fn streamers_whom_no_sweep_sees() -> Result<()> {
         aria(columns).await?;
         refreshed_by("sweep").await?;
         authorized_for("12 hours").await?;
-        assert_eq!(with(&world, &[]).await?.code, 0, "nobody could have been here yet: {columns}");
+        assert_eq!(with(&world, &[]).await?.code, 0, "no sweep was due yet: {columns}");
         authorized_for("2 hours").await?;
         with(&world, &[]).await?.only_fault("cycles", "overdue: Aria (aria). Sweeps don't run");
         refreshed_by("command").await?;
@@ -307,7 +307,7 @@ async fn streamers_whom_no_sweep_sees() -> Result<()> {
 }
 
 #[tokio::test]
-async fn notifications_that_nobody_delivers() -> Result<()> {
+async fn notifications_that_are_not_delivered_are_a_fault() -> Result<()> {
     let world = well().await?;
     let waiting = "INSERT INTO token_refresh.outbox
         (subscription_id, user_id, user_name, streamer_id, streamer_name, created_at, next_attempt_at)
@@ -323,7 +323,7 @@ async fn notifications_that_nobody_delivers() -> Result<()> {
 }
 
 #[tokio::test]
-async fn credentials_that_twitch_does_not_take() -> Result<()> {
+async fn credentials_that_twitch_refuses_are_a_fault() -> Result<()> {
     let world = well().await?;
     for (name, text) in [
         ("TWITCH_CLIENT_ID", "Twitch answered 400: invalid client: check TWITCH_CLIENT_ID"),
@@ -350,7 +350,7 @@ async fn credentials_that_twitch_does_not_take() -> Result<()> {
 }
 
 #[tokio::test]
-async fn keys_that_push_services_would_not_take() -> Result<()> {
+async fn invalid_vapid_keys_are_a_fault() -> Result<()> {
     let world = well().await?;
     let (ours, theirs) = (VapidKey::generate()?, VapidKey::generate()?);
     let environment: Environment = world.environment().into_iter().chain(sender(&ours)).collect();
@@ -364,7 +364,7 @@ async fn keys_that_push_services_would_not_take() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_schedule_group_that_is_not_there_or_not_shown() -> Result<()> {
+async fn a_missing_or_hidden_schedule_group_is_named() -> Result<()> {
     let world = well().await?;
     let aws = SimulatedAws::start().await?;
     let environment: Environment = world.environment().into_iter().chain(aws.environment()).collect();

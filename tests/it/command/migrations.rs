@@ -7,7 +7,7 @@ use domain::Clock as _;
 use domain::SystemClock;
 use end_to_end::cycles::planned;
 use end_to_end::roles::hostile_search_path;
-use end_to_end::{Still, run};
+use end_to_end::{Sql as _, Still, run};
 use local::binaries::workspace;
 use local::postgres::{Postgres, Settings};
 use local::world::NewStreamer;
@@ -124,12 +124,8 @@ async fn an_older_program_works_on_a_newer_schema_unless_the_database_names_a_mi
     let world = &still.world;
     world.add(NewStreamer::due("someone")).await?;
     let running = world.service(&[]).await?;
-    let newest: i64 = sqlx::query_scalar(
-        "UPDATE token_refresh._sqlx_migrations SET version = version + 1000
-             WHERE version = (SELECT max(version) FROM token_refresh._sqlx_migrations) RETURNING version - 1000",
-    )
-    .fetch_one(&world.pool)
-    .await?;
+    let newest = world.count("UPDATE token_refresh._sqlx_migrations SET version = version + 1000
+             WHERE version = (SELECT max(version) FROM token_refresh._sqlx_migrations) RETURNING version - 1000").await?;
     assert_eq!(run(&running, &planned()).await.report.success, 1);
 
     let options: PgConnectOptions = world.database_url().parse()?;
@@ -159,7 +155,7 @@ async fn an_older_program_works_on_a_newer_schema_unless_the_database_names_a_mi
             }
         }
     }
-    sqlx::raw_sql("DROP FUNCTION token_refresh.minimum_version()").execute(&world.pool).await?;
+    world.sql("DROP FUNCTION token_refresh.minimum_version()").await?;
     let another = Database::open(options).await.map(|_| ()).unwrap_err();
     assert!(another.to_string().contains("does not follow this program's"), "{another}");
     Ok(())
@@ -394,7 +390,7 @@ async fn an_index_that_the_application_has_is_not_made_again() -> Result<()> {
 
 /// The logins were given their rights on the version before.
 #[tokio::test]
-async fn who_may_update_what_we_remember_may_delete_it() -> Result<()> {
+async fn a_role_that_may_update_our_streamers_may_delete_them() -> Result<()> {
     let postgres = Postgres::own(Settings::default()).await?;
     let database = postgres.create_empty().await?;
     let pool = PgPool::connect(database.url()).await?;

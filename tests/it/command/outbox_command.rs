@@ -31,7 +31,7 @@ async fn deactivated() -> Result<(World, StreamerId, Printed)> {
 }
 
 #[tokio::test]
-async fn a_deactivation_says_who_is_told() -> Result<()> {
+async fn a_deactivation_lists_the_recipients() -> Result<()> {
     let (world, _, printed) = deactivated().await?;
     let says = "(deactivated: the streamer has to reconnect; aria (streamer) is notified on 1 device; Corvin (game master of \
                 Brumes) can't be notified: no device, or notifications are off)";
@@ -55,7 +55,7 @@ async fn a_deactivation_says_who_is_told() -> Result<()> {
 }
 
 #[tokio::test]
-async fn without_notifications_it_says_so() -> Result<()> {
+async fn an_empty_outbox_says_so() -> Result<()> {
     let world = world().await?;
     let printed = run(&world, &["notifications", "--limit", "3"]).await?;
     assert!(printed.stdout.starts_with("No notification is on record"), "{printed:?}");
@@ -102,12 +102,12 @@ async fn one_streamer_is_reactivated_by_its_id() -> Result<()> {
 }
 
 #[tokio::test]
-async fn everybody_of_the_last_hours_is_reactivated() -> Result<()> {
+async fn all_streamers_of_the_last_hours_are_reactivated() -> Result<()> {
     let (world, aria, _) = deactivated().await?;
     let others = ["before", "back", "elsewhere"]
         .map(|login| NewStreamer { is_active: login == "back", ..NewStreamer::due(login) });
     let others = world.add_all(others.into()).await?;
-    // One longer ago, one who has reconnected; the third was deactivated by somebody else.
+    // One longer ago, one that has reconnected; the third was deactivated by another program.
     for (id, ago) in [(others[0], 3), (others[1], 1)] {
         sqlx::query("INSERT INTO token_refresh.deactivations VALUES ($1, $2)")
             .bind(id.0)

@@ -36,7 +36,7 @@ async fn everything(world: &World) -> Result<Vec<String>> {
 }
 
 #[tokio::test]
-async fn what_shows_writes_nothing() -> Result<()> {
+async fn commands_that_show_write_nothing() -> Result<()> {
     binary("tokens").await?;
     let postgres = Postgres::own(ServerSettings::default()).await?;
     let world = World::start(&postgres, Settings::default()).await?;
@@ -96,9 +96,8 @@ async fn what_shows_writes_nothing() -> Result<()> {
     Ok(())
 }
 
-/// What writes says at once that it can't.
 #[tokio::test]
-async fn what_writes_says_what_is_missing() -> Result<()> {
+async fn a_command_that_writes_names_the_missing_right() -> Result<()> {
     binary("tokens").await?;
     let postgres = Postgres::own(ServerSettings::default()).await?;
     let world = World::start(&postgres, Settings::default()).await?;

@@ -9,7 +9,9 @@ use domain::StreamerId;
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
 use end_to_end::doomed::{A_LOCK_IS_WAITED_FOR, until};
-use end_to_end::{Still, binary, changed, on_write, run, tokens, wait_for_locks, with_change_at, world};
+use end_to_end::{
+    Sql as _, Still, binary, changed, on_write, run, tokens, wait_for_locks, with_change_at, world,
+};
 use local::world::{NewStreamer, World};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
@@ -103,9 +105,7 @@ async fn everything_is_written_anew_once_and_nothing_else_changes() -> Result<()
 
     let (code, said) = rekey(&world, &[]).await?;
     assert_eq!((code, counts(&said)), (0, [450, 0, 0]), "{said}");
-    let leased: i64 = sqlx::query_scalar("SELECT count(leased_until) FROM token_refresh.streamers")
-        .fetch_one(&world.pool)
-        .await?;
+    let leased = world.count("SELECT count(leased_until) FROM token_refresh.streamers").await?;
     assert_eq!(leased, 0, "every lease is given back");
     Ok(())
 }
@@ -173,7 +173,7 @@ async fn a_pair_that_is_on_its_way_is_not_lost() -> Result<()> {
 
 /// The existing backend knows no leases: what it writes meanwhile stands.
 #[tokio::test]
-async fn what_somebody_else_writes_meanwhile_stands() -> Result<()> {
+async fn what_another_program_writes_meanwhile_stands() -> Result<()> {
     let Still { world, clock } = Still::new().await?;
     let aria = world.add(NewStreamer::fresh("aria")).await?;
     let keys = keys();
@@ -202,7 +202,7 @@ async fn what_somebody_else_writes_meanwhile_stands() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_row_that_somebody_has_locked_is_left_for_the_next_time() -> Result<()> {
+async fn a_locked_row_is_left_for_the_next_time() -> Result<()> {
     let Still { world, clock } = Still::new().await?;
     let locked = world.add(NewStreamer::fresh("locked")).await?;
     world.add(NewStreamer::fresh("other")).await?;
@@ -232,9 +232,7 @@ async fn a_row_that_can_t_be_written_costs_itself_alone() -> Result<()> {
     let store = PgStore::new(Database::open(config.database).await?, config.cipher, world.clock.clone());
     let done = store.rekey(None, false, still.now()).await?;
     assert_eq!((done.total, done.rekeyed, done.busy), (9, 8, 1));
-    let leases: i64 = sqlx::query_scalar("SELECT count(leased_until) FROM token_refresh.streamers")
-        .fetch_one(&world.pool)
-        .await?;
+    let leases = world.count("SELECT count(leased_until) FROM token_refresh.streamers").await?;
     assert_eq!(leases, 0, "given back");
     Ok(())
 }

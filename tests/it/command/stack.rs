@@ -170,7 +170,7 @@ fn keep(home: &Path, path: &str, text: &str) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_person_signs_in_as_with_the_aws_command() -> Result<()> {
+async fn credentials_of_the_aws_command_are_used() -> Result<()> {
     const OF_POLLS: &str = "sso/cache/2bcb05503397c356cf6518a17459346ea922d99f.json";
     const OF_OPERATOR: &str =
         "login/cache/05d4293b920f9332873333ef86001c397e826748e69c2ddcd0f661ed93f13355.json";

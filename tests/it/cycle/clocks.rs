@@ -10,7 +10,7 @@ use domain::Clock;
 use domain::SystemClock;
 use domain::refresh::{Cycle, RefreshService};
 use domain::schedule::Trigger;
-use end_to_end::run;
+use end_to_end::{Sql as _, run};
 use local::clock::TurnableClock;
 use local::postgres::Postgres;
 use local::twitch::{RefreshTokens, Settings};
@@ -56,12 +56,8 @@ async fn hosts_with_clocks_ten_minutes_apart_respect_each_others_leases() -> Res
     let refreshed = first.report.success + second.report.success + third.report.success;
     assert_eq!(refreshed, STREAMERS as u64, "{:?}", [first.report, second.report, third.report]);
     assert_eq!(world.twitch.totals().reuses, 0);
-    let marked: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM streamers WHERE token_refresh_failed_at IS NOT NULL OR NOT is_active
-             OR last_token_refresh_at NOT BETWEEN now() - interval '1 minute' AND now() + interval '1 minute'",
-    )
-    .fetch_one(&world.pool)
-    .await?;
+    let marked = world.count("SELECT count(*) FROM streamers WHERE token_refresh_failed_at IS NOT NULL OR NOT is_active
+             OR last_token_refresh_at NOT BETWEEN now() - interval '1 minute' AND now() + interval '1 minute'").await?;
     assert_eq!(marked, 0);
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Every trigger at the same moment, against a Twitch that takes a refresh token once and kills the grant of whoever
-//! uses it again.
+//! Every trigger at the same moment, against a Twitch that takes a refresh token once and ends the grant when it is used
+//! again.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use domain::policy::RefreshMode;
 use domain::refresh::Cycle;
 use domain::schedule::Trigger;
 use end_to_end::requests::{authorization, authorization_path, check_path, membership};
-use end_to_end::{Ran, Still, binary, changed, run, tokens};
+use end_to_end::{Ran, Sql as _, Still, binary, changed, run, tokens};
 use futures::future::try_join_all;
 use local::api::Api;
 use local::lambda::Function;
@@ -51,7 +51,7 @@ async fn due(world: &World) -> Result<Vec<StreamerId>> {
 }
 
 /// Each was refreshed this many times, and what is stored works on.
-async fn nobody_has_lost_a_token(world: &World, ids: Vec<StreamerId>, refreshes: u64) -> Result<()> {
+async fn no_token_is_lost(world: &World, ids: Vec<StreamerId>, refreshes: u64) -> Result<()> {
     for n in 0..STREAMERS {
         let activity = world.twitch.activity(&format!("s{n}"))?;
         assert_eq!((activity.refresh_requests, activity.refreshes), (refreshes, refreshes), "s{n}");
@@ -85,23 +85,7 @@ async fn all_at_once(world: &World, cycles: &[Cycle]) -> Result<Vec<Ran>> {
 }
 
 #[tokio::test]
-async fn twelve_triggers_at_once_refresh_everybody_once() -> Result<()> {
-    let still = Still::with(one_time()).await?;
-    let ids = due(&still.world).await?;
-    let triggers = [Trigger::Planned, Trigger::Sweep, Trigger::Retry, Trigger::Command];
-    let cycles: Vec<_> = triggers.into_iter().cycle().take(12).map(Cycle::new).collect();
-
-    let ran = all_at_once(&still.world, &cycles).await?;
-
-    let sum = |count: fn(&Ran) -> u64| ran.iter().map(count).sum::<u64>();
-    assert_eq!((sum(|ran| ran.report.success), sum(|ran| ran.report.failed)), (STREAMERS, 0));
-    assert!(ran.iter().filter(|ran| ran.report.success > 0).count() > 1, "they took turns");
-    assert!(ran.iter().all(|ran| ran.report.total == STREAMERS && ran.report.stopped.is_none()));
-    nobody_has_lost_a_token(&still.world, ids, 1).await
-}
-
-#[tokio::test]
-async fn forced_over_each_other_they_use_no_token_twice() -> Result<()> {
+async fn cycles_that_are_forced_at_once_use_no_token_twice() -> Result<()> {
     let still = Still::with(one_time()).await?;
     let world = &still.world;
     let ids = due(world).await?;
@@ -120,7 +104,7 @@ async fn forced_over_each_other_they_use_no_token_twice() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_binaries_at_once_refresh_everybody_once() -> Result<()> {
+async fn all_triggers_at_once_refresh_each_streamer_once() -> Result<()> {
     let [scheduled, retry] = [binary("scheduled-refresh").await?, binary("retry-refresh").await?];
     let world = World::start(Postgres::shared().await?, one_time()).await?;
     let ids = due(&world).await?;
@@ -129,9 +113,9 @@ async fn the_binaries_at_once_refresh_everybody_once() -> Result<()> {
     let (planned, sweep, retry) =
         (function(&scheduled).await?, function(&scheduled).await?, function(&retry).await?);
 
-    // One streamer's new pair can't be written until somebody is done, who so has met a lease of another's.
+    // One streamer's new pair can't be written until another trigger is done, which has met its lease.
     let gate = world.twitch.pause("s1")?;
-    let somebody_is_done = Notify::new();
+    let another_is_done = Notify::new();
     let hold = async {
         gate.arrived().await;
         let mut row = world.pool.begin().await?;
@@ -139,11 +123,11 @@ async fn the_binaries_at_once_refresh_everybody_once() -> Result<()> {
             .execute(&mut *row)
             .await?;
         gate.release();
-        somebody_is_done.notified().await;
+        another_is_done.notified().await;
         Ok(row.rollback().await?)
     };
     let done = |report| {
-        somebody_is_done.notify_one();
+        another_is_done.notify_one();
         report
     };
     let invoke =
@@ -169,7 +153,7 @@ async fn the_binaries_at_once_refresh_everybody_once() -> Result<()> {
         (STREAMERS, 0, 4 * STREAMERS),
         "{a}\n{b}\n{c}\n{d}"
     );
-    nobody_has_lost_a_token(&world, ids, 1).await
+    no_token_is_lost(&world, ids, 1).await
 }
 
 /// Two streamers in three that are granted are due as well; the check's campaign has some of either kind.
@@ -183,16 +167,16 @@ async fn grants_and_checks_over_http_lose_no_pair_to_the_cycles() -> Result<()> 
     for id in &ids[..GRANTED] {
         keys.push(membership(&world, *id).await?);
     }
-    let everybody = sqlx::query(
+    let all = sqlx::query(
         "INSERT INTO campaign_memberships (campaign_id, streamer_id, status, invited_at, created_at, updated_at,
              poll_authorization_granted_at, poll_authorization_expires_at)
          SELECT $1, id, 'ACTIVE', $2, $2, $2, $2, $2 + interval '12 hours' FROM streamers
          ON CONFLICT DO NOTHING",
     );
-    everybody.bind(keys[0].campaign.0).bind(world.clock.now()).execute(&world.pool).await?;
+    all.bind(keys[0].campaign.0).bind(world.clock.now()).execute(&world.pool).await?;
     let patient = changed(world.environment(), &[("HEALTH_CHECK_TIMEOUT", "25")]);
     let api = Api::start(&patient).await?;
-    // As callers do who are told to come again.
+    // As callers do that get a Retry-After.
     let ask = async |path: String| loop {
         let answer = api.ask("POST", &path).await?;
         if answer.status != 503 {
@@ -217,8 +201,9 @@ async fn grants_and_checks_over_http_lose_no_pair_to_the_cycles() -> Result<()> 
     assert!(granted.iter().all(|answer| answer.status == 200), "{granted:?}");
     assert!(checked.iter().all(|answer| answer.status == 200), "{checked:?}");
     assert_eq!((&planned["failed"], &sweep["failed"]), (&json!(0), &json!(0)), "{planned} {sweep}");
-    let failed = "SELECT count(*) FROM token_refresh.refreshes WHERE outcome IN ('failed', 'deactivated')";
-    let failed: i64 = sqlx::query_scalar(failed).fetch_one(&world.pool).await?;
+    let failed = world
+        .count("SELECT count(*) FROM token_refresh.refreshes WHERE outcome IN ('failed', 'deactivated')")
+        .await?;
     let totals = world.twitch.totals();
     assert_eq!((failed, totals.reuses, totals.token_requests), (0, 0, totals.refreshes));
     for key in keys {

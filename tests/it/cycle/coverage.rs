@@ -1,41 +1,20 @@
 //! Dead minutes by query: over invented histories, against a model, and against what the simulated Twitch knows.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use chrono::{DateTime, TimeDelta, TimeZone as _, Utc};
 use domain::StreamerId;
 use domain::refresh::Cycle;
 use domain::schedule::next_rule;
 use end_to_end::histories::{Histories, Refresh};
-use end_to_end::{Still, run};
+use end_to_end::{Sql as _, Still, run};
 use local::twitch::{Fault, Settings};
-use local::world::{NewStreamer, World};
+use local::world::NewStreamer;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use sqlx::postgres::PgConnectOptions;
-use store::{BrokenSession, Coverage, Database};
+use store::{BrokenSession, Coverage};
 
 /// The present of the invented histories, in minutes after their beginning.
 const NOW: i64 = 1_000;
-
-async fn database(world: &World) -> Result<Database> {
-    Ok(Database::open(world.database_url().parse::<PgConnectOptions>()?).await?)
-}
-
-fn refreshed(at: i64, before: impl Into<Option<i64>>, after: impl Into<Option<i64>>) -> Refresh {
-    Refresh::new("refreshed", at, before.into(), after.into())
-}
-
-fn failed(at: i64, before: impl Into<Option<i64>>, after: impl Into<Option<i64>>) -> Refresh {
-    Refresh::new("failed", at, before.into(), after.into())
-}
-
-fn deactivated(at: i64, before: i64, after: i64) -> Refresh {
-    Refresh::new("deactivated", at, Some(before), Some(after))
-}
-
-fn superseded(at: i64, before: i64, after: i64) -> Refresh {
-    Refresh::new("superseded", at, Some(before), Some(after))
-}
 
 /// The gaps of one streamer's sessions, one a line: `dead 235-245: no refresh was tried`.
 fn gaps(coverage: &Coverage, histories: &Histories<'_>, streamer: StreamerId) -> Vec<String> {
@@ -51,220 +30,193 @@ fn gaps(coverage: &Coverage, histories: &Histories<'_>, streamer: StreamerId) ->
     coverage.broken.iter().filter(of).flat_map(lines).collect()
 }
 
-/// A name, the session, the refreshes, the expiry that is stored now, how long the session counts, its gaps.
-type Row = (&'static str, (i64, i64), Vec<Refresh>, Option<i64>, i64, &'static [&'static str]);
+/// Histories of one session each, in minutes: its name; the session and how long it counts; the refreshes, each as
+/// `outcome @ minute: expiry before > expiry after`; the expiry that is stored now; the gaps.
+const HISTORIES: &[(&str, (i64, i64, i64), &str, Option<i64>, &[&str])] = &[
+    (
+        "a perfect session",
+        (0, 720, 720),
+        "refreshed @ 0: 10 > 235, refreshed @ 180: 235 > 415, refreshed @ 360: 415 > 595, refreshed @ 540: 595 > 775",
+        Some(775),
+        &[],
+    ),
+    (
+        "ten minutes late",
+        (0, 720, 720),
+        "refreshed @ 0: 10 > 235, refreshed @ 245: 235 > 800",
+        Some(800),
+        &["dead 235-245: no refresh was tried"],
+    ),
+    ("just in time", (0, 720, 720), "refreshed @ 0: 10 > 235, refreshed @ 235: 235 > 800", Some(800), &[]),
+    (
+        "dead at the start",
+        (0, 720, 720),
+        "refreshed @ -900: -910 > -665, refreshed @ 12: -665 > 800",
+        Some(800),
+        &["dead 0-12: no refresh was tried"],
+    ),
+    (
+        "an outage beyond the expiry",
+        (0, 720, 720),
+        "refreshed @ 0: 10 > 235, failed @ 180: 235 > 235, failed @ 225: 235 > 235, failed @ 240: 235 > 235,
+         refreshed @ 255: 235 > 800",
+        Some(800),
+        &["dead 235-255: failed: Twitch said no"],
+    ),
+    (
+        "triggers lost, then an outage",
+        (0, 720, 720),
+        "refreshed @ 0: 10 > 235, failed @ 250: 235 > 235, refreshed @ 265: 235 > 800",
+        Some(800),
+        &["dead 235-265: no refresh was tried, then failed: Twitch said no"],
+    ),
+    (
+        "refused, found dead, deactivated",
+        (0, 720, 195),
+        "refreshed @ 0: 10 > 235, failed @ 180: 235 > 180, deactivated @ 195: 180 > 180",
+        Some(180),
+        &["dead 180-195: failed: Twitch said no"],
+    ),
+    (
+        "refused and deactivated while the token lived",
+        (0, 720, 195),
+        "refreshed @ 0: 10 > 235, failed @ 180: 235 > 235, deactivated @ 195: 235 > 235",
+        Some(235),
+        &[],
+    ),
+    (
+        "deactivated, then reconnected",
+        (0, 720, 520),
+        "refreshed @ 0: 10 > 235, deactivated @ 100: 235 > 235, refreshed @ 300: 340 > 800",
+        Some(800),
+        &[],
+    ),
+    (
+        "known to be dead before it was refused",
+        (0, 720, 720),
+        "refreshed @ 0: 10 > 235, failed @ 300: 235 > 300, refreshed @ 315: 300 > 800",
+        Some(800),
+        &["dead 235-315: no refresh was tried, then failed: Twitch said no"],
+    ),
+    (
+        "refused, but Twitch calls the token valid for longer than was known",
+        (0, 720, 720),
+        "refreshed @ 0: 10 > ?, failed @ 180: 170 > 300, refreshed @ 290: 300 > 800",
+        Some(800),
+        &[],
+    ),
+    (
+        "Twitch took three minutes to refuse",
+        (0, 720, 720),
+        "refreshed @ 0: 10 > 235, failed @ 100-103: 235 > 100, refreshed @ 118: 100 > 800",
+        Some(800),
+        &["dead 100-118: failed: Twitch said no"],
+    ),
+    ("revoked before the token died", (0, 100, 100), "refreshed @ 0: 10 > 150", Some(150), &[]),
+    (
+        "the token died while its refresh was under way",
+        (0, 720, 720),
+        "refreshed @ 0: 10 > 240, refreshed @ 239-241: 240 > 800",
+        Some(800),
+        &["dead 240-241: the refresh was under way"],
+    ),
+    ("no history", (0, 720, 720), "", Some(300), &["dead 300-720: no refresh was tried"]),
+    ("no history, no expiry", (0, 720, 720), "", None, &["unknown 0-720: the expiry is not known"]),
+    (
+        "still running",
+        (500, 1_220, 500),
+        "refreshed @ 500: 510 > 735",
+        Some(735),
+        &["dead 735-1000: no refresh was tried"],
+    ),
+    (
+        "overtaken by another writer",
+        (0, 720, 720),
+        "refreshed @ 0: 10 > 235, superseded @ 180: 235 > 415, refreshed @ 400: 415 > 800",
+        Some(800),
+        &[],
+    ),
+    (
+        "overtaken, and the other's token dies",
+        (0, 720, 720),
+        "refreshed @ 0: 10 > 235, superseded @ 180: 235 > 415, refreshed @ 400: 380 > 800",
+        Some(800),
+        &["dead 380-400: no refresh was tried"],
+    ),
+    (
+        "overtaken by a token of which nothing is known",
+        (0, 720, 720),
+        "refreshed @ 0: 10 > 235, superseded @ 180: 235 > 415, refreshed @ 400: ? > 800",
+        Some(800),
+        &["unknown 180-400: the expiry is not known"],
+    ),
+    (
+        "another writer stored a token some time",
+        (0, 720, 720),
+        "refreshed @ 0: 10 > 235, refreshed @ 400: 460 > 800",
+        Some(800),
+        &["unknown 235-400: another writer stored a token, nobody knows when"],
+    ),
+    (
+        "another writer stored a token before the session",
+        (0, 720, 720),
+        "refreshed @ -900: -910 > -665, refreshed @ 180: 240 > 800",
+        Some(800),
+        &[],
+    ),
+    (
+        "the database's clock and ours differ: a refresh in the future",
+        (0, 720, 720),
+        "refreshed @ 0: 10 > 735, refreshed @ 2000: 700 > 2235",
+        Some(735),
+        &[],
+    ),
+];
+
+/// The refreshes of a history as it is written in [`HISTORIES`].
+fn refreshes(history: &'static str) -> Result<Vec<Refresh>> {
+    let expiry = |text: &str| if text == "?" { Ok(None) } else { text.parse().map(Some) };
+    let refresh = |text: &'static str| {
+        let [outcome, "@", times, before, ">", after] = text.split_whitespace().collect::<Vec<_>>()[..]
+        else {
+            bail!("{text}");
+        };
+        let times = times.trim_end_matches(':');
+        let (started, ended) = match times.split_once('-').filter(|(started, _)| !started.is_empty()) {
+            Some((started, ended)) => (started.parse()?, ended.parse()?),
+            None => (times.parse()?, times.parse()?),
+        };
+        Ok(Refresh { started, ..Refresh::new(outcome, ended, expiry(before)?, expiry(after)?) })
+    };
+    history.split(',').filter(|text| !text.trim().is_empty()).map(refresh).collect()
+}
 
 #[tokio::test]
-#[expect(clippy::too_many_lines, reason = "a table")]
 async fn each_history_has_its_dead_minutes() -> Result<()> {
     let still = Still::new().await?;
     let histories = Histories { pool: &still.world.pool, beginning: still.now() - TimeDelta::minutes(NOW) };
-    let whole = (0, 720);
-    let kept_fresh = |until: i64| {
-        vec![
-            refreshed(0, 10, 235),
-            refreshed(180, 235, 415),
-            refreshed(360, 415, 595),
-            refreshed(540, 595, until),
-        ]
-    };
-    let late = |at| vec![refreshed(0, 10, 235), refreshed(at, 235, 800)];
-    let overtaken = |next_before: Option<i64>| {
-        vec![refreshed(0, 10, 235), superseded(180, 235, 415), refreshed(400, next_before, 800)]
-    };
-    let in_the_call = Refresh { started: 239, ended: 241, ..refreshed(0, 240, 800) };
-    let table: Vec<Row> = vec![
-        ("a perfect session", whole, kept_fresh(775), Some(775), 720, &[]),
-        ("ten minutes late", whole, late(245), Some(800), 720, &["dead 235-245: no refresh was tried"]),
-        ("just in time", whole, late(235), Some(800), 720, &[]),
-        (
-            "dead at the start",
-            whole,
-            vec![refreshed(-900, -910, -665), refreshed(12, -665, 800)],
-            Some(800),
-            720,
-            &["dead 0-12: no refresh was tried"],
-        ),
-        (
-            "an outage beyond the expiry",
-            whole,
-            vec![
-                refreshed(0, 10, 235),
-                failed(180, 235, 235),
-                failed(225, 235, 235),
-                failed(240, 235, 235),
-                refreshed(255, 235, 800),
-            ],
-            Some(800),
-            720,
-            &["dead 235-255: failed: Twitch said no"],
-        ),
-        (
-            "triggers lost, then an outage",
-            whole,
-            vec![refreshed(0, 10, 235), failed(250, 235, 235), refreshed(265, 235, 800)],
-            Some(800),
-            720,
-            &["dead 235-265: no refresh was tried, then failed: Twitch said no"],
-        ),
-        (
-            "refused, found dead, deactivated",
-            whole,
-            vec![refreshed(0, 10, 235), failed(180, 235, 180), deactivated(195, 180, 180)],
-            Some(180),
-            195,
-            &["dead 180-195: failed: Twitch said no"],
-        ),
-        (
-            "refused and deactivated while the token lived",
-            whole,
-            vec![refreshed(0, 10, 235), failed(180, 235, 235), deactivated(195, 235, 235)],
-            Some(235),
-            195,
-            &[],
-        ),
-        (
-            "deactivated, then reconnected",
-            whole,
-            vec![refreshed(0, 10, 235), deactivated(100, 235, 235), refreshed(300, 340, 800)],
-            Some(800),
-            520,
-            &[],
-        ),
-        (
-            "known to be dead before it was refused",
-            whole,
-            vec![refreshed(0, 10, 235), failed(300, 235, 300), refreshed(315, 300, 800)],
-            Some(800),
-            720,
-            &["dead 235-315: no refresh was tried, then failed: Twitch said no"],
-        ),
-        (
-            "refused, but Twitch calls the token valid for longer than was known",
-            whole,
-            vec![refreshed(0, 10, None), failed(180, 170, 300), refreshed(290, 300, 800)],
-            Some(800),
-            720,
-            &[],
-        ),
-        (
-            "Twitch took a while to say no",
-            whole,
-            vec![
-                refreshed(0, 10, 235),
-                Refresh { started: 100, ..failed(103, 235, 100) },
-                refreshed(118, 100, 800),
-            ],
-            Some(800),
-            720,
-            &["dead 100-118: failed: Twitch said no"],
-        ),
-        ("revoked before the token died", (0, 100), vec![refreshed(0, 10, 150)], Some(150), 100, &[]),
-        (
-            "found dead by validation and refreshed at once",
-            whole,
-            vec![refreshed(0, 10, 235), refreshed(100, 235, 335), refreshed(300, 335, 800)],
-            Some(800),
-            720,
-            &[],
-        ),
-        (
-            "the token died while its refresh was under way",
-            whole,
-            vec![refreshed(0, 10, 240), in_the_call],
-            Some(800),
-            720,
-            &["dead 240-241: the refresh was under way"],
-        ),
-        ("no history", whole, vec![], Some(300), 720, &["dead 300-720: no refresh was tried"]),
-        ("no history, no expiry", whole, vec![], None, 720, &["unknown 0-720: the expiry is not known"]),
-        (
-            "still running",
-            (500, 1_220),
-            vec![refreshed(500, 510, 735)],
-            Some(735),
-            500,
-            &["dead 735-1000: no refresh was tried"],
-        ),
-        ("overtaken by another writer", whole, overtaken(Some(415)), Some(800), 720, &[]),
-        (
-            "overtaken, and the other's token dies",
-            whole,
-            overtaken(Some(380)),
-            Some(800),
-            720,
-            &["dead 380-400: no refresh was tried"],
-        ),
-        (
-            "overtaken by a token of which nothing is known",
-            whole,
-            overtaken(None),
-            Some(800),
-            720,
-            &["unknown 180-400: the expiry is not known"],
-        ),
-        (
-            "Twitch didn't say how long it lives",
-            whole,
-            vec![refreshed(0, 10, None), refreshed(15, None, 800)],
-            Some(800),
-            720,
-            &["unknown 0-15: the expiry is not known"],
-        ),
-        (
-            "a validation corrects the expiry",
-            whole,
-            vec![refreshed(0, 10, 235), refreshed(236, 236, 800)],
-            Some(800),
-            720,
-            &[],
-        ),
-        (
-            "another writer stored a token some time",
-            whole,
-            vec![refreshed(0, 10, 235), refreshed(400, 460, 800)],
-            Some(800),
-            720,
-            &["unknown 235-400: another writer stored a token, nobody knows when"],
-        ),
-        (
-            "another writer stored a token before the session",
-            whole,
-            vec![refreshed(-900, -910, -665), refreshed(180, 240, 800)],
-            Some(800),
-            720,
-            &[],
-        ),
-        (
-            "the database's clock and ours differ: a refresh in the future",
-            whole,
-            vec![refreshed(0, 10, 735), refreshed(2_000, 700, 2_235)],
-            Some(735),
-            720,
-            &[],
-        ),
-    ];
-    let mut expected = Vec::new();
-    for (name, (granted, ends), refreshes, stored, length, gaps) in table {
-        let streamer = histories.streamer(&refreshes, stored).await?;
-        histories.session(streamer, granted, ends).await?;
-        expected.push((name, streamer, length, gaps));
+    let mut streamers = Vec::new();
+    for (_, (granted, ends, _), history, stored, _) in HISTORIES {
+        let streamer = histories.streamer(&refreshes(history)?, *stored).await?;
+        histories.session(streamer, *granted, *ends).await?;
+        streamers.push(streamer);
     }
     // Not a session at all.
     let reversed = histories.streamer(&[], None).await?;
     histories.session(reversed, 100, 50).await?;
     // Deactivated all the time; of two events at once the last one counts.
-    let away = [deactivated(0, 10, 0), refreshed(600, 0, 835), deactivated(600, 835, 600)];
+    let away = refreshes("deactivated @ 0: 10 > 0, refreshed @ 600: 0 > 835, deactivated @ 600: 835 > 600")?;
     let away = histories.streamer(&away, None).await?;
     histories.session(away, 100, 700).await?;
 
-    let coverage = database(&still.world).await?.coverage(histories.at(-1_000), still.now()).await?;
+    let coverage = still.world.database().await?.coverage(histories.at(-1_000), still.now()).await?;
 
-    for (name, streamer, _, expected) in &expected {
-        assert_eq!(gaps(&coverage, &histories, *streamer), *expected, "{name}");
+    for ((name, .., expected), streamer) in HISTORIES.iter().zip(streamers) {
+        assert_eq!(gaps(&coverage, &histories, streamer), *expected, "{name}");
     }
-    assert_eq!(coverage.sessions, expected.len() as u64);
-    assert_eq!(coverage.length, TimeDelta::minutes(expected.iter().map(|(_, _, length, _)| length).sum()));
+    assert_eq!(coverage.sessions, HISTORIES.len() as u64);
+    let length = HISTORIES.iter().map(|(_, (_, _, length), ..)| length).sum();
+    assert_eq!(coverage.length, TimeDelta::minutes(length));
     let dead: Vec<_> = coverage.broken.iter().map(BrokenSession::dead).collect();
     assert!(dead.is_sorted_by(|a, b| a >= b), "the worst first: {dead:?}");
     let deactivated = coverage.broken.iter().filter_map(|session| session.deactivated_at).collect::<Vec<_>>();
@@ -276,11 +228,11 @@ async fn each_history_has_its_dead_minutes() -> Result<()> {
 async fn only_the_period_counts_and_two_campaigns_are_two_sessions() -> Result<()> {
     let still = Still::new().await?;
     let histories = Histories { pool: &still.world.pool, beginning: still.now() - TimeDelta::minutes(NOW) };
-    let late = [refreshed(0, 10, 235), refreshed(255, 235, 800)];
+    let late = refreshes("refreshed @ 0: 10 > 235, refreshed @ 255: 235 > 800")?;
     let streamer = histories.streamer(&late, Some(800)).await?;
     histories.session(streamer, 0, 720).await?;
     histories.session(streamer, 240, 300).await?;
-    let database = database(&still.world).await?;
+    let database = still.world.database().await?;
     let dead = |coverage: &Coverage| {
         let sessions = coverage.broken.iter().map(|session| session.dead().num_minutes());
         (coverage.sessions, coverage.length.num_minutes(), sessions.collect::<Vec<_>>())
@@ -388,7 +340,7 @@ fn the_query_agrees_with_a_model_that_looks_at_each_minute() -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let (still, database) = runtime.block_on(async {
         let still = Still::new().await?;
-        let database = database(&still.world).await?;
+        let database = still.world.database().await?;
         anyhow::Ok((still, database))
     })?;
     let histories = Histories { pool: &still.world.pool, beginning: still.now() - TimeDelta::minutes(NOW) };
@@ -432,10 +384,10 @@ async fn the_history_says_what_twitch_knows() -> Result<()> {
     let world = &still.world;
     still.clock.set(Utc.with_ymd_and_hms(2026, 11, 23, 18, 3, 0).unwrap());
     let streamer = world.add(NewStreamer::fresh("aria")).await?;
-    // Nobody learns of this before the next validation.
+    // No host learns of this before the next validation.
     let disconnected = world.add(NewStreamer::fresh("bastien")).await?;
     let service = world.service(&[]).await?;
-    let database = database(world).await?;
+    let database = world.database().await?;
     let begin = still.now();
     let (mut dead, mut dead_disconnected) = (0, 0);
 
@@ -458,9 +410,7 @@ async fn the_history_says_what_twitch_knows() -> Result<()> {
     }
 
     // The sessions are over and their memberships overwritten: they are remembered.
-    sqlx::query("UPDATE campaign_memberships SET poll_authorization_granted_at = NULL, poll_authorization_expires_at = NULL")
-        .execute(&world.pool)
-        .await?;
+    world.sql("UPDATE campaign_memberships SET poll_authorization_granted_at = NULL, poll_authorization_expires_at = NULL").await?;
     let coverage = database.coverage(begin, still.now()).await?;
     let of = |id| coverage.broken.iter().find(|session| session.streamer_id == id);
     assert!(dead > 120, "an outage of six hours leaves more than {dead} dead minutes");

@@ -1,15 +1,14 @@
-//! Whom a cycle refreshes, validates and leaves alone, on a real PostgreSQL and a simulated Twitch over HTTP, on a clock
-//! that is turned.
+//! Which streamers a cycle refreshes, validates and leaves alone, on a real PostgreSQL and a simulated Twitch over HTTP, on a
+//! clock that is turned.
 
 use anyhow::Result;
 use chrono::TimeDelta;
 use domain::Clock as _;
-use domain::policy::{FailureKind, NotDue};
+use domain::policy::NotDue;
 use domain::refresh::{Cycle, Limits};
 use domain::report::{Outcome, Skip, Stop};
-use end_to_end::cycles::{failed_as, forced, planned, sweep};
-use end_to_end::{Still, run, with_change_at};
-use local::twitch::{RefreshTokens, Settings};
+use end_to_end::cycles::{forced, planned, sweep};
+use end_to_end::{Sql as _, Still, run, with_change_at};
 use local::world::NewStreamer;
 use twitch::TwitchClient;
 
@@ -63,16 +62,12 @@ async fn a_streamer_in_several_campaigns_is_refreshed_once_until_the_last_is_ove
         .add(NewStreamer { authorized_for: Some(TimeDelta::minutes(30)), ..NewStreamer::due("both") })
         .await?;
     // The end of the second is the same as that of the first: neither may count twice.
-    sqlx::query(
-        "WITH other AS (INSERT INTO campaigns (name, owner_id, created_at, updated_at)
+    world.sql("WITH other AS (INSERT INTO campaigns (name, owner_id, created_at, updated_at)
              SELECT 'Other', owner_id, created_at, updated_at FROM campaigns, generate_series(1, 2) RETURNING id)
          INSERT INTO campaign_memberships (campaign_id, streamer_id, status, invited_at, created_at, updated_at,
              poll_authorization_expires_at)
          SELECT other.id, m.streamer_id, 'ACTIVE', m.invited_at, m.created_at, m.updated_at,
-             m.poll_authorization_expires_at FROM other, campaign_memberships m",
-    )
-    .execute(&world.pool)
-    .await?;
+             m.poll_authorization_expires_at FROM other, campaign_memberships m").await?;
     let service = world.service(&[]).await?;
 
     let ran = run(&service, &planned()).await;
@@ -92,8 +87,7 @@ async fn a_streamer_in_several_campaigns_is_refreshed_once_until_the_last_is_ove
 
 #[tokio::test]
 async fn many_pages_are_walked_and_each_streamer_is_met_once() -> Result<()> {
-    let still =
-        Still::with(Settings { refresh_tokens: RefreshTokens::OneTime, ..Settings::default() }).await?;
+    let still = Still::one_time().await?;
     let world = &still.world;
     // More than two pages; ends that differ and ends that don't.
     let streamers = (0..2_345_i64).map(|n| NewStreamer {
@@ -109,35 +103,6 @@ async fn many_pages_are_walked_and_each_streamer_is_met_once() -> Result<()> {
     let totals = world.twitch.totals();
     assert_eq!((totals.refreshes, totals.reuses), (2_345, 0));
     assert!(totals.peak_in_flight <= 64, "{} in flight", totals.peak_in_flight);
-    Ok(())
-}
-
-#[tokio::test]
-async fn the_same_event_many_times_at_once_refreshes_everybody_once() -> Result<()> {
-    let still =
-        Still::with(Settings { refresh_tokens: RefreshTokens::OneTime, ..Settings::default() }).await?;
-    let world = &still.world;
-    let ids = world.add_all((0..150).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
-    let mut services = Vec::new();
-    for _ in 0..4 {
-        services.push(world.service(&[]).await?);
-    }
-
-    let (planned, sweep) = (planned(), sweep());
-    let (a, b, c, d) = tokio::join!(
-        run(&services[0], &planned),
-        run(&services[1], &planned),
-        run(&services[2], &sweep),
-        run(&services[3], &sweep)
-    );
-
-    let success: u64 = [&a, &b, &c, &d].iter().map(|ran| ran.report.success).sum();
-    let failed: u64 = [&a, &b, &c, &d].iter().map(|ran| ran.report.failed).sum();
-    assert_eq!((success, failed), (150, 0));
-    assert_eq!((world.twitch.totals().refreshes, world.twitch.totals().reuses), (150, 0));
-    for id in ids {
-        assert!(world.has_live_token(id).await?);
-    }
     Ok(())
 }
 
@@ -175,22 +140,7 @@ async fn the_sweep_validates_hourly_and_a_dead_token_is_due_at_once() -> Result<
 }
 
 #[tokio::test]
-async fn a_disconnected_streamer_is_found_out_by_the_sweep() -> Result<()> {
-    let still = Still::new().await?;
-    let world = &still.world;
-    let id = world.add(NewStreamer::fresh("gone")).await?;
-    world.twitch.disconnect("gone")?;
-    let ran = run(&world.service(&[]).await?, &sweep()).await;
-    assert_eq!(failed_as(ran.outcome("gone")), Some(FailureKind::Refusal));
-    assert_eq!(world.row(id).await?.token_expires_at, Some(still.now()), "it is known to be dead");
-    still.turn(15);
-    run(&world.service(&[]).await?, &sweep()).await;
-    assert!(!world.row(id).await?.is_active);
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_shorter_life_that_validation_tells_is_believed() -> Result<()> {
+async fn a_shorter_lifetime_from_validation_is_stored() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     let id =
@@ -212,28 +162,6 @@ async fn a_shorter_life_that_validation_tells_is_believed() -> Result<()> {
         matches!(run(&service, &sweep()).await.outcome("short"), Outcome::Refreshed { .. }),
         "44 minutes are left"
     );
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_dry_run_calls_nobody_and_writes_nothing() -> Result<()> {
-    let still = Still::new().await?;
-    let world = &still.world;
-    let id = world.add(NewStreamer::due("due")).await?;
-    world.add(NewStreamer::fresh("fresh")).await?;
-    let before = world.row(id).await?;
-    let service = world.service(&[]).await?;
-    for cycle in [planned(), forced(), sweep()] {
-        let ran = run(&service, &Cycle { dry_run: true, ..cycle }).await;
-        assert_eq!(ran.outcome("due"), &Outcome::WouldRefresh);
-        assert_eq!(ran.report.would_refresh + ran.report.skipped, 2);
-    }
-    assert_eq!(world.row(id).await?, before);
-    let totals = world.twitch.totals();
-    assert_eq!((totals.token_requests, totals.validate_requests), (0, 0));
-    let ours: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM token_refresh.streamers").fetch_one(&world.pool).await?;
-    assert_eq!(ours, 0, "not even a lease");
     Ok(())
 }
 
@@ -266,7 +194,7 @@ async fn near_its_deadline_a_cycle_leaves_the_rest_claimable() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_function_without_time_says_so() -> Result<()> {
+async fn a_cycle_without_time_begins_nothing_and_says_so() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     world.add(NewStreamer::due("someone")).await?;
@@ -274,16 +202,5 @@ async fn a_function_without_time_says_so() -> Result<()> {
     let ran =
         run(&world.service(&[]).await?, &Cycle { limits: Limits::of_function(deadline), ..planned() }).await;
     assert_eq!((ran.report.stopped, ran.report.total), (Some(Stop::NoTime), 0));
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_rate_limit_of_ours_slows_down_and_fails_nobody() -> Result<()> {
-    let still = Still::new().await?;
-    let world = &still.world;
-    world.add_all((0..60).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
-    let ran = run(&world.service(&[("TWITCH_MAX_PER_SECOND", "20")]).await?, &planned()).await;
-    assert_eq!((ran.report.success, ran.report.failed), (60, 0));
-    assert!(ran.report.duration == TimeDelta::zero(), "the world's time stands still");
     Ok(())
 }

@@ -8,7 +8,7 @@ use domain::schedule::Trigger;
 use end_to_end::cycles::{forced, planned};
 use end_to_end::requests::host;
 use end_to_end::roles::app_under_row_level_security;
-use end_to_end::{Still, run};
+use end_to_end::{Sql as _, Still, run};
 use local::world::{NewStreamer, World};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnectOptions;
@@ -45,14 +45,14 @@ async fn after_a_sweep_nothing_is_left_of_streamers_that_are_gone() -> Result<()
     let world = &still.world;
     world.add_all((0..120).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
     run(&world.service(&[]).await?, &planned()).await;
-    sqlx::query("DELETE FROM streamers WHERE twitch_login <> 's0'").execute(&world.pool).await?;
+    world.sql("DELETE FROM streamers WHERE twitch_login <> 's0'").await?;
     let remembered = async || -> Result<i64> {
         Ok(sqlx::query_scalar("SELECT count(*) FROM token_refresh.streamers").fetch_one(&world.pool).await?)
     };
     assert_eq!(remembered().await?, 120);
     // What this login can't see is not gone.
     app_under_row_level_security(&world.pool).await?;
-    sqlx::raw_sql("ALTER TABLE streamers ENABLE ROW LEVEL SECURITY").execute(&world.pool).await?;
+    world.sql("ALTER TABLE streamers ENABLE ROW LEVEL SECURITY").await?;
     let app = world.database_url().replace("postgres@", "app@");
     assert_eq!(Database::open(app.parse::<PgConnectOptions>()?).await?.forget_gone(still.now()).await?, 0);
     // A part that holds one that is there is the last one of a run.
@@ -72,7 +72,7 @@ async fn a_streamer_that_is_there_again_goes_on_where_its_history_ends() -> Resu
     let aria = world.add(NewStreamer::due("aria")).await?;
     let service = world.service(&[]).await?;
     run(&service, &planned()).await;
-    sqlx::query("DELETE FROM token_refresh.streamers").execute(&world.pool).await?;
+    world.sql("DELETE FROM token_refresh.streamers").await?;
     assert_eq!(run(&service, &forced()).await.report.success, 1);
     let fences = "SELECT array_agg(fence ORDER BY fence) FROM token_refresh.refreshes WHERE streamer_id = $1";
     let fences: Vec<i64> = sqlx::query_scalar(fences).bind(aria.0).fetch_one(&world.pool).await?;
@@ -85,7 +85,7 @@ async fn what_is_leased_is_not_forgotten() -> Result<()> {
     let still = Still::new().await?;
     let leased = "INSERT INTO token_refresh.streamers (streamer_id, fence, leased_until) VALUES (gen_random_uuid(), 1, $1)";
     sqlx::query(leased).bind(still.now() + TimeDelta::minutes(1)).execute(&still.world.pool).await?;
-    let database = Database::open(still.world.database_url().parse::<PgConnectOptions>()?).await?;
+    let database = still.world.database().await?;
     assert_eq!(database.forget_gone(still.now()).await?, 0);
     still.turn(1);
     assert_eq!(database.forget_gone(still.now()).await?, 1);

@@ -9,13 +9,12 @@ use domain::report::{Outcome, Skip};
 use end_to_end::cycles::planned;
 use end_to_end::{Ran, Still, run, with_change_at};
 use local::clock::TurnableClock;
-use local::twitch::{Endpoint, Fault, RefreshTokens, Settings};
+use local::twitch::{Endpoint, Fault};
 use local::world::NewStreamer;
 
 /// Twitch is busy with the first call, and while its answer is on its way this happens. Then the quick retry is due.
 async fn before_a_quick_retry(fault: Fault, happens: fn(&TurnableClock)) -> Result<(Still, Ran)> {
-    let still =
-        Still::with(Settings { refresh_tokens: RefreshTokens::OneTime, ..Settings::default() }).await?;
+    let still = Still::one_time().await?;
     let world = &still.world;
     world.add(NewStreamer::due("aria")).await?;
     world.twitch.fault("aria", fault.on(Endpoint::Token).times(1))?;
@@ -74,8 +73,7 @@ async fn a_pause_within_the_lease_costs_nothing() -> Result<()> {
 /// The pace holds the second streamer's call back until the first has been answered, minutes later.
 #[tokio::test]
 async fn a_call_that_waited_for_its_turn_too_long_is_not_sent() -> Result<()> {
-    let still =
-        Still::with(Settings { refresh_tokens: RefreshTokens::OneTime, ..Settings::default() }).await?;
+    let still = Still::one_time().await?;
     let world = &still.world;
     world.add_all(["aria", "bastien"].map(NewStreamer::due).into()).await?;
     let service = world.service(&[("TWITCH_MAX_PER_SECOND", "1")]).await?;

@@ -1,5 +1,5 @@
 //! Whatever comes at the same moment (grants, revocations, checks, cycles), each streamer ends in a state that one order
-//! of them explains; and each is told the truth.
+//! of them explains; and each caller gets a true answer.
 //!
 //! A case is a history of moments on a clock that stands still in each. What happens in a moment happens at once; then a
 //! plain model is asked whether some order of it leads to what the database and Twitch say.
@@ -14,7 +14,7 @@ use domain::refresh::Cycle;
 use domain::schedule::Trigger;
 use domain::{CampaignId, MembershipKey, StreamerId};
 use end_to_end::requests::{authorization, request};
-use end_to_end::{Still, run};
+use end_to_end::{Sql as _, Still, run};
 use futures::future::{BoxFuture, join_all};
 use local::twitch::{RefreshTokens, Settings};
 use local::world::NewStreamer;
@@ -29,7 +29,7 @@ const CAMPAIGNS: usize = 2;
 /// Of an access token.
 const LIFETIME: TimeDelta = TimeDelta::hours(4);
 
-/// What somebody does.
+/// One action.
 #[derive(Clone, Copy, Debug)]
 enum Deed {
     Grant(usize, usize),
@@ -137,7 +137,7 @@ impl Played {
             ..NewStreamer::fresh(format!("s{n}"))
         };
         let streamers = still.world.add_all((0..STREAMERS).map(new).collect()).await?;
-        sqlx::query("DELETE FROM campaign_memberships").execute(&still.world.pool).await?;
+        still.world.sql("DELETE FROM campaign_memberships").await?;
         let campaigns = [(); CAMPAIGNS].map(|()| CampaignId(Uuid::new_v4()));
         for campaign in campaigns {
             sqlx::query(
@@ -180,7 +180,7 @@ impl Played {
         Ok(states)
     }
 
-    /// Does it; whoever asks is told the truth.
+    /// Does it, and checks the answer.
     async fn act(&self, deed: Deed) -> Result<()> {
         let now = self.still.now();
         match deed {
@@ -230,7 +230,7 @@ impl Played {
             }
             before = after;
         }
-        // What is stored works: nobody's pair was lost on the way.
+        // What is stored works: no pair was lost on the way.
         let forced = Cycle { mode: domain::policy::RefreshMode::Forced, ..Cycle::new(Trigger::Command) };
         for streamer in 0..STREAMERS {
             self.act(Deed::Grant(streamer, 0)).await?;
@@ -275,7 +275,7 @@ fn one_order_explains_whatever_happens_at_the_same_time() -> Result<()> {
 
 /// The model itself: without it the property would hold of anything.
 #[test]
-fn the_model_tells_orders_apart() {
+fn the_model_distinguishes_orders() {
     let now = DateTime::<Utc>::default();
     let idle = State {
         refreshes: 0,

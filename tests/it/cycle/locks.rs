@@ -1,4 +1,4 @@
-//! Rows and tables that somebody else has locked, for however long.
+//! Rows and tables that another transaction has locked, for however long.
 
 use std::time::Duration;
 
@@ -8,12 +8,11 @@ use domain::report::{Outcome, Skip};
 use end_to_end::cycles::planned;
 use end_to_end::requests::{host, membership, request};
 use end_to_end::{Still, run};
-use local::twitch::{RefreshTokens, Settings};
 use local::world::NewStreamer;
 use service::Host;
 use tokio::time::timeout;
 
-/// Nothing here takes so long, unless it waits for a lock that nobody gives back.
+/// Nothing here takes so long, unless it waits for a lock that is not released.
 const FOREVER: Duration = Duration::from_mins(1);
 
 /// What a person in psql may have forgotten to end.
@@ -25,10 +24,9 @@ const FORGOTTEN: [&str; 4] = [
 ];
 
 #[tokio::test]
-async fn a_locked_row_holds_up_nobody_else_and_costs_no_pair() -> Result<()> {
+async fn a_locked_row_holds_up_no_other_streamer_and_costs_no_pair() -> Result<()> {
     for forgotten in FORGOTTEN {
-        let settings = Settings { refresh_tokens: RefreshTokens::OneTime, ..Settings::default() };
-        let still = Still::with(settings).await?;
+        let still = Still::one_time().await?;
         let world = &still.world;
         world.add(NewStreamer::due("other")).await?;
         let locked = world.add(NewStreamer::due("locked")).await?;

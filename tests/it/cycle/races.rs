@@ -1,22 +1,24 @@
-//! Two who want the same streamer at the same moment, brought about on purpose: the one holds the row, and lets go of it
-//! once the other is seen to wait.
+//! Two transactions that want the same streamer at the same moment, brought about on purpose: the one holds the row, and
+//! releases it once the other is seen to wait.
 
 use std::pin::pin;
 
 use anyhow::Result;
 use chrono::TimeDelta;
-use domain::StreamerId;
+use domain::ports::Store as _;
 use domain::refresh::Cycle;
 use domain::report::{Outcome, Skip, Standing};
 use domain::schedule::Trigger;
+use domain::{Clock as _, StreamerId};
 use end_to_end::doomed::{A_LOCK_IS_WAITED_FOR, TURN, lock, until};
-use end_to_end::people::refused_before;
-use end_to_end::{Still, run};
+use end_to_end::people::{deactivation, device, refused_before, refused_streamer};
+use end_to_end::{Sql as _, Still, run, wait_for_locks};
 use local::world::{NewStreamer, World};
+use store::PgStore;
 
 /// The deactivation holds what we remember of the streamer; the claim has seen the streamer active, and waits.
 #[tokio::test]
-async fn who_is_deactivated_while_a_claim_waits_is_left_alone() -> Result<()> {
+async fn a_streamer_deactivated_while_a_claim_waits_is_not_refreshed() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     let id = world.add(NewStreamer::due("aria")).await?;
@@ -80,8 +82,9 @@ async fn no_new_pair_waits_behind_a_deactivation() -> Result<()> {
     other.rollback().await?;
     let ran = cycle.await;
 
-    let told = matches!(ran.outcome("dead"), Outcome::Failed { standing: Standing::Deactivated { .. }, .. });
-    assert!(told, "{:?}", ran.outcome("dead"));
+    let deactivated =
+        matches!(ran.outcome("dead"), Outcome::Failed { standing: Standing::Deactivated { .. }, .. });
+    assert!(deactivated, "{:?}", ran.outcome("dead"));
     assert!(!world.row(dead).await?.is_active);
     Ok(())
 }
@@ -115,13 +118,48 @@ async fn what_waits_for_its_turn_is_deactivated_in_one_transaction() -> Result<(
     let (ran, released) = tokio::join!(run(&service, &cycle), until_all_are_refused);
     released?;
     assert_eq!((ran.report.deactivated, ran.report.stopped), (40, None));
-    let transactions: i64 =
-        sqlx::query_scalar("SELECT count(DISTINCT written_by::text) FROM token_refresh.deactivations")
-            .fetch_one(&world.pool)
-            .await?;
+    let transactions =
+        world.count("SELECT count(DISTINCT written_by::text) FROM token_refresh.deactivations").await?;
     assert!(
         transactions <= 3,
         "{transactions} transactions: those that came before the others, and the rest"
     );
+    Ok(())
+}
+
+/// Each counts what the other has deactivated: without their lock both would find the budget unused.
+#[tokio::test]
+async fn runs_that_deactivate_at_once_share_one_budget() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    wait_for_locks(world).await?;
+    let open = async || {
+        anyhow::Ok(PgStore::new(world.database().await?, world.config(&[])?.cipher, world.clock.clone()))
+    };
+    let (one, other) = (open().await?, open().await?);
+    let mut attempts = Vec::new();
+    for n in 0..6 {
+        let (streamer, user) = refused_streamer(world, &format!("dead{n}")).await?;
+        device(world, user, &format!("phone{n}")).await?;
+        attempts.push(deactivation(&one, streamer, still.now()).await?);
+    }
+    let (first, second) = attempts.split_at(3);
+    let mut outbox = world.pool.begin().await?;
+    lock(&mut outbox, "LOCK TABLE token_refresh.outbox IN EXCLUSIVE MODE").await?;
+    let both_wait = async {
+        until(
+            world,
+            "SELECT count(*) = 2 FROM pg_stat_activity
+             WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        )
+        .await?;
+        anyhow::Ok(outbox.rollback().await?)
+    };
+    let at = still.clock.monotonic();
+    let (done, others, released) =
+        tokio::join!(one.deactivate(first, at), other.deactivate(second, at), both_wait);
+    (done?, others?, released?);
+    let deactivated = world.count("SELECT count(*) FROM token_refresh.deactivations").await?;
+    assert_eq!(deactivated, 3, "the budget of six streamers");
     Ok(())
 }

@@ -6,12 +6,10 @@ use std::time::Duration;
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::StreamerId;
-use end_to_end::{Still, binary, tokens, world};
+use end_to_end::{Sql as _, Still, binary, tokens, world};
 use local::lambda::Function;
 use local::world::{NewStreamer, World};
 use serde_json::{Value, json};
-use sqlx::postgres::PgConnectOptions;
-use store::Database;
 
 /// Granted when and ending when, of one streamer, in the order of time.
 async fn sessions(world: &World, id: StreamerId) -> Result<Vec<(DateTime<Utc>, DateTime<Utc>)>> {
@@ -30,7 +28,7 @@ async fn change(world: &World, id: StreamerId, sql: &'static str, at: DateTime<U
 async fn a_session_ends_when_its_grant_does() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
-    let database = Database::open(world.database_url().parse::<PgConnectOptions>()?).await?;
+    let database = world.database().await?;
     let mut ids = Vec::new();
     for login in ["kept", "revoked", "ended", "granted_anew", "removed", "pending", "inactive", "extended"] {
         ids.push(world.add(NewStreamer::due(login)).await?);
@@ -109,14 +107,13 @@ async fn a_session_ends_when_its_grant_does() -> Result<()> {
 
     still.turn(30 * 24 * 60);
     database.forget_old_history(still.now()).await?;
-    let kept: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM token_refresh.sessions").fetch_one(&world.pool).await?;
+    let kept = world.count("SELECT count(*) FROM token_refresh.sessions").await?;
     assert_eq!(kept, 0, "all are older than 30 days");
     Ok(())
 }
 
 #[tokio::test]
-async fn the_function_remembers_and_the_command_tells() -> Result<()> {
+async fn the_function_remembers_sessions_and_the_command_prints_them() -> Result<()> {
     let world = world().await?;
     let printed = tokens(&world.environment(), &["coverage"]).await?;
     assert_eq!(printed.code, 0, "{printed:?}");
@@ -148,10 +145,10 @@ async fn the_function_remembers_and_the_command_tells() -> Result<()> {
     assert_eq!(document["worst"][0]["streamer_id"], json!(id.to_string()));
     assert_eq!(document["worst"][0]["gaps"][0]["kind"], "dead");
 
-    for (length, told) in [("7x", "90m, 2h or 7d"), ("31d", "longer than 30d")] {
+    for (length, says) in [("7x", "90m, 2h or 7d"), ("31d", "longer than 30d")] {
         let printed = tokens(&world.environment(), &["coverage", "--since", length]).await?;
         assert_eq!(printed.code, 2, "{printed:?}");
-        assert!(printed.stderr.contains(told), "{}", printed.stderr);
+        assert!(printed.stderr.contains(says), "{}", printed.stderr);
     }
     Ok(())
 }

@@ -1,26 +1,22 @@
-//! Times in the application's columns that say nothing, because others write them as well: what has been and is to come,
-//! what is infinite, and years of no calendar.
+//! Times in the application's columns that other programs write: in the future, infinite, or beyond the calendar.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use chrono::{DateTime, Datelike, SubsecRound as _, TimeDelta, Utc};
 use domain::health::Finding;
 use domain::policy::FailureKind;
-use domain::ports::{Outbox as _, Store as _};
 use domain::report::{Outcome, Skip};
 use domain::{Authorized, StreamerId};
 use end_to_end::cycles::{planned, sweep};
-use end_to_end::people::{deactivation, device, refused_streamer};
 use end_to_end::requests::{host, membership, request};
-use end_to_end::{Still, run};
+use end_to_end::{Sql as _, Still, run};
 use local::twitch::{Endpoint, Fault};
 use local::world::{NewStreamer, World};
 use sqlx::AssertSqlSafe;
-use sqlx::postgres::PgConnectOptions;
-use store::{Database, Lookup, PgOutbox, PgStore};
+use store::Lookup;
 
 /// Another program writes local time as if it were UTC, two hours ahead.
 #[tokio::test]
-async fn a_time_from_the_future_says_nothing() -> Result<()> {
+async fn a_time_in_the_future_is_ignored() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     let failed = world.add(NewStreamer::due("failed")).await?;
@@ -61,8 +57,8 @@ async fn set(world: &World, id: StreamerId, table: &str, column: &str, text: &st
     Ok(())
 }
 
-/// For each column of a token and each of [`NO_TIMES`], one who is due.
-async fn people_without_times(world: &World, whose: &str) -> Result<Vec<(StreamerId, String)>> {
+/// For each column of a token and each of [`NO_TIMES`], a streamer that is due.
+async fn streamers_without_times(world: &World, whose: &str) -> Result<Vec<(StreamerId, String)>> {
     let mut people = Vec::new();
     for column in ["token_expires_at", "last_token_refresh_at", "token_refresh_failed_at"] {
         for text in NO_TIMES {
@@ -75,15 +71,11 @@ async fn people_without_times(world: &World, whose: &str) -> Result<Vec<(Streame
     Ok(people)
 }
 
-async fn database(world: &World) -> Result<Database> {
-    Ok(Database::open(world.database_url().parse::<PgConnectOptions>()?).await?)
-}
-
 #[tokio::test]
-async fn to_a_cycle_what_is_no_time_says_nothing() -> Result<()> {
+async fn a_cycle_ignores_infinite_times() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
-    let people = people_without_times(world, "any").await?;
+    let people = streamers_without_times(world, "any").await?;
     world.add(NewStreamer::due("healthy")).await?;
 
     let ran = run(&world.service(&[]).await?, &sweep()).await;
@@ -98,11 +90,11 @@ async fn to_a_cycle_what_is_no_time_says_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn to_a_request_what_is_no_time_says_nothing() -> Result<()> {
+async fn a_request_ignores_infinite_times() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
-    let (host, database) = (host(world), database(world).await?);
-    for (id, login) in people_without_times(world, "checked").await? {
+    let (host, database) = (host(world), world.database().await?);
+    for (id, login) in streamers_without_times(world, "checked").await? {
         let key = membership(world, id).await?;
         let found = database.find(id, still.now()).await?;
         let Lookup::Authorized(found) = found else { panic!("{login}: {found:?}") };
@@ -114,7 +106,7 @@ async fn to_a_request_what_is_no_time_says_nothing() -> Result<()> {
         let findings: Vec<_> = checkup.streamers.iter().map(|one| &one.finding).collect();
         assert_eq!(findings, [&Finding::Refreshed], "{login}");
     }
-    for (id, login) in people_without_times(world, "granted").await? {
+    for (id, login) in streamers_without_times(world, "granted").await? {
         let granted = host.grant(membership(world, id).await?, &request()).await;
         assert!(granted.is_ok_and(|membership| membership.remaining(still.now()).is_some()), "{login}");
     }
@@ -125,7 +117,7 @@ async fn to_a_request_what_is_no_time_says_nothing() -> Result<()> {
 async fn an_authorization_may_have_no_end() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
-    let database = database(world).await?;
+    let database = world.database().await?;
     let mut ids = Vec::new();
     for (login, end) in
         [("for ever", "infinity"), ("too", "infinity"), ("late", "294276-12-31"), ("over", "-infinity")]
@@ -163,7 +155,7 @@ async fn an_authorization_may_have_no_end() -> Result<()> {
 async fn a_session_without_an_end_or_a_beginning_is_measured() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
-    let database = database(world).await?;
+    let database = world.database().await?;
     for (column, text) in
         [("poll_authorization_expires_at", "infinity"), ("poll_authorization_granted_at", "-infinity")]
     {
@@ -185,7 +177,7 @@ async fn a_session_without_an_end_or_a_beginning_is_measured() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_goes_on_for_ever_can_be_revoked() -> Result<()> {
+async fn an_authorization_without_an_end_can_be_revoked() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     let host = host(world);
@@ -251,7 +243,7 @@ async fn kind_of_a_failure_survives_columns_that_round() -> Result<()> {
             let id = world.add(NewStreamer::due("aria")).await?;
             world.twitch.fault("aria", Fault::ServerError.on(Endpoint::Token))?;
             run(&world.service(&[]).await?, &planned()).await;
-            let found = database(world).await?.find(id, still.now()).await?;
+            let found = world.database().await?.find(id, still.now()).await?;
             let Lookup::Authorized(Authorized { token, .. }) = found else { panic!("{kind}: {found:?}") };
             assert_eq!(token.failure.map(|failure| failure.kind), Some(FailureKind::Outage), "{kind}");
 
@@ -273,7 +265,7 @@ async fn one_grant_is_one_session_in_columns_that_round() -> Result<()> {
         for part in [400_000_321, 600_000_789] {
             let still = inexact(kind, part).await?;
             let world = &still.world;
-            let (host, database) = (host(world), database(world).await?);
+            let (host, database) = (host(world), world.database().await?);
             let dead = NewStreamer {
                 token_left: TimeDelta::minutes(-10),
                 authorized_for: None,
@@ -293,63 +285,6 @@ async fn one_grant_is_one_session_in_columns_that_round() -> Result<()> {
             let revoked = database.membership(key, still.now()).await?;
             assert_eq!(revoked.remaining(still.now()), None, "{kind}");
             assert_eq!(database.remember_sessions(still.now()).await?, 0, "{kind}: it was ended exactly");
-        }
-    }
-    Ok(())
-}
-
-/// No other program should write there, and if one does, it must not end a cycle.
-#[tokio::test]
-async fn in_our_own_columns_what_is_no_time_says_nothing() -> Result<()> {
-    let still = Still::new().await?;
-    let world = &still.world;
-    let (streamer, user) = refused_streamer(world, "aria").await?;
-    device(world, user, "phone").await?;
-    let store = PgStore::new(database(world).await?, world.config(&[])?.cipher, world.clock.clone());
-    let attempt = deactivation(&store, streamer, still.now()).await?;
-    store.deactivate(&[attempt], world.clock.monotonic()).await?;
-    let other = world.add(NewStreamer::due("bert")).await?;
-    let (host, database) = (host(world), database(world).await?);
-    host.grant(membership(world, other).await?, &request()).await?;
-    let columns: Vec<(String, String)> = sqlx::query_as(
-        "SELECT c.table_name::text, c.column_name::text FROM information_schema.columns c
-         WHERE c.table_schema = 'token_refresh' AND c.data_type LIKE 'timestamp%' AND c.table_name <> '_sqlx_migrations'
-           -- A lease without an end is waited for, and a row may be set aside for ever.
-           AND c.column_name NOT IN ('leased_until', 'set_aside_until')
-         ORDER BY 1, 2",
-    )
-    .fetch_all(&world.pool)
-    .await?;
-    assert!(columns.len() > 10, "{columns:?}");
-    for text in NO_TIMES {
-        for (table, column) in &columns {
-            let set = format!("UPDATE token_refresh.{table} SET {column} = $1::timestamptz");
-            let mut undone = world.pool.begin().await?;
-            // Some have a check, and some a key.
-            if sqlx::query(AssertSqlSafe(set)).bind(text).execute(&mut *undone).await.is_err() {
-                continue;
-            }
-            undone.commit().await?;
-            let (now, place) = (still.now(), format!("{table}.{column} = {text}"));
-            let read = async {
-                database.history(streamer, 10).await?;
-                database.notifications(10).await?;
-                database.oldest_waiting().await?;
-                database.waiting(now).await?;
-                database.last_runs(DateTime::UNIX_EPOCH).await?;
-                database.deactivated_at(streamer).await?;
-                database.deactivated_since(DateTime::UNIX_EPOCH).await?;
-                database.coverage(now - TimeDelta::days(1), now).await?;
-                database.authorized(None, now).await?;
-                database.find(other, now).await?;
-                PgOutbox::new(database.clone(), world.clock.clone()).claim(now, now, 10).await?;
-                host.memberships(other).await?;
-                host.check(membership(world, other).await?.campaign, &request()).await?;
-                anyhow::Ok(())
-            };
-            read.await.context(place.clone())?;
-            let ran = run(&world.service(&[]).await?, &sweep()).await;
-            assert_eq!((ran.report.failed, &ran.report.stopped), (0, &None), "{place}");
         }
     }
     Ok(())

@@ -1,28 +1,32 @@
-//! Connections to the database that are no good any more: they are found out, and their places are free for others.
+//! Connections to the database that break, freeze or are spoilt: they are replaced, and fail nothing.
 
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, TimeDelta};
 use domain::Clock as _;
 use domain::MembershipKey;
 use domain::SystemClock;
+use domain::grant::GrantError;
 use domain::health::Finding;
 use domain::ports::{Outbox as _, Store as _};
 use domain::schedule::Trigger;
+use end_to_end::aws::{Fault, Service, SimulatedAws};
 use end_to_end::cycles::{forced, planned};
 use end_to_end::doomed::{A_LOCK_IS_WAITED_FOR, TURN, lock, until};
 use end_to_end::people::{deactivation, device, refused_streamer};
 use end_to_end::relay::{Refusal, Relay};
 use end_to_end::requests::{host, membership, request};
-use end_to_end::{Still, run, set_for_database, wait_for_locks};
+use end_to_end::{Sql as _, Still, changed, run, set_for_database, wait_for_locks};
 use futures::future::join_all;
 use local::binaries::workspace;
 use local::postgres::{Postgres, Settings as ServerSettings};
 use local::twitch::{Gate, Settings};
 use local::world::{NewStreamer, World};
+use serde_json::json;
+use service::config::Source;
 use service::{Host, Process};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnectOptions;
@@ -47,42 +51,29 @@ async fn through_a_relay(world: &World) -> Result<(Relay, Database, MembershipKe
 }
 
 #[tokio::test]
-async fn statements_that_were_given_up_keep_no_connection() -> Result<()> {
-    let still = Still::new().await?;
-    let (relay, database, key) = through_a_relay(&still.world).await?;
-    relay.freeze();
-    // Whether they use the connections, or test them first.
-    reads(&database, key).await;
-    assert_eq!(reads(&database, key).await, [true; CONNECTIONS]);
+async fn connections_to_a_host_that_has_vanished_are_replaced() -> Result<()> {
+    for is_tested_before_use in [false, true] {
+        let still = Still::new().await?;
+        let (relay, database, key) = through_a_relay(&still.world).await?;
+        relay.freeze();
+        if is_tested_before_use {
+            // A connection that was idle for a second is.
+            still.world.sql("SELECT pg_sleep(1.1)").await?;
+        } else {
+            // These may fail, and keep no connection.
+            reads(&database, key).await;
+        }
+        assert_eq!(reads(&database, key).await, [true; CONNECTIONS], "{is_tested_before_use}");
+    }
     Ok(())
 }
 
 #[tokio::test]
-async fn after_a_freeze_there_is_time_for_a_new_connection() -> Result<()> {
+async fn a_standby_is_refused() -> Result<()> {
     let still = Still::new().await?;
-    let (relay, database, key) = through_a_relay(&still.world).await?;
-    relay.freeze();
-    // From then on a connection is tested before it is used.
-    sqlx::query("SELECT pg_sleep(1.1)").execute(&still.world.pool).await?;
-    assert_eq!(reads(&database, key).await, [true; CONNECTIONS]);
-    Ok(())
-}
-
-async fn takes_writes(world: &World, yes: bool) -> Result<()> {
-    let read_only = if yes { "off" } else { "on" };
-    set_for_database(world, &format!("default_transaction_read_only = {read_only}")).await
-}
-
-#[tokio::test]
-async fn a_standby_is_called_one() -> Result<()> {
-    let still = Still::new().await?;
-    let world = &still.world;
-    takes_writes(world, false).await?;
-    let refused = world.service(&[]).await.err().context("nothing can be written there")?.to_string();
+    set_for_database(&still.world, "default_transaction_read_only = on").await?;
+    let refused = still.world.service(&[]).await.err().context("nothing can be written there")?.to_string();
     assert!(refused.contains("the server takes no writes"), "{refused}");
-    takes_writes(world, true).await?;
-    world.add(NewStreamer::due("someone")).await?;
-    assert_eq!(run(&world.service(&[]).await?, &planned()).await.report.success, 1);
     Ok(())
 }
 
@@ -91,20 +82,20 @@ async fn a_standby_is_called_one() -> Result<()> {
 async fn nothing_is_set_beyond_a_transaction_and_nothing_to_a_login_that_has_its_limits() -> Result<()> {
     let postgres = Postgres::own(ServerSettings::default()).await?;
     let world = World::start(&postgres, Settings::default()).await?;
-    sqlx::query("ALTER ROLE postgres SET log_statement = 'all'").execute(&world.pool).await?;
+    world.sql("ALTER ROLE postgres SET log_statement = 'all'").await?;
     let log = postgres.server().context("a server")?.log_path();
     let key = membership(&world, world.add(NewStreamer::due("someone")).await?).await?;
     // What was set in the program's connections, of two transactions at least.
-    let told = async || -> Result<Vec<String>> {
+    let logged = async || -> Result<Vec<String>> {
         let before = std::fs::read_to_string(&log)?.len();
         let database = Database::open(PgConnectOptions::from_str(world.database_url())?).await?;
         database.membership(key, DateTime::UNIX_EPOCH).await?;
         run(&world.service(&[]).await?, &forced()).await;
-        let told = std::fs::read_to_string(&log)?.split_off(before);
-        let told = told.split(['\n', ';']).filter_map(|part| Some(part.split("SET ").nth(1)?.to_owned()));
-        Ok(told.filter(|set| set.contains("timeout")).collect())
+        let text = std::fs::read_to_string(&log)?.split_off(before);
+        let text = text.split(['\n', ';']).filter_map(|part| Some(part.split("SET ").nth(1)?.to_owned()));
+        Ok(text.filter(|set| set.contains("timeout")).collect())
     };
-    let all = told().await?;
+    let all = logged().await?;
     assert!(all.len() > 4 && all.iter().all(|set| set.starts_with("LOCAL ")), "{all:?}");
 
     let logins = std::fs::read_to_string(workspace().join("infra/logins.sql"))?;
@@ -113,7 +104,7 @@ async fn nothing_is_set_beyond_a_transaction_and_nothing_to_a_login_that_has_its
         for limit in limits.map(|line| line.replace(login, "postgres")) {
             sqlx::query(AssertSqlSafe(limit)).execute(&world.pool).await?;
         }
-        assert_eq!(told().await?, [""; 0], "nothing to {login}");
+        assert_eq!(logged().await?, [""; 0], "nothing to {login}");
         for limit in ["lock_timeout", "idle_in_transaction_session_timeout"] {
             sqlx::query(AssertSqlSafe(format!("ALTER ROLE postgres RESET {limit}")))
                 .execute(&world.pool)
@@ -129,15 +120,15 @@ async fn without_a_statement_cache_nothing_has_a_name_and_all_is_in_transactions
     let postgres = Postgres::own(ServerSettings::default()).await?;
     let world = World::start(&postgres, Settings::default()).await?;
     let key = membership(&world, world.add(NewStreamer::due("someone")).await?).await?;
-    sqlx::query("ALTER ROLE postgres SET log_statement = 'all'").execute(&world.pool).await?;
+    world.sql("ALTER ROLE postgres SET log_statement = 'all'").await?;
     let log = postgres.server().context("a server")?.log_path();
     let before = std::fs::read_to_string(&log)?.len();
     let url = format!("{}&statement-cache-capacity=0", world.database_url());
     let host = Host::new(world.source(&[("DATABASE_URL", &url)]), Process::default());
     everything(&host, key).await?;
-    let told = std::fs::read_to_string(&log)?.split_off(before);
+    let text = std::fs::read_to_string(&log)?.split_off(before);
     let (unnamed, named) =
-        (told.matches("execute <unnamed>").count(), told.matches("execute sqlx_s_").count());
+        (text.matches("execute <unnamed>").count(), text.matches("execute sqlx_s_").count());
     assert!(unnamed > 10 && named == 0, "{unnamed} unnamed and {named} named");
     Ok(())
 }
@@ -194,7 +185,7 @@ async fn ddl_under_a_warm_process_fails_nothing() -> Result<()> {
 
 /// What a statement of the application's does to the connection that it runs on.
 #[tokio::test]
-async fn a_connection_that_is_no_good_any_more_fails_nothing() -> Result<()> {
+async fn a_connection_that_is_spoilt_fails_nothing() -> Result<()> {
     for spoils in [
         // 26000: the statements are gone.
         "DEALLOCATE ALL",
@@ -364,5 +355,49 @@ async fn a_transaction_of_a_host_that_has_vanished_holds_up_the_next_for_seconds
     let mut next = world.pool.begin().await?;
     timeout(Duration::from_mins(1), lock(&mut next, TURN)).await??;
     assert!(world.row(streamer).await?.is_active);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_claim_that_is_cut_off_keeps_its_leases_and_reads_again() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    world.add_all((0..20).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
+    let relay = Relay::start(world)?;
+    let host = world.host(&[("DATABASE_URL", &relay.url())]);
+    // A claim says this when it has its leases and reads what they protect.
+    relay.hang_up_at("AS leased (id, fence)");
+
+    let report = Box::pin(host.run(&planned(), None)).await?;
+
+    assert!(relay.hung_up());
+    assert_eq!((report.success, report.total, report.stopped), (20, 20, None));
+    Ok(())
+}
+
+/// A token is under a key that we don't have, and Secrets Manager, which might, doesn't answer.
+#[tokio::test]
+async fn a_stalled_secrets_manager_is_not_taken_for_the_database() -> Result<()> {
+    let still = Still::new().await?;
+    let world = &still.world;
+    let aws = SimulatedAws::start_on(still.clock.clone()).await?;
+    let (keys, others): (Vec<_>, Vec<_>) =
+        world.environment().into_iter().partition(|(name, _)| name == "APP_KEY");
+    aws.put_secret("keys", json!({ "APP_KEY": keys[0].1 }).to_string());
+    let source: Source = changed(others, &[("TOKEN_KEYS_SECRET_ID", "keys")]).into_iter().collect();
+    let host = Host::new(source, Process::on(still.clock.clone()).with_sdk(aws.access()));
+    let key = membership(world, world.add(NewStreamer::due("someone")).await?).await?;
+    sqlx::query("UPDATE streamers SET refresh_token_encrypted = 'v1.2027.AAAA.AAAA'")
+        .execute(&world.pool)
+        .await?;
+    // The secrets are read when the service is opened.
+    host.service().await?;
+    aws.fault(Service::Secrets, Fault::Stall, usize::MAX);
+
+    // The second finds neither a lease that was left behind nor a need to ask again.
+    for _ in 0..2 {
+        let Err(GrantError::Ours(reason)) = host.grant(key, &request()).await else { bail!("which key?") };
+        assert!(reason.contains("2027"), "{reason}");
+    }
     Ok(())
 }

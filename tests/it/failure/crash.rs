@@ -2,7 +2,8 @@
 //!
 //! What must hold: outside the window that the design names, from the moment a request is sent until its pair is
 //! committed, no pair is lost; nothing is granted without a pair that is stored; no streamer waits for longer than a
-//! lease; there is a notice of each deactivation, and of nothing that did not happen.
+//! lease; there is a notice of each deactivation, and of nothing that did not happen. Twitch takes refresh tokens once, so
+//! that a lost or repeated one is seen.
 
 mod grant;
 mod notification;
@@ -20,8 +21,6 @@ use local::twitch::{Gate, RefreshTokens};
 use local::world::{NewStreamer, StreamerRow, World};
 use serde_json::{Value, json};
 
-const KINDS: [RefreshTokens; 3] = [RefreshTokens::Kept, RefreshTokens::Rotated, RefreshTokens::OneTime];
-
 fn planned() -> Value {
     json!({"trigger": "planned"})
 }
@@ -33,7 +32,6 @@ fn retry() -> Value {
 /// Aria, in whose refresh the function dies, and two others who are due as well.
 struct Scene {
     world: World,
-    kind: RefreshTokens,
     aria: StreamerId,
     others: [(StreamerId, &'static str); 2],
     /// Aria's row before anything was done.
@@ -52,15 +50,15 @@ struct Left {
 }
 
 impl Scene {
-    async fn new(kind: RefreshTokens) -> Result<Self> {
-        let world = world(kind, Duration::ZERO).await?;
+    async fn new() -> Result<Self> {
+        let world = world(RefreshTokens::OneTime, Duration::ZERO).await?;
         let aria = world.add(NewStreamer::due("aria")).await?;
         let others = [
             (world.add(NewStreamer::due("bastien")).await?, "bastien"),
             (world.add(NewStreamer::due("corvin")).await?, "corvin"),
         ];
         let before = world.row(aria).await?;
-        Ok(Self { world, kind, aria, others, before })
+        Ok(Self { world, aria, others, before })
     }
 
     /// Waits until what the function does for the others is stored.
@@ -91,17 +89,17 @@ impl Scene {
 
     /// The function is dead and all that it sent has been heard: looks at what is left, and at how it recovers.
     async fn recovers(&self, left: Left) -> Result<()> {
-        let Self { world, kind, aria, .. } = self;
+        let Self { world, aria, .. } = self;
         settled(world).await?;
         let row = world.row(*aria).await?;
         if left.written {
-            assert!(has_newest_pair(world, *aria, "aria").await?, "{kind:?}: the new pair is not there");
+            assert!(has_newest_pair(world, *aria, "aria").await?, "the new pair is not there");
         } else {
-            assert_eq!(row, self.before, "{kind:?}: a row is as before, or complete");
+            assert_eq!(row, self.before, "a row is as before, or complete");
         }
         match lease(world, *aria).await? {
-            Some(rest) => assert!(left.leased && rest <= LEASE, "{kind:?}: leased for another {rest}"),
-            None => assert!(!left.leased, "{kind:?}: the lease is gone"),
+            Some(rest) => assert!(left.leased && rest <= LEASE, "leased for another {rest}"),
+            None => assert!(!left.leased, "the lease is gone"),
         }
         if !left.written {
             self.recovers_after_the_lease(left).await?;
@@ -110,22 +108,22 @@ impl Scene {
     }
 
     async fn recovers_after_the_lease(&self, left: Left) -> Result<()> {
-        let Self { world, kind, aria, .. } = self;
+        let Self { world, aria, .. } = self;
         let requests = || world.twitch.activity("aria").map(|activity| activity.refresh_requests);
         let sent = requests()?;
         let report = run(world, "retry-refresh", retry(), &[]).await?;
-        assert_eq!((&report["success"], &report["failed"]), (&json!(0), &json!(0)), "{kind:?}: {report}");
-        assert_eq!(requests()?, sent, "{kind:?}: another run may still be at work, for as long as the lease");
+        assert_eq!((&report["success"], &report["failed"]), (&json!(0), &json!(0)), "{report}");
+        assert_eq!(requests()?, sent, "another run may still be at work, for as long as the lease");
 
         three_minutes_later(world).await?;
         let report = run(world, "scheduled-refresh", planned(), &[]).await?;
-        if left.lost && *kind == RefreshTokens::OneTime {
+        if left.lost {
             assert_eq!((&report["success"], &report["failed"]), (&json!(0), &json!(1)), "{report}");
             assert_eq!(world.twitch.totals().reuses, 1);
             let row = world.row(*aria).await?;
             assert!(row.is_active && row.token_refresh_failed_at.is_some(), "a first refusal: {row:?}");
         } else {
-            assert_eq!((&report["success"], &report["failed"]), (&json!(1), &json!(0)), "{kind:?}: {report}");
+            assert_eq!((&report["success"], &report["failed"]), (&json!(1), &json!(0)), "{report}");
             assert_eq!(world.twitch.totals().reuses, 0);
             assert!(has_newest_pair(world, *aria, "aria").await? && world.has_live_token(*aria).await?);
             assert!(world.row(*aria).await?.token_expires_at > self.before.token_expires_at);
@@ -137,57 +135,51 @@ impl Scene {
 
 #[tokio::test]
 async fn killed_before_the_lease() -> Result<()> {
-    for kind in KINDS {
-        let scene = Scene::new(kind).await?;
-        let world = &scene.world;
-        let mut held = world.pool.begin().await?;
-        lock(&mut held, "LOCK TABLE token_refresh.streamers IN EXCLUSIVE MODE").await?;
-        kill_at(function(world, "scheduled-refresh", &[]).await?, planned(), blocked(world)).await?;
-        held.rollback().await?;
-        settled(world).await?;
-        assert_eq!(world.twitch.totals().token_requests, 0);
-        assert_eq!(world.row(scene.aria).await?, scene.before);
-        // PostgreSQL has carried out what it was sent, for a client that is gone.
-        for id in [scene.aria, scene.others[0].0, scene.others[1].0] {
-            assert!(lease(world, id).await?.is_none_or(|rest| rest <= LEASE));
-        }
-        three_minutes_later(world).await?;
-        let report = run(world, "retry-refresh", retry(), &[]).await?;
-        assert_eq!((&report["success"], &report["failed"]), (&json!(3), &json!(0)), "{kind:?}: {report}");
-        assert_eq!(world.twitch.totals().reuses, 0);
-        assert!(has_newest_pair(world, scene.aria, "aria").await?);
-        scene.others_are_fresh().await?;
+    let scene = Scene::new().await?;
+    let world = &scene.world;
+    let mut held = world.pool.begin().await?;
+    lock(&mut held, "LOCK TABLE token_refresh.streamers IN EXCLUSIVE MODE").await?;
+    kill_at(function(world, "scheduled-refresh", &[]).await?, planned(), blocked(world)).await?;
+    held.rollback().await?;
+    settled(world).await?;
+    assert_eq!(world.twitch.totals().token_requests, 0);
+    assert_eq!(world.row(scene.aria).await?, scene.before);
+    // PostgreSQL has carried out what it was sent, for a client that is gone.
+    for id in [scene.aria, scene.others[0].0, scene.others[1].0] {
+        assert!(lease(world, id).await?.is_none_or(|rest| rest <= LEASE));
     }
+    three_minutes_later(world).await?;
+    let report = run(world, "retry-refresh", retry(), &[]).await?;
+    assert_eq!((&report["success"], &report["failed"]), (&json!(3), &json!(0)), "{report}");
+    assert_eq!(world.twitch.totals().reuses, 0);
+    assert!(has_newest_pair(world, scene.aria, "aria").await?);
+    scene.others_are_fresh().await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn killed_before_twitch_has_processed_the_request() -> Result<()> {
-    for kind in KINDS {
-        let scene = Scene::new(kind).await?;
-        // Twitch notices that the caller is gone, and drops what it asked.
-        scene.killed_at(scene.world.twitch.pause("aria")?).await?;
-        assert_eq!(scene.world.twitch.activity("aria")?.refreshes, 0);
-        scene.recovers(Left { leased: true, written: false, lost: false }).await?;
-    }
+    let scene = Scene::new().await?;
+    // Twitch notices that the caller is gone, and drops what it asked.
+    scene.killed_at(scene.world.twitch.pause("aria")?).await?;
+    assert_eq!(scene.world.twitch.activity("aria")?.refreshes, 0);
+    scene.recovers(Left { leased: true, written: false, lost: false }).await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn killed_after_twitch_has_processed_the_request() -> Result<()> {
-    for kind in KINDS {
-        let scene = Scene::new(kind).await?;
-        scene.killed_at(scene.world.twitch.pause_answers("aria")?).await?;
-        assert_eq!(scene.world.twitch.activity("aria")?.refreshes, 1);
-        scene.recovers(Left { leased: true, written: false, lost: true }).await?;
-    }
+    let scene = Scene::new().await?;
+    scene.killed_at(scene.world.twitch.pause_answers("aria")?).await?;
+    assert_eq!(scene.world.twitch.activity("aria")?.refreshes, 1);
+    scene.recovers(Left { leased: true, written: false, lost: true }).await?;
     Ok(())
 }
 
 /// Aria's result is on its way to her row, which another transaction holds. Whether the others are done is not left to chance:
 /// her answer waits for them.
-async fn killed_while_writing(kind: RefreshTokens, database_hangs_up: bool) -> Result<()> {
-    let scene = Scene::new(kind).await?;
+async fn killed_while_writing(database_hangs_up: bool) -> Result<()> {
+    let scene = Scene::new().await?;
     let world = &scene.world;
     wait_for_locks(world).await?;
     let gate = world.twitch.pause_answers("aria")?;
@@ -211,16 +203,10 @@ async fn killed_while_writing(kind: RefreshTokens, database_hangs_up: bool) -> R
 
 #[tokio::test]
 async fn killed_while_writing_after_the_database_has_the_pair() -> Result<()> {
-    for kind in KINDS {
-        killed_while_writing(kind, false).await?;
-    }
-    Ok(())
+    killed_while_writing(false).await
 }
 
 #[tokio::test]
 async fn killed_while_writing_and_the_database_with_it() -> Result<()> {
-    for kind in KINDS {
-        killed_while_writing(kind, true).await?;
-    }
-    Ok(())
+    killed_while_writing(true).await
 }

@@ -6,22 +6,16 @@ use end_to_end::cycles::planned;
 use end_to_end::people::{RecordingPush, deliver, device, notify_as, refused_before, refused_streamer};
 use end_to_end::requests::{membership, request};
 use end_to_end::roles::app_under_row_level_security;
-use end_to_end::{Still, run};
+use end_to_end::{Sql as _, Still, run};
 use local::postgres::{Postgres, Settings as ServerSettings};
 use local::twitch::Settings;
 use local::world::{NewStreamer, World};
-use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnectOptions;
 
 async fn world(postgres: &Postgres) -> Result<World> {
     let world = World::start(postgres, Settings::default()).await?;
     app_under_row_level_security(&world.pool).await?;
     Ok(world)
-}
-
-async fn sql(world: &World, statements: &str) -> Result<()> {
-    sqlx::raw_sql(AssertSqlSafe(statements)).execute(&world.pool).await?;
-    Ok(())
 }
 
 fn as_app(world: &World) -> String {
@@ -72,7 +66,7 @@ async fn a_cycle_that_finds_nothing_looks_why() -> Result<()> {
     ] {
         let world = world(&postgres).await?;
         world.add(NewStreamer::due("aria")).await?;
-        sql(&world, policies).await?;
+        world.sql(policies).await?;
         let report = cycle(&world).await?;
         match (says, &report.stopped) {
             (Some(says), Some(Stop::Store(error))) => assert!(error.text.contains(says), "{policies}: {error}"),
@@ -90,13 +84,13 @@ async fn others_are_refreshed_beside_a_row_that_is_not_to_be_changed() -> Result
     let world = world(&postgres).await?;
     let (aria, bastien) =
         (world.add(NewStreamer::due("aria")).await?, world.add(NewStreamer::due("bastien")).await?);
-    sql(
-        &world,
-        "ALTER TABLE public.streamers ENABLE ROW LEVEL SECURITY;
+    world
+        .sql(
+            "ALTER TABLE public.streamers ENABLE ROW LEVEL SECURITY;
          CREATE POLICY read ON public.streamers FOR SELECT USING (true);
          CREATE POLICY change ON public.streamers FOR UPDATE USING (twitch_login = 'aria')",
-    )
-    .await?;
+        )
+        .await?;
     let report = cycle(&world).await?;
     assert_eq!((report.success, report.failed, report.alarms.total(), &report.stopped), (1, 1, 1, &None));
     assert!(world.has_live_token(aria).await?);
@@ -116,12 +110,12 @@ async fn what_row_level_security_does_not_hide_is_no_fault() -> Result<()> {
     let postgres = Postgres::own(ServerSettings::default()).await?;
     let world = world(&postgres).await?;
     assert_eq!(cycle(&world).await?.stopped, None);
-    sql(
-        &world,
-        "ALTER TABLE public.streamers ENABLE ROW LEVEL SECURITY;
+    world
+        .sql(
+            "ALTER TABLE public.streamers ENABLE ROW LEVEL SECURITY;
          CREATE POLICY ours ON public.streamers TO app USING (current_user = 'app')",
-    )
-    .await?;
+        )
+        .await?;
     world.add(NewStreamer::due("aria")).await?;
     let mut other = world.pool.begin().await?;
     sqlx::query("SELECT FROM public.streamers FOR UPDATE").execute(&mut *other).await?;
@@ -133,7 +127,7 @@ async fn what_row_level_security_does_not_hide_is_no_fault() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_request_is_not_told_that_a_hidden_streamer_is_unknown() -> Result<()> {
+async fn a_hidden_streamer_is_a_fault_and_not_unknown_to_a_request() -> Result<()> {
     let postgres = Postgres::own(ServerSettings::default()).await?;
     let world = world(&postgres).await?;
     let aria = world.add(NewStreamer::due("aria")).await?;
@@ -141,12 +135,12 @@ async fn a_request_is_not_told_that_a_hidden_streamer_is_unknown() -> Result<()>
     let host = world.host(&[("DATABASE_URL", &as_app(&world))]);
     assert!(host.grant(key, &request()).await.is_ok());
 
-    sql(&world, "ALTER TABLE public.streamers ENABLE ROW LEVEL SECURITY").await?;
+    world.sql("ALTER TABLE public.streamers ENABLE ROW LEVEL SECURITY").await?;
     let said = host.grant(key, &request()).await.err().context("hidden")?;
     assert!(said.to_string().contains("app sees no row of public.streamers: "), "{said}");
     assert!(host.memberships(aria).await.is_err());
     assert!(host.check(key.campaign, &request()).await.is_err());
-    sql(&world, "CREATE POLICY read ON public.streamers FOR SELECT USING (true)").await?;
+    world.sql("CREATE POLICY read ON public.streamers FOR SELECT USING (true)").await?;
     let said = host.grant(key, &request()).await.err().context("not to be changed")?;
     assert!(said.to_string().contains("and not change it: "), "{said}");
     Ok(())
@@ -161,7 +155,7 @@ async fn hidden_devices_leave_their_notices_waiting() -> Result<()> {
     device(world, user, "phone").await?;
     refused_before(world, aria).await?;
     run(&world.service(&[]).await?, &planned()).await;
-    sql(world, "ALTER TABLE public.push_subscriptions ENABLE ROW LEVEL SECURITY").await?;
+    world.sql("ALTER TABLE public.push_subscriptions ENABLE ROW LEVEL SECURITY").await?;
     let push = RecordingPush::default();
     let login = world.database_url().parse::<PgConnectOptions>()?.options([("role", "token_refresh_notify")]);
     let notify = notify_as(world, login, &push).await?;
@@ -172,8 +166,7 @@ async fn hidden_devices_leave_their_notices_waiting() -> Result<()> {
         "{refused}"
     );
 
-    sql(world, "CREATE POLICY ours ON public.push_subscriptions TO token_refresh_notify USING (true)")
-        .await?;
+    world.sql("CREATE POLICY ours ON public.push_subscriptions TO token_refresh_notify USING (true)").await?;
     assert_eq!(deliver(&notify).await?.delivered, 1);
     Ok(())
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use chrono::TimeDelta;
 use domain::report::{Outcome, Skip};
 use end_to_end::cycles::sweep;
-use end_to_end::{Still, run, with_change_at};
+use end_to_end::{Sql as _, Still, run, with_change_at};
 use local::twitch::{Endpoint, Fault};
 use local::world::{NewStreamer, World};
 
@@ -73,9 +73,7 @@ async fn no_validation_begins_before_the_last_refresh() -> Result<()> {
     assert_eq!((report.success, report.skipped, report.stopped), (2, 1_001, None));
     // When validations are given up, the rest is not even leased.
     assert!((20..=21).contains(&world.twitch.totals().validate_requests));
-    let leased: i64 = sqlx::query_scalar("SELECT count(*) FROM token_refresh.streamers WHERE fence > 0")
-        .fetch_one(&world.pool)
-        .await?;
+    let leased = world.count("SELECT count(*) FROM token_refresh.streamers WHERE fence > 0").await?;
     assert!(leased < 40, "{leased} were leased");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Signals over real HTTP: what a cycle says to EventBridge Scheduler and on the bus, and what it makes of their moods.
+//! Signals over real HTTP: what a cycle sends to EventBridge Scheduler and to the bus, and what it makes of their failures.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -197,8 +197,8 @@ async fn errors_hold_neither_secrets_nor_addresses() -> Result<()> {
 }
 
 #[tokio::test]
-async fn thousands_of_failures_make_one_schedule_a_minute_once_in_a_process() -> Result<()> {
-    const FAILURES: usize = 2_000;
+async fn many_failures_make_one_schedule_a_minute_once_in_a_process() -> Result<()> {
+    const FAILURES: usize = 300;
     let stage = Stage::new().await?;
     let Stage { still, aws } = &stage;
     still.world.add_all((0..FAILURES).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
@@ -302,7 +302,7 @@ async fn a_bus_that_is_not_there_is_named() -> Result<()> {
     assert!(error.contains("`elsewhere`") && error.contains("EVENT_BUS_NAME"), "{error}");
     assert_eq!(stage.aws.requests(Service::Events), 1, "that will not pass");
     signals.arm_retry(stage.ahead(15)).await?;
-    assert_eq!(stage.aws.requests(Service::Scheduler), 0, "nobody is to be woken");
+    assert_eq!(stage.aws.requests(Service::Scheduler), 0, "no retries are configured");
     Ok(())
 }
 
@@ -371,7 +371,7 @@ async fn a_bus_that_is_down_fails_no_cycle_and_is_left_alone_for_a_while() -> Re
 
     let report = ran.report;
     assert_eq!((report.deactivated, report.signals_failed, &report.stopped), (3, 3, &None), "{report:?}");
-    assert!(report.signal_failure.unwrap().contains("notification timer delivers"));
+    assert!(report.signal_failure.unwrap().contains("notification timer"));
     for id in ids {
         assert!(!stage.still.world.row(id).await?.is_active);
     }
@@ -383,7 +383,7 @@ async fn a_bus_that_is_down_fails_no_cycle_and_is_left_alone_for_a_while() -> Re
 
     stage.aws.clear_faults();
     assert!(signals.publish(&event()).await.is_err(), "still left alone");
-    // The other service is nobody's business but its own.
+    // The other service is not affected.
     signals.arm_retry(stage.ahead(15)).await?;
     stage.still.turn(1);
     signals.publish(&event()).await?;

@@ -11,8 +11,8 @@ use domain::report::Stop;
 use domain::{CancellationToken, StreamerId};
 use end_to_end::cycles::planned;
 use end_to_end::doomed::{A_LOCK_IS_WAITED_FOR, function, has_newest_pair, lock, settled, until, world};
-use end_to_end::{Still, binary, changed, run, wait_for_locks, with_change_at};
-use local::twitch::{RefreshTokens, Settings};
+use end_to_end::{Sql as _, Still, binary, changed, run, wait_for_locks, with_change_at};
+use local::twitch::RefreshTokens;
 use local::world::{NewStreamer, World};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
@@ -35,8 +35,8 @@ async fn refreshed(world: &World, count: u64) {
 
 /// No lease stands, and every pair that Twitch issued is stored.
 async fn nothing_is_left(world: &World, streamers: &[(StreamerId, String)]) -> Result<()> {
-    let leases = "SELECT count(*) FROM token_refresh.streamers WHERE leased_until IS NOT NULL";
-    let leases: i64 = sqlx::query_scalar(leases).fetch_one(&world.pool).await?;
+    let leases =
+        world.count("SELECT count(*) FROM token_refresh.streamers WHERE leased_until IS NOT NULL").await?;
     assert_eq!(leases, 0, "leases left");
     let mut lost = Vec::new();
     for (id, login) in streamers {
@@ -183,8 +183,7 @@ async fn a_command_ends_within_its_timeout() -> Result<()> {
 /// Those that wait for their turn at Twitch are not in flight.
 #[tokio::test]
 async fn calls_that_wait_for_their_turn_are_given_up() -> Result<()> {
-    let still =
-        Still::with(Settings { refresh_tokens: RefreshTokens::OneTime, ..Settings::default() }).await?;
+    let still = Still::one_time().await?;
     let world = &still.world;
     let streamers = many(world).await?;
     let stop = CancellationToken::new();
@@ -203,7 +202,7 @@ async fn calls_that_wait_for_their_turn_are_given_up() -> Result<()> {
 
 /// The refusal would otherwise be taken for an outage.
 #[tokio::test]
-async fn a_refusal_that_arrives_after_the_signal_is_still_doubted() -> Result<()> {
+async fn a_refusal_after_the_signal_is_still_validated() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     world.add(NewStreamer::due("aria")).await?;
@@ -223,8 +222,7 @@ async fn a_refusal_that_arrives_after_the_signal_is_still_doubted() -> Result<()
 
 #[tokio::test]
 async fn a_new_pair_whose_row_is_locked_is_still_written_after_the_signal() -> Result<()> {
-    let still =
-        Still::with(Settings { refresh_tokens: RefreshTokens::OneTime, ..Settings::default() }).await?;
+    let still = Still::one_time().await?;
     let world = &still.world;
     let aria = world.add(NewStreamer::due("aria")).await?;
     let stop = CancellationToken::new();

@@ -1,5 +1,5 @@
-//! The HTTP API over a real database and a simulated Twitch, without a socket. Every answer is compared with the API's
-//! description.
+//! The HTTP API over a real database and a simulated Twitch, without a socket, on a clock that stands still. Every answer is
+//! compared with the API's description.
 
 mod authorizations;
 mod checks;
@@ -13,11 +13,16 @@ use axum::body::{Body, to_bytes};
 use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use chrono::{DateTime, Utc};
+use domain::refresh::Cycle;
+use domain::report::Report;
+use domain::schedule::Trigger;
 use domain::{Caller, CampaignId, MembershipKey, StreamerId};
-use end_to_end::Still;
-use end_to_end::requests::{CALLER, REQUEST_ID, authorization_path, membership};
+use end_to_end::requests::{CALLER, REQUEST_ID, authorization_path, authorizations_path, membership};
+use end_to_end::{Still, run};
+use local::twitch::Gate;
 use local::world::NewStreamer;
 use serde_json::Value;
+use sqlx::AssertSqlSafe;
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -45,7 +50,7 @@ impl Answer {
         assert_eq!(self.body["request_id"], REQUEST_ID);
     }
 
-    /// It is worth asking again after so many seconds.
+    /// The caller should try again after so many seconds.
     #[track_caller]
     fn retry_after(&self, seconds: u64) {
         assert_eq!(self.headers[RETRY_AFTER], seconds.to_string(), "{self:?}");
@@ -64,7 +69,7 @@ impl Scene {
         Ok(Self { still, router: api::whole(Arc::new(host)) })
     }
 
-    /// Sends a request of a caller that is let in.
+    /// Sends a request of an authenticated caller.
     async fn send(&self, method: Method, path: &str) -> Result<Answer> {
         let context = Context {
             caller: Caller(CALLER.to_owned()),
@@ -95,29 +100,51 @@ impl Scene {
         self.send(Method::DELETE, &authorization_path(key)).await
     }
 
+    async fn list(&self, streamer: StreamerId) -> Result<Answer> {
+        self.send(Method::GET, &authorizations_path(streamer)).await
+    }
+
     async fn check(&self, campaign: CampaignId) -> Result<Answer> {
         self.send(Method::POST, &format!("/campaigns/{campaign}/health-check")).await
     }
 
-    /// Invents a streamer.
+    /// Adds a streamer.
     async fn add(&self, streamer: NewStreamer) -> Result<MembershipKey> {
         membership(&self.still.world, self.still.world.add(streamer).await?).await
     }
 
-    async fn execute(&self, statement: &'static str, id: Uuid) -> Result<()> {
-        sqlx::query(statement).bind(id).execute(&self.still.world.pool).await?;
+    async fn sql(&self, statements: &str) -> Result<()> {
+        sqlx::raw_sql(AssertSqlSafe(statements)).execute(&self.still.world.pool).await?;
         Ok(())
     }
 
-    /// How the history names the last attempt: outcome, trigger, caller.
-    async fn history(&self, streamer: StreamerId) -> Result<Vec<(String, String, Option<String>)>> {
-        let history = "SELECT outcome, trigger, caller FROM token_refresh.refreshes WHERE streamer_id = $1
-                       ORDER BY fence";
-        Ok(sqlx::query_as(history).bind(streamer.0).fetch_all(&self.still.world.pool).await?)
+    /// The attempts that the history has of this streamer: outcome, trigger, caller.
+    async fn history(&self, login: &str) -> Result<Vec<(String, String, Option<String>)>> {
+        let history = "SELECT outcome, trigger, caller FROM token_refresh.refreshes
+                       JOIN streamers ON id = streamer_id WHERE twitch_login = $1 ORDER BY fence";
+        Ok(sqlx::query_as(history).bind(login).fetch_all(&self.still.world.pool).await?)
+    }
+
+    /// Runs a cycle until Twitch is asked for this streamer, then `meanwhile`, then lets Twitch answer. The cycle's report.
+    async fn during_a_refresh<T>(
+        &self,
+        login: &str,
+        trigger: Trigger,
+        meanwhile: impl AsyncFnOnce(Gate) -> Result<T>,
+    ) -> Result<(Report, T)> {
+        let service = self.still.world.service(&[]).await?;
+        let gate = self.still.world.twitch.pause(login)?;
+        let cycle = Cycle::new(trigger);
+        let meanwhile = async {
+            gate.arrived().await;
+            meanwhile(gate).await
+        };
+        let (ran, met) = tokio::join!(run(&service, &cycle), meanwhile);
+        Ok((ran.report, met?))
     }
 }
 
-/// The answer has the form that the description says.
+/// The answer has the form that the description documents.
 fn is_described(method: &Method, path: &str, answer: &Answer) -> Result<()> {
     let document = serde_json::to_value(api::document())?;
     let segments: Vec<_> = path.split('/').collect();
@@ -131,7 +158,7 @@ fn is_described(method: &Method, path: &str, answer: &Answer) -> Result<()> {
         return Ok(());
     };
     let response = &operation["responses"][answer.status.as_str()];
-    assert!(response.is_object(), "{method} {path} is not said to answer {answer:?}");
+    assert!(response.is_object(), "{method} {path} is not documented to answer {answer:?}");
     for (name, _) in response["headers"].as_object().context("headers")? {
         let optional = name == "retry-after";
         assert!(optional || answer.headers.contains_key(name), "{name} is missing in {answer:?}");
@@ -160,7 +187,7 @@ fn unauthorized(login: &str) -> NewStreamer {
 }
 
 #[tokio::test]
-async fn what_nobody_knows_is_not_found() -> Result<()> {
+async fn unknown_ids_are_not_found() -> Result<()> {
     let scene = Scene::new().await?;
     let key = scene.add(NewStreamer::fresh("brindille")).await?;
     let other = scene.add(NewStreamer::fresh("sable")).await?;
@@ -174,8 +201,7 @@ async fn what_nobody_knows_is_not_found() -> Result<()> {
             scene.send(method.clone(), &authorization_path(key)).await?.is(StatusCode::NOT_FOUND, expected);
         }
     }
-    let list = scene.send(Method::GET, &format!("/streamers/{unknown}/authorizations")).await?;
-    list.is(StatusCode::NOT_FOUND, "unknown-streamer");
+    scene.list(StreamerId(unknown)).await?.is(StatusCode::NOT_FOUND, "unknown-streamer");
     scene.check(CampaignId(unknown)).await?.is(StatusCode::NOT_FOUND, "unknown-campaign");
     assert_eq!(scene.still.world.twitch.totals().token_requests, 0);
     Ok(())
@@ -214,13 +240,19 @@ async fn each_path_takes_its_methods_and_ids() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_database_that_fails_is_unavailable() -> Result<()> {
+async fn a_database_that_fails_or_does_not_answer_is_unavailable() -> Result<()> {
     let scene = Scene::new().await?;
     let key = scene.add(NewStreamer::fresh("brindille")).await?;
-    sqlx::query("ALTER TABLE campaign_memberships RENAME TO elsewhere")
-        .execute(&scene.still.world.pool)
-        .await?;
-    let list = format!("/streamers/{}/authorizations", key.streamer);
+    let list = authorizations_path(key.streamer);
+    let mut locked = scene.still.world.pool.begin().await?;
+    sqlx::query("LOCK TABLE campaign_memberships IN ACCESS EXCLUSIVE MODE").execute(&mut *locked).await?;
+    let (granted, revoked, listed) =
+        tokio::join!(scene.grant(key), scene.revoke(key), scene.list(key.streamer));
+    for answer in [granted?, revoked?, listed?] {
+        answer.is(StatusCode::SERVICE_UNAVAILABLE, "database-unavailable");
+    }
+    locked.rollback().await?;
+    scene.sql("ALTER TABLE campaign_memberships RENAME TO elsewhere").await?;
     for (method, path) in [
         (Method::POST, authorization_path(key)),
         (Method::GET, authorization_path(key)),
@@ -233,5 +265,6 @@ async fn a_database_that_fails_is_unavailable() -> Result<()> {
         answer.retry_after(30);
         assert!(!answer.body.to_string().contains("campaign_memberships"), "{answer:?}");
     }
+    assert_eq!(scene.still.world.twitch.totals().token_requests, 0);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What `/oauth2/validate` says of a token besides that it lives, and what follows from it.
+//! What `/oauth2/validate` answers about a token besides that it lives, and what follows from it.
 
 use anyhow::Result;
 use chrono::TimeDelta;
@@ -10,7 +10,7 @@ use domain::schedule::Trigger;
 use domain::{NoExpiry, StreamerId};
 use end_to_end::cycles::{forced, planned, sweep};
 use end_to_end::requests::{membership, request};
-use end_to_end::{Still, run};
+use end_to_end::{Sql as _, Still, run};
 use local::twitch::{Endpoint, Fault};
 use local::world::{NewStreamer, World};
 
@@ -30,7 +30,7 @@ async fn check(world: &World, id: StreamerId, changes: &[(&str, &str)]) -> Resul
 
 /// It does not deactivate, then or when the token has expired; and a health check calls the token unusable.
 #[tokio::test]
-async fn a_token_of_another_application_or_user_is_an_alarm_and_deactivates_nobody() -> Result<()> {
+async fn a_token_of_another_application_or_user_is_an_alarm_and_never_deactivates() -> Result<()> {
     for fault in [Fault::OtherClient, Fault::OtherUser] {
         let still = Still::new().await?;
         let world = &still.world;
@@ -162,7 +162,7 @@ async fn twitch_is_not_called_available_where_it_was_not_asked() -> Result<()> {
         let still = Still::new().await?;
         let world = &still.world;
         let id = world.add(left("aria", 120)).await?;
-        sqlx::query("UPDATE streamers SET access_token_encrypted = 'invalid'").execute(&world.pool).await?;
+        world.sql("UPDATE streamers SET access_token_encrypted = 'invalid'").await?;
         for n in 0..others {
             world.add(left(&format!("other{n}"), 20)).await?;
         }

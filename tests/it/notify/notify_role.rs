@@ -23,7 +23,7 @@ async fn refused(connection: &mut PgConnection, sql: &str) {
 }
 
 #[tokio::test]
-async fn it_delivers_the_whole_outbox() -> Result<()> {
+async fn the_role_delivers_the_whole_outbox() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     let (_, owner) = refused_streamer(world, "aria").await?;
@@ -55,7 +55,7 @@ async fn it_delivers_the_whole_outbox() -> Result<()> {
 }
 
 #[tokio::test]
-async fn it_can_read_no_token_and_change_nothing_else() -> Result<()> {
+async fn the_role_can_read_no_token_and_change_nothing_else() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     refused_streamer(world, "aria").await?;
@@ -101,7 +101,7 @@ async fn it_can_read_no_token_and_change_nothing_else() -> Result<()> {
 
 /// Migrated by a role that may create no roles: it says what to run, and that is enough.
 #[tokio::test]
-async fn where_the_role_has_to_be_created_by_hand() -> Result<()> {
+async fn a_migration_without_the_right_to_create_roles_says_what_to_run() -> Result<()> {
     // A server of its own, on which no other test has created the role.
     let postgres = Postgres::own(Settings::default()).await?;
     let database = postgres.create_empty().await?;
@@ -154,21 +154,5 @@ async fn several_databases_migrate_at_once() -> Result<()> {
         let mut notify = PgConnection::connect_with(&as_notify(database.url())?).await?;
         sqlx::raw_sql("SELECT id FROM token_refresh.outbox").execute(&mut notify).await?;
     }
-    Ok(())
-}
-
-/// A member of the group that logs in by itself, as the function does.
-#[tokio::test]
-async fn a_login_role_in_the_group_has_its_rights() -> Result<()> {
-    let postgres = Postgres::own(Settings::default()).await?;
-    let database = postgres.create_empty().await?;
-    migrate(&database.url().parse()?, MissingTables::Create).await?;
-    let superuser = PgPool::connect(database.url()).await?;
-    sqlx::raw_sql("CREATE ROLE notify LOGIN IN ROLE token_refresh_notify").execute(&superuser).await?;
-    let options = database.url().parse::<PgConnectOptions>()?.username("notify");
-    store::Database::open(options.clone()).await?;
-    let mut notify = PgConnection::connect_with(&options).await?;
-    sqlx::raw_sql("SELECT id FROM token_refresh.outbox").execute(&mut notify).await?;
-    refused(&mut notify, "SELECT access_token_encrypted FROM streamers").await;
     Ok(())
 }

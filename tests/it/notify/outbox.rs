@@ -12,14 +12,13 @@ use domain::Clock as _;
 use domain::notification::{Next, PushAnswer};
 use domain::notify::NotifyReport;
 use domain::ports::Outbox as _;
-use end_to_end::Still;
 use end_to_end::people::{
     RecordingPush, campaign, deliver, device, notify, only_row, outbox, prefer, refused_streamer, two_runs,
     user,
 };
-use serde_json::{Value, json};
-use sqlx::postgres::PgConnectOptions;
-use store::{Database, PgOutbox};
+use end_to_end::{Sql as _, Still};
+use serde_json::Value;
+use store::PgOutbox;
 
 /// A deactivated streamer with this one device, whose notification is due.
 async fn one_device() -> Result<Still> {
@@ -31,7 +30,7 @@ async fn one_device() -> Result<Still> {
 }
 
 #[tokio::test]
-async fn what_is_a_day_old_is_given_up_unsaid() -> Result<()> {
+async fn a_notification_that_is_a_day_old_is_given_up_unsent() -> Result<()> {
     let still = one_device().await?;
     still.turn(24 * 60);
     let push = RecordingPush::default();
@@ -102,10 +101,7 @@ async fn a_crash_between_push_and_result_delivers_again() -> Result<()> {
 async fn the_result_of_an_older_attempt_is_not_written() -> Result<()> {
     let still = one_device().await?;
     let world = &still.world;
-    let outbox = PgOutbox::new(
-        Database::open(world.database_url().parse::<PgConnectOptions>()?).await?,
-        world.clock.clone(),
-    );
+    let outbox = PgOutbox::new(world.database().await?, world.clock.clone());
     let minute = TimeDelta::minutes(1);
     let claim = async || outbox.claim(still.now(), still.now() + minute, 10).await;
     let first = claim().await?.notifications.remove(0);
@@ -119,9 +115,7 @@ async fn the_result_of_an_older_attempt_is_not_written() -> Result<()> {
     assert_eq!((row.state.as_str(), row.device.as_deref()), ("pending", Some("phone")));
 
     // The device renewed its subscription while it was pushed to: the old one is gone, the new one stays.
-    sqlx::query("UPDATE push_subscriptions SET endpoint = 'https://push.example.com/renewed'")
-        .execute(&world.pool)
-        .await?;
+    world.sql("UPDATE push_subscriptions SET endpoint = 'https://push.example.com/renewed'").await?;
     outbox.settle(&second, Next::Gone, None, still.now(), still.clock.monotonic()).await?;
     let row = only_row(world).await?;
     assert_eq!((row.state.as_str(), row.device.as_deref()), ("gone", Some("phone")));
@@ -129,7 +123,7 @@ async fn the_result_of_an_older_attempt_is_not_written() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_nobody_is_to_be_told_any_more_is_obsolete() -> Result<()> {
+async fn a_notification_that_no_longer_applies_is_obsolete() -> Result<()> {
     for (change, reason) in [
         ("UPDATE streamers SET is_active = true", "the streamer is active again"),
         ("DELETE FROM push_subscriptions", "the device is signed out"),
@@ -158,9 +152,8 @@ async fn what_nobody_is_to_be_told_any_more_is_obsolete() -> Result<()> {
     Ok(())
 }
 
-/// What is obsolete does not hide what is behind it, however much it is.
 #[tokio::test]
-async fn behind_many_obsolete_ones_the_others_are_found() -> Result<()> {
+async fn obsolete_notifications_do_not_hide_the_ones_behind_them() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     let (streamer, owner) = refused_streamer(world, "aria").await?;
@@ -169,21 +162,17 @@ async fn behind_many_obsolete_ones_the_others_are_found() -> Result<()> {
     device(world, master, "tablet").await?;
     device(world, owner, "phone").await?;
     two_runs(&still).await?;
-    sqlx::query(
-        "INSERT INTO token_refresh.outbox (subscription_id, user_id, user_name, streamer_id, streamer_name, campaign_id,
+    world.sql("INSERT INTO token_refresh.outbox (subscription_id, user_id, user_name, streamer_id, streamer_name, campaign_id,
              campaign_name, created_at, next_attempt_at, deactivated)
          SELECT subscription_id, user_id, user_name, streamer_id, streamer_name, campaign_id, campaign_name, created_at,
                 next_attempt_at, deactivated
-         FROM token_refresh.outbox, generate_series(2, 100) WHERE campaign_id IS NOT NULL",
-    )
-    .execute(&world.pool)
-    .await?;
-    sqlx::query(
-        "UPDATE token_refresh.outbox SET next_attempt_at = next_attempt_at - interval '1 minute'
+         FROM token_refresh.outbox, generate_series(2, 100) WHERE campaign_id IS NOT NULL").await?;
+    world
+        .sql(
+            "UPDATE token_refresh.outbox SET next_attempt_at = next_attempt_at - interval '1 minute'
                  WHERE campaign_id IS NOT NULL",
-    )
-    .execute(&world.pool)
-    .await?;
+        )
+        .await?;
     prefer(world, master, Some(false), None).await?;
     let push = RecordingPush::default();
     let report = deliver(&notify(world, &push).await?).await?;
@@ -193,33 +182,15 @@ async fn behind_many_obsolete_ones_the_others_are_found() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_is_over_thirty_days_old_is_forgotten() -> Result<()> {
+async fn notifications_are_deleted_after_thirty_days() -> Result<()> {
     let still = one_device().await?;
-    let database = Database::open(still.world.database_url().parse::<PgConnectOptions>()?).await?;
+    let database = still.world.database().await?;
     still.turn(30 * 24 * 60);
     database.forget_old_history(still.now()).await?;
     assert_eq!(outbox(&still.world).await?.len(), 1);
     still.turn(1);
     database.forget_old_history(still.now()).await?;
     assert_eq!(outbox(&still.world).await?, []);
-    Ok(())
-}
-
-/// A device's keys are what its browser said; the application's table may have none.
-#[tokio::test]
-async fn a_missing_key_is_for_the_sender_to_refuse() -> Result<()> {
-    let still = one_device().await?;
-    let world = &still.world;
-    sqlx::raw_sql("ALTER TABLE push_subscriptions ALTER p256dh DROP NOT NULL; UPDATE push_subscriptions SET p256dh = NULL")
-        .execute(&world.pool)
-        .await?;
-    let outbox = PgOutbox::new(
-        Database::open(world.database_url().parse::<PgConnectOptions>()?).await?,
-        world.clock.clone(),
-    );
-    let claimed = outbox.claim(still.now(), still.now() + TimeDelta::minutes(1), 10).await?;
-    assert_eq!(claimed.notifications[0].subscription.p256dh, "");
-    assert_eq!(json!(claimed.obsolete), 0);
     Ok(())
 }
 
@@ -233,7 +204,7 @@ async fn a_notice_of_the_version_before_is_delivered() -> Result<()> {
     let brumes = campaign(world, streamer, "Brumes", owner, "ACTIVE").await?;
     device(world, owner, "corvin").await?;
     two_runs(&still).await?;
-    sqlx::query("UPDATE token_refresh.outbox SET campaign_count = NULL").execute(&world.pool).await?;
+    world.sql("UPDATE token_refresh.outbox SET campaign_count = NULL").await?;
     let push = RecordingPush::default();
     assert_eq!(deliver(&notify(world, &push).await?).await?.delivered, 1);
     let (_, message) = push.sent().pop().expect("one");
@@ -252,16 +223,9 @@ async fn first_attempts_come_before_repeats() -> Result<()> {
         device(world, owner, name).await?;
     }
     two_runs(&still).await?;
-    sqlx::query(
-        "UPDATE token_refresh.outbox SET attempt = 1, next_attempt_at = next_attempt_at - interval '1 hour'
-         WHERE subscription_id IN (SELECT id FROM push_subscriptions WHERE device_name IN ('b', 'd'))",
-    )
-    .execute(&world.pool)
-    .await?;
-    let outbox = PgOutbox::new(
-        Database::open(world.database_url().parse::<PgConnectOptions>()?).await?,
-        world.clock.clone(),
-    );
+    world.sql("UPDATE token_refresh.outbox SET attempt = 1, next_attempt_at = next_attempt_at - interval '1 hour'
+         WHERE subscription_id IN (SELECT id FROM push_subscriptions WHERE device_name IN ('b', 'd'))").await?;
+    let outbox = PgOutbox::new(world.database().await?, world.clock.clone());
     let claim = async |limit| -> Result<Vec<u32>> {
         let claimed = outbox.claim(still.now(), still.now() + TimeDelta::minutes(1), limit).await?;
         let mut attempts: Vec<_> = claimed.notifications.iter().map(|one| one.attempt).collect();
@@ -271,5 +235,17 @@ async fn first_attempts_come_before_repeats() -> Result<()> {
     assert_eq!(claim(1).await?, [1]);
     assert_eq!(claim(2).await?, [1, 2]);
     assert_eq!(claim(2).await?, [2]);
+    Ok(())
+}
+
+/// The application's column may be NULL.
+#[tokio::test]
+async fn a_missing_key_is_read_as_empty_and_left_to_the_sender() -> Result<()> {
+    let still = one_device().await?;
+    let world = &still.world;
+    world.sql("ALTER TABLE push_subscriptions ALTER p256dh DROP NOT NULL; UPDATE push_subscriptions SET p256dh = NULL").await?;
+    let outbox = PgOutbox::new(world.database().await?, world.clock.clone());
+    let claimed = outbox.claim(still.now(), still.now() + TimeDelta::minutes(1), 10).await?;
+    assert_eq!((claimed.notifications[0].subscription.p256dh.as_str(), claimed.obsolete), ("", 0));
     Ok(())
 }

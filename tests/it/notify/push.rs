@@ -1,7 +1,7 @@
-//! Web Push end to end: what we send, over real HTTP, to a push service that is strict and decrypts.
+//! Web Push over real HTTP, to a push service that is strict and decrypts. Statuses, keys, lengths and signatures are tested in
+//! the crates `push` and `ece`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Result;
 use chrono::TimeDelta;
@@ -17,21 +17,15 @@ struct Scene {
     service: SimulatedPush,
     sender: WebPush,
     public_key: String,
-    clock: Arc<TurnableClock>,
 }
 
 impl Scene {
-    async fn new() -> Result<Self> {
-        Self::with(Loopback::Allowed).await
-    }
-
-    async fn with(loopback: Loopback) -> Result<Self> {
+    async fn new(loopback: Loopback) -> Result<Self> {
         let clock = Arc::new(TurnableClock::frozen());
         let service = SimulatedPush::start(Settings { port: 0, clock: clock.clone() }).await?;
         let key = VapidKey::generate()?;
         let vapid = Vapid::new(&key.public(), &key.expose_private(), "mailto:operator@twitch-polls.net")?;
-        let sender = WebPush::new(vapid, loopback, clock.clone())?;
-        Ok(Self { service, sender, public_key: key.public(), clock })
+        Ok(Self { service, sender: WebPush::new(vapid, loopback, clock)?, public_key: key.public() })
     }
 
     async fn send(&self, subscription: &Subscription) -> PushAnswer {
@@ -57,16 +51,9 @@ fn message(text: &str, topic: &str) -> PushMessage {
     }
 }
 
-fn busy(answer: PushAnswer) -> (Option<TimeDelta>, String) {
-    match answer {
-        PushAnswer::Busy { retry_after, reason } => (retry_after, reason),
-        other => panic!("it is not busy: {other:?}"),
-    }
-}
-
 #[tokio::test]
 async fn the_device_shows_what_was_sent() -> Result<()> {
-    let scene = Scene::new().await?;
+    let scene = Scene::new(Loopback::Allowed).await?;
     let subscription = scene.service.subscribe_to("phone", &scene.public_key);
     assert_eq!(scene.send(&subscription).await, PushAnswer::Accepted);
     let received = scene.last("phone")?;
@@ -77,20 +64,8 @@ async fn the_device_shows_what_was_sent() -> Result<()> {
 }
 
 #[tokio::test]
-async fn payloads_arrive_whole_at_every_length() -> Result<()> {
-    let scene = Scene::new().await?;
-    let subscription = scene.service.subscribe("phone");
-    for length in [1, 15, 16, 17, 1000, 3052] {
-        let sent = PushMessage { payload: vec![b'x'; length], ..message("", "topic") };
-        assert_eq!(scene.sender.send(&subscription, &sent).await, PushAnswer::Accepted, "{length}");
-        assert_eq!(scene.last("phone")?.payload, sent.payload);
-    }
-    Ok(())
-}
-
-#[tokio::test]
 async fn a_repeated_notice_replaces_the_former() -> Result<()> {
-    let scene = Scene::new().await?;
+    let scene = Scene::new(Loopback::Allowed).await?;
     let subscription = scene.service.subscribe("phone");
     for (text, topic) in [("old", "a"), ("other", "b"), ("new", "a")] {
         scene.sender.send(&subscription, &message(text, topic)).await;
@@ -101,99 +76,8 @@ async fn a_repeated_notice_replaces_the_former() -> Result<()> {
 }
 
 #[tokio::test]
-async fn one_signature_serves_a_service_for_an_hour() -> Result<()> {
-    let scene = Scene::new().await?;
-    let (phone, tablet) = (scene.service.subscribe("phone"), scene.service.subscribe("tablet"));
-    let token = async |subscription: &Subscription, name: &str| {
-        assert_eq!(scene.send(subscription).await, PushAnswer::Accepted);
-        scene.last(name).map(|received| received.token)
-    };
-    let first = token(&phone, "phone").await?;
-    scene.clock.advance(Duration::from_mins(59));
-    assert_eq!(token(&tablet, "tablet").await?, first);
-    scene.clock.advance(Duration::from_mins(1));
-    assert_ne!(token(&tablet, "tablet").await?, first);
-    Ok(())
-}
-
-#[tokio::test]
-async fn keys_are_taken_in_every_form_that_browsers_store_them_in() -> Result<()> {
-    let scene = Scene::new().await?;
-    let mut subscription = scene.service.subscribe("phone");
-    let padded = |text: &str| format!("{text}{}", "=".repeat((4 - text.len() % 4) % 4));
-    let standard = |text: &str| padded(&text.replace('-', "+").replace('_', "/"));
-    for change in [&padded as &dyn Fn(&str) -> String, &standard] {
-        subscription.p256dh = change(&subscription.p256dh);
-        subscription.auth = change(&subscription.auth);
-        assert_eq!(scene.send(&subscription).await, PushAnswer::Accepted);
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn every_answer_has_its_class() -> Result<()> {
-    let scene = Scene::new().await?;
-    let gone = scene.service.subscribe("phone");
-    scene.service.expire("phone")?;
-    assert_eq!(scene.send(&gone).await, PushAnswer::Gone);
-    assert_eq!(scene.answer_to(Fault::status(404)).await?, PushAnswer::Gone);
-
-    // Made for another sender.
-    let other = scene.service.subscribe_to("phone", &VapidKey::generate()?.public());
-    assert!(matches!(scene.send(&other).await, PushAnswer::Unauthorized(reason) if reason.contains("403")));
-    assert!(matches!(scene.answer_to(Fault::status(401)).await?, PushAnswer::Unauthorized(_)));
-
-    // Apple's.
-    for reason in ["BadJwtToken", "VapidPkHashMismatch"] {
-        let answer = scene.answer_to(Fault::Reason { status: 400, reason: reason.to_owned() }).await?;
-        assert_eq!(answer, PushAnswer::Unauthorized("127.0.0.1 answered 400".to_owned()));
-    }
-    let topic = Fault::Reason { status: 400, reason: "BadWebPushTopic".to_owned() };
-    assert!(matches!(scene.answer_to(topic).await?, PushAnswer::Rejected(_)));
-
-    for status in [400, 404, 406, 410, 413, 429, 503] {
-        let fault = Fault::Status { status, retry_after: Some("120".to_owned()) };
-        let (wait, reason) = busy(scene.answer_to(fault).await?);
-        assert_eq!((wait, reason), (Some(TimeDelta::minutes(2)), format!("127.0.0.1 answered {status}")));
-    }
-    let date = domain::Clock::now(&*scene.clock) + TimeDelta::hours(30);
-    let date = date.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
-    let fault = Fault::Status { status: 503, retry_after: Some(date) };
-    assert_eq!(busy(scene.answer_to(fault).await?).0, Some(TimeDelta::hours(24)));
-
-    for status in [400, 413] {
-        assert!(matches!(scene.answer_to(Fault::status(status)).await?, PushAnswer::Rejected(_)));
-    }
-    let lost = [Fault::HangUp, Fault::AcceptedButLost];
-    for fault in lost {
-        let PushAnswer::NoAnswer(reason) = scene.answer_to(fault).await? else { panic!() };
-        assert!(reason.starts_with("the answer of 127.0.0.1 broke off: "), "{reason}");
-    }
-    assert_eq!(scene.answer_to(Fault::EndlessBody).await?, PushAnswer::Accepted);
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_service_that_never_answers_is_left_to_a_later_attempt() -> Result<()> {
-    let scene = Scene::new().await?;
-    // It takes as long as the sender's patience, 8 s.
-    let answer = scene.answer_to(Fault::Hang).await?;
-    assert_eq!(answer, PushAnswer::NoAnswer("127.0.0.1 did not answer within 8 s".to_owned()));
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_redirect_is_not_followed() -> Result<()> {
-    let scene = Scene::new().await?;
-    let PushAnswer::Rejected(reason) = scene.answer_to(Fault::Redirect).await? else { panic!() };
-    assert_eq!(reason, "127.0.0.1 answered 307: redirects are not followed");
-    assert_eq!(scene.service.totals().redirected, 0);
-    Ok(())
-}
-
-#[tokio::test]
 async fn this_machine_is_called_only_where_that_is_allowed() -> Result<()> {
-    let scene = Scene::with(Loopback::Refused).await?;
+    let scene = Scene::new(Loopback::Refused).await?;
     let subscription = scene.service.subscribe("phone");
     let PushAnswer::Unreachable(reason) = scene.send(&subscription).await else { panic!() };
     assert_eq!(reason, "the endpoint's host is a loopback address");
@@ -203,7 +87,7 @@ async fn this_machine_is_called_only_where_that_is_allowed() -> Result<()> {
 
 #[tokio::test]
 async fn no_answer_names_the_endpoint_or_a_key() -> Result<()> {
-    let scene = Scene::new().await?;
+    let scene = Scene::new(Loopback::Allowed).await?;
     let faults = [400, 401, 429, 302, 503].map(Fault::status);
     for fault in faults.into_iter().chain([Fault::HangUp, Fault::Redirect]) {
         let subscription = scene.service.subscribe("phone");
@@ -214,5 +98,44 @@ async fn no_answer_names_the_endpoint_or_a_key() -> Result<()> {
             assert!(!shown.contains(secret), "{shown}");
         }
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_answer_on_the_wire_has_its_class() -> Result<()> {
+    let scene = Scene::new(Loopback::Allowed).await?;
+    let expired = scene.service.subscribe("phone");
+    scene.service.expire("phone")?;
+    assert_eq!(scene.send(&expired).await, PushAnswer::Gone);
+    let other = scene.service.subscribe_to("phone", &VapidKey::generate()?.public());
+    assert!(matches!(scene.send(&other).await, PushAnswer::Unauthorized(reason) if reason.contains("403")));
+    let no_answer = |reason: &str| PushAnswer::NoAnswer(format!("127.0.0.1 {reason}"));
+    for (fault, expected) in [
+        (
+            Fault::Reason { status: 400, reason: "BadJwtToken".to_owned() },
+            PushAnswer::Unauthorized("127.0.0.1 answered 400".to_owned()),
+        ),
+        (
+            Fault::Status { status: 503, retry_after: Some("120".to_owned()) },
+            PushAnswer::Busy {
+                retry_after: Some(TimeDelta::minutes(2)),
+                reason: "127.0.0.1 answered 503".to_owned(),
+            },
+        ),
+        (
+            Fault::Redirect,
+            PushAnswer::Rejected("127.0.0.1 answered 307: redirects are not followed".to_owned()),
+        ),
+        (Fault::EndlessBody, PushAnswer::Accepted),
+        // As long as the sender waits.
+        (Fault::Hang, no_answer("did not answer within 8 s")),
+    ] {
+        assert_eq!(scene.answer_to(fault.clone()).await?, expected, "{fault:?}");
+    }
+    for fault in [Fault::HangUp, Fault::AcceptedButLost] {
+        let PushAnswer::NoAnswer(reason) = scene.answer_to(fault).await? else { panic!() };
+        assert!(reason.starts_with("the answer of 127.0.0.1 broke off: "), "{reason}");
+    }
+    assert_eq!(scene.service.totals().redirected, 0);
     Ok(())
 }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use end_to_end::people::{campaign, device, refused_before, refused_streamer, user};
 use end_to_end::requests::{authorization_path, authorizations_path, check_path, event, membership};
 use end_to_end::roles::{app_under_row_level_security, app_with_password, as_app, hostile_search_path};
-use end_to_end::{binary, changed, tokens};
+use end_to_end::{Sql as _, binary, changed, tokens};
 use local::binaries::workspace;
 use local::lambda::Function;
 use local::postgres::{Postgres, Settings as ServerSettings};
@@ -18,11 +18,11 @@ use serde_json::{Value, json};
 
 use super::{Environment, doctor, sql, well, with};
 
-/// What depends on a database that lets us in, and is on our schema.
+/// What depends on a database that accepts the login and has our schema.
 const IN_THE_SCHEMA: [&str; 6] = ["rights", "rows", "notify role", "tokens", "cycles", "outbox"];
 
 #[tokio::test]
-async fn a_database_that_does_not_let_us_in() -> Result<()> {
+async fn a_database_that_refuses_the_login_is_a_fault() -> Result<()> {
     let world = well().await?;
     // Port 9 is discard: nothing listens there.
     let said = with(&world, &[("DATABASE_URL", "postgres://postgres@127.0.0.1:9/x")]).await?;
@@ -40,7 +40,7 @@ async fn a_database_that_does_not_let_us_in() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_schema_that_is_not_the_programs() -> Result<()> {
+async fn a_schema_of_another_version_is_named() -> Result<()> {
     let world = well().await?;
     let empty = Postgres::shared().await?.create_empty().await?;
     let said = with(&world, &[("DATABASE_URL", empty.url())]).await?;
@@ -71,7 +71,7 @@ async fn an_index_that_is_missing_is_a_warning_and_migrate_restores_it() -> Resu
 
 /// What the doctor asks for is what infra/logins.sql gives, and enough for everything but the function notify.
 #[tokio::test]
-async fn a_login_that_lacks_rights_is_told_each_and_needs_no_other() -> Result<()> {
+async fn the_grants_of_logins_sql_are_all_that_is_needed() -> Result<()> {
     binary("tokens").await?;
     let postgres = Postgres::own(ServerSettings::default()).await?;
     let world = World::start(&postgres, Settings::default()).await?;
@@ -184,8 +184,7 @@ async fn rows_that_are_hidden_or_not_to_be_changed_are_a_fault() -> Result<()> {
     let devices = said("ALTER TABLE push_subscriptions ENABLE ROW LEVEL SECURITY").await?;
     devices.says("rows", "fault", "app sees no row of public.push_subscriptions, where");
     assert_eq!(world.row(aria).await?, before);
-    let history: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM token_refresh.refreshes").fetch_one(&world.pool).await?;
+    let history = world.count("SELECT count(*) FROM token_refresh.refreshes").await?;
     assert_eq!(history, 0);
     Ok(())
 }

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 
 use super::{planned, retry};
 
-/// Aria's grant is dead, and the next refusal deactivates her. She has a phone, as has Corvin, whose campaign she is in.
+/// Aria's grant is dead, and the next refusal deactivates her. She has a phone, as does Corvin, whose campaign she is in.
 struct Doom {
     world: World,
     push: SimulatedPush,

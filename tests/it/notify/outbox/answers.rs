@@ -48,42 +48,25 @@ async fn each_answer_has_its_consequence() -> Result<()> {
         ..NotifyReport::default()
     };
     assert_eq!(report, expected);
-    let now = still.now();
-    let rows: Vec<_> = outbox(world)
-        .await?
-        .into_iter()
-        .map(|row| {
-            (
-                row.device.unwrap_or_else(|| "(none)".to_owned()),
-                row.state,
-                row.next_attempt_at - now,
-                row.last_error,
-            )
-        })
-        .collect();
-    let row = |device: &str, state: &str, minutes, error: Option<&str>| {
-        (device.to_owned(), state.to_owned(), TimeDelta::minutes(minutes), error.map(str::to_owned))
-    };
-    let rows: Vec<_> = rows
-        .into_iter()
+    let mut rows = Vec::new();
+    for row in outbox(world).await? {
         // When a settled one would have been tried next says nothing.
-        .map(|(device, state, wait, error)| {
-            let wait = if state == "pending" { wait } else { TimeDelta::zero() };
-            (device, state, wait, error)
-        })
-        .collect();
-    assert_eq!(
-        rows,
-        [
-            row("accepted", "delivered", 0, None),
-            row("busy", "pending", 1, Some("the push service answered 503")),
-            row("busy for an hour", "pending", 60, Some("the push service answered 503")),
-            row("rejected", "given_up", 0, Some("too large")),
-            row("unauthorized", "pending", 1, Some(OTHER_KEY)),
-            row("(none)", "gone", 0, Some("the push service does not know the subscription any more")),
-        ],
-        "the subscription that is gone is deleted, all others are kept"
-    );
+        let wait = (row.state == "pending").then(|| (row.next_attempt_at - still.now()).num_minutes());
+        rows.push((row.device.unwrap_or_default(), row.state, wait, row.last_error.unwrap_or_default()));
+    }
+    let unavailable = "the push service answered 503";
+    let expected = [
+        ("accepted", "delivered", None, ""),
+        ("busy", "pending", Some(1), unavailable),
+        ("busy for an hour", "pending", Some(60), unavailable),
+        ("rejected", "given_up", None, "too large"),
+        ("unauthorized", "pending", Some(1), OTHER_KEY),
+        // The subscription that is gone is deleted, all others are kept.
+        ("", "gone", None, "the push service does not know the subscription any more"),
+    ];
+    let expected = expected
+        .map(|(device, state, wait, error)| (device.to_owned(), state.to_owned(), wait, error.to_owned()));
+    assert_eq!(rows, expected);
 
     still.turn(59);
     push.answer("unauthorized", PushAnswer::Accepted);
@@ -164,7 +147,7 @@ async fn a_device_of_another_key_is_reported_as_that_in_every_run() -> Result<()
 }
 
 #[tokio::test]
-async fn our_key_is_the_suspect_where_nobody_is_accepted() -> Result<()> {
+async fn our_key_is_at_fault_where_no_device_is_accepted() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     let (_, owner) = refused_streamer(world, "aria").await?;
@@ -184,7 +167,7 @@ async fn our_key_is_the_suspect_where_nobody_is_accepted() -> Result<()> {
 }
 
 #[tokio::test]
-async fn who_can_never_be_reached_is_deleted_and_a_missing_name_after_a_day() -> Result<()> {
+async fn unreachable_devices_are_deleted_and_missing_names_after_a_day() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     let (_, owner) = refused_streamer(world, "aria").await?;
@@ -225,7 +208,7 @@ async fn who_can_never_be_reached_is_deleted_and_a_missing_name_after_a_day() ->
 }
 
 #[tokio::test]
-async fn a_host_that_never_answers_is_called_three_times_a_run() -> Result<()> {
+async fn a_host_that_never_answers_is_called_at_most_three_times_a_run() -> Result<()> {
     let still = Still::new().await?;
     let world = &still.world;
     let (_, owner) = refused_streamer(world, "aria").await?;
