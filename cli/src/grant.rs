@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::authorization::{Membership, NO_END, Unknown};
 use domain::grant::GrantError;
 use domain::health::CheckError;
-use domain::{Caller, CampaignId, MembershipKey, StreamerId};
+use domain::{Caller, CampaignId, MembershipKey, StreamerId, plain};
 use service::config::Source;
 use service::{Host, Process, Request};
 
@@ -15,7 +15,7 @@ use crate::output::{self, name, time, times_are_utc};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tokens grant 5c0e7a52-3a35-4b7c-9a8b-0f6d2a1c9e11 0b9d6f3e-6f0c-4d56-8f9a-3f1c7e5a2b44
-  tokens grant 5c0e7a52-3a35-4b7c-9a8b-0f6d2a1c9e11 0b9d6f3e-6f0c-4d56-8f9a-3f1c7e5a2b44 --forever")]
+  tokens grant 5c0e7a52-3a35-4b7c-9a8b-0f6d2a1c9e11 my_bot --forever")]
 pub struct Grant {
     #[command(flatten)]
     membership: Key,
@@ -40,9 +40,8 @@ struct Key {
     /// The campaign's id, a UUID.
     #[arg(value_parser = campaign)]
     campaign: CampaignId,
-    /// The streamer's id, a UUID.
-    #[arg(value_parser = id::parse)]
-    streamer: StreamerId,
+    /// The streamer: its id, a UUID, or its login.
+    streamer: String,
 }
 
 /// 30 days. What is longer is meant to have no end.
@@ -58,8 +57,18 @@ fn campaign(text: &str) -> Result<CampaignId, String> {
 }
 
 impl Key {
-    fn key(&self) -> MembershipKey {
-        MembershipKey { campaign: self.campaign, streamer: self.streamer }
+    /// A login must be that of one streamer.
+    async fn find(&self, host: &Host) -> Result<MembershipKey> {
+        let Self { campaign, streamer } = self;
+        let streamer = match streamer.parse() {
+            Ok(id) => StreamerId(id),
+            Err(_) => match host.service().await?.database().with_login(streamer).await?[..] {
+                [id] => id,
+                [] => bail!("no streamer has the login {}: {}", plain(streamer), id::LISTED),
+                _ => bail!("several streamers have the login {}: give the id", plain(streamer)),
+            },
+        };
+        Ok(MembershipKey { campaign: *campaign, streamer })
     }
 }
 
@@ -68,7 +77,7 @@ pub async fn grant(source: Source, arguments: &Grant, process: Process) -> Resul
     let host = Host::new(source, process);
     let request = Request { caller: Caller(CALLER.to_owned()), deadline: None };
     let length = (!arguments.forever).then(|| TimeDelta::hours(arguments.hours.into()));
-    match host.grant_for(arguments.membership.key(), length, &request).await {
+    match host.grant_for(arguments.membership.find(&host).await?, length, &request).await {
         Ok(membership) => output::line(&granted(&membership, host.now()))?,
         Err(GrantError::NoTime) if stop.is_cancelled() => bail!("interrupted; nothing was granted"),
         Err(error) => bail!("nothing was granted: {error}{}", advice(&error)),
@@ -78,7 +87,7 @@ pub async fn grant(source: Source, arguments: &Grant, process: Process) -> Resul
 
 pub async fn revoke(source: Source, arguments: &Revoke, process: Process) -> Result<()> {
     let host = Host::new(source, process);
-    let key = arguments.membership.key();
+    let key = arguments.membership.find(&host).await?;
     match host.revoke(key).await {
         Ok(()) => output::line("Revoked: the campaign has no authorization of this streamer now.")?,
         Err(CheckError::Unknown(unknown)) => {

@@ -3,6 +3,7 @@
 // The futures of sqlx, the AWS SDK and Lambda's runtime are nested deeper than the compiler goes by itself.
 #![recursion_limit = "256"]
 
+mod connect;
 mod coverage;
 mod deliver;
 mod doctor;
@@ -84,6 +85,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Connect a channel with Twitch: get its tokens by a code that the streamer confirms in a browser, and store them.
+    ///
+    /// Makes a new streamer, or replaces the tokens of the one that this Twitch user is and makes it active. Needs a login that may
+    /// insert into the table `streamers`.
+    Connect(connect::Arguments),
     /// Authorize a campaign for a streamer, on a token that is refreshed first, as the HTTP API does.
     ///
     /// The streamer must be an active member of the campaign. Without a fresh token nothing is granted.
@@ -131,6 +137,7 @@ impl Command {
     fn secrets(&self) -> &'static [Secret] {
         match self {
             Self::Refresh(_) => &[Secret::Database, Secret::Twitch, Secret::TokenKeys, Secret::Vapid],
+            Self::Connect(_) => &[Secret::Database, Secret::Twitch, Secret::TokenKeys],
             Self::Rekey(_) => &[Secret::Database, Secret::TokenKeys],
             Self::Doctor { .. } => &Whole::SECRETS,
             // The last three read their secrets by themselves.
@@ -179,7 +186,7 @@ async fn start(arguments: Arguments) -> ExitCode {
 async fn run_until(arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> {
     let ends_by_itself = matches!(
         arguments.command,
-        Command::Refresh(_) | Command::Rekey(_) | Command::Serve(_) | Command::Grant(_)
+        Command::Refresh(_) | Command::Rekey(_) | Command::Serve(_) | Command::Connect(_) | Command::Grant(_)
     );
     if ends_by_itself {
         return run(arguments, stop).await;
@@ -240,6 +247,9 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> 
             let purpose = Purpose::of(arguments.dry_run);
             let database = Database::open_for(config::database(&source)?, purpose).await?;
             return reactivate::run(&database, arguments, &database.clock()).await;
+        }
+        Command::Connect(arguments) => {
+            Box::pin(connect::run(&source, arguments, &process, other_login)).await?;
         }
         Command::Rekey(arguments) => return rekey::run(&source, arguments, stop).await,
         Command::Migrate { create_tables } => {

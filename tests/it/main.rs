@@ -47,6 +47,7 @@ mod command {
     mod doctor;
     mod documents;
     mod env_file;
+    mod from_nothing;
     mod grant;
     mod migrations;
     mod names;

@@ -47,6 +47,7 @@ pub(super) enum Refused {
 pub(super) struct Validation<'a> {
     pub(super) login: &'a str,
     pub(super) user_id: &'a str,
+    pub(super) scopes: &'a [String],
     pub(super) expires_in_seconds: i64,
 }
 
@@ -67,6 +68,7 @@ pub(super) struct Account {
 /// One connection of one streamer: a refresh token and the access tokens made with it.
 struct Grant {
     account: AccountId,
+    scopes: Vec<String>,
     /// The newest refresh token.
     refresh_token: Arc<str>,
     /// The access tokens that may still be alive, the newest last.
@@ -110,6 +112,7 @@ impl Accounts {
         &mut self,
         user_id: &str,
         login: &str,
+        scopes: &[String],
         lifetime: Duration,
         now: DateTime<Utc>,
     ) -> TokenPair {
@@ -128,6 +131,7 @@ impl Accounts {
         let refresh_token = self.issue_refresh_token(id);
         self.grants.push(Grant {
             account,
+            scopes: scopes.to_vec(),
             refresh_token: Arc::clone(&refresh_token),
             access_tokens: VecDeque::new(),
             over: false,
@@ -144,13 +148,13 @@ impl Accounts {
         }
     }
 
-    /// A refresh as Twitch does it. The access tokens from before live until they expire.
+    /// A refresh as Twitch does it, and the scopes of the grant. The access tokens from before live until they expire.
     pub(super) fn refresh(
         &mut self,
         refresh_token: &str,
         lifetime: Duration,
         now: DateTime<Utc>,
-    ) -> Result<TokenPair, Refused> {
+    ) -> Result<(TokenPair, Vec<String>), Refused> {
         let id = *self.by_refresh_token.get(refresh_token).ok_or(Refused::Invalid)?;
         let grant = &mut self.grants[id.0];
         if grant.over {
@@ -167,15 +171,17 @@ impl Accounts {
         let access_token = self.issue_access_token(id, lifetime, now);
         let grant = &self.grants[id.0];
         self.streamers[grant.account.0].activity.refreshes += 1;
-        Ok(pair(&access_token, &grant.refresh_token))
+        Ok((pair(&access_token, &grant.refresh_token), grant.scopes.clone()))
     }
 
     pub(super) fn validate(&self, access_token: &str, now: DateTime<Utc>) -> Option<Validation<'_>> {
         let issued = self.live(access_token, now)?;
-        let account = &self.streamers[self.grants[issued.grant.0].account.0];
+        let grant = &self.grants[issued.grant.0];
+        let account = &self.streamers[grant.account.0];
         Some(Validation {
             login: &account.login,
             user_id: &account.user_id,
+            scopes: &grant.scopes,
             expires_in_seconds: (issued.expires_at - now).num_seconds(),
         })
     }
@@ -232,6 +238,11 @@ impl Accounts {
         self.by_login.get(login).copied().ok_or_else(|| UnknownStreamer { login: login.to_owned() })
     }
 
+    /// The id of the Twitch user with this login, if there is one.
+    pub(super) fn user_id(&self, login: &str) -> Option<&str> {
+        Some(&self.streamers[self.by_login.get(login)?.0].user_id)
+    }
+
     pub(super) fn owner_of_refresh_token(&self, refresh_token: &str) -> Option<AccountId> {
         self.by_refresh_token.get(refresh_token).map(|grant| self.grants[grant.0].account)
     }
@@ -285,6 +296,21 @@ fn pair(access_token: &str, refresh_token: &str) -> TokenPair {
 /// A client id or secret as Twitch's console shows them.
 pub(super) fn random_credential() -> String {
     random_text(ALPHANUMERICS, 30)
+}
+
+/// What a client asks with whether its code is confirmed.
+pub(super) fn random_device_code() -> String {
+    random_text(ALPHANUMERICS, 40)
+}
+
+/// What a streamer types.
+pub(super) fn random_user_code() -> String {
+    random_text(b"ABCDEFGHJKLMNPQRSTUVWXYZ", 8)
+}
+
+/// The id of a Twitch user.
+pub(super) fn random_user_id() -> String {
+    random_text(b"123456789", 9)
 }
 
 /// `length` characters drawn evenly from `alphabet`, which has at most 256 ASCII characters.

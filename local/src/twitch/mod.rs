@@ -9,6 +9,7 @@
 mod accounts;
 mod answer;
 mod control;
+mod device;
 mod fault;
 mod faults;
 mod form;
@@ -33,12 +34,14 @@ use tokio::{sync::watch, time::Instant};
 
 pub use self::{
     accounts::Activity,
+    device::UnknownCode,
     fault::{Endpoint, Fault, FaultRule, UnknownFault},
     gate::Gate,
 };
 use self::{
     accounts::{AccountId, Accounts},
     answer::Answer,
+    device::{Decision, Devices},
     faults::{Faults, Target},
     gate::Passages,
 };
@@ -62,6 +65,8 @@ pub struct Settings {
     pub token_lifetime: Duration,
     /// What an OAuth request takes, half of it before it is processed and half after, like a journey there and back.
     pub latency: Duration,
+    /// How long a client waits between two questions whether a device code is confirmed; whole seconds.
+    pub device_interval: Duration,
     /// What becomes of a refresh token when it is used.
     pub refresh_tokens: RefreshTokens,
     /// Whether to serve TLS, with a certificate of a new authority ([`SimulatedTwitch::ca_pem`]).
@@ -93,6 +98,7 @@ impl Default for Settings {
             client_secret: accounts::random_credential(),
             token_lifetime: TOKEN_LIFETIME,
             latency: Duration::ZERO,
+            device_interval: Duration::from_secs(5),
             refresh_tokens: RefreshTokens::default(),
             tls: false,
             port: 0,
@@ -108,6 +114,7 @@ impl fmt::Debug for Settings {
             .field("client_secret", &"redacted")
             .field("token_lifetime", &self.token_lifetime)
             .field("latency", &self.latency)
+            .field("device_interval", &self.device_interval)
             .field("refresh_tokens", &self.refresh_tokens)
             .field("tls", &self.tls)
             .field("port", &self.port)
@@ -190,7 +197,24 @@ impl SimulatedTwitch {
         access_token_lifetime: Duration,
     ) -> TokenPair {
         let now = self.simulation.settings.clock.now();
-        self.simulation.lock().accounts.connect(user_id, login, access_token_lifetime, now)
+        let scopes = oauth::SCOPES.map(str::to_owned);
+        self.simulation.lock().accounts.connect(user_id, login, &scopes, access_token_lifetime, now)
+    }
+
+    /// The codes that wait for a streamer to confirm them, as a browser shows them.
+    pub fn waiting_devices(&self) -> Vec<String> {
+        self.simulation.lock().devices.waiting().map(str::to_owned).collect()
+    }
+
+    /// The streamer with this user id and login confirms the code, which connects the application.
+    pub fn confirm_device(&self, user_code: &str, user_id: &str, login: &str) -> Result<(), UnknownCode> {
+        let (user_id, login) = (user_id.to_owned(), login.to_owned());
+        self.simulation.lock().devices.decide(user_code, Decision::Confirmed { user_id, login })
+    }
+
+    /// The streamer denies what the code asks for.
+    pub fn deny_device(&self, user_code: &str) -> Result<(), UnknownCode> {
+        self.simulation.lock().devices.decide(user_code, Decision::Denied)
     }
 
     /// The streamer disconnects the application on Twitch: all of their tokens are dead.
@@ -311,6 +335,7 @@ struct Simulation {
 struct SimulationState {
     client_secret: String,
     accounts: Accounts,
+    devices: Devices,
     faults: Faults,
     /// Of each streamer who was ever paused.
     gates: HashMap<AccountId, Passages>,
@@ -329,6 +354,7 @@ impl Simulation {
         let state = SimulationState {
             client_secret: settings.client_secret.clone(),
             accounts: Accounts::new(settings.refresh_tokens),
+            devices: Devices::default(),
             faults: Faults::default(),
             gates: HashMap::new(),
             totals: Totals::default(),

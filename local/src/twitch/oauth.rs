@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::{Body, to_bytes},
     extract::{Request, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
@@ -13,19 +12,23 @@ use axum::{
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Endpoint, Simulation, accounts::Refused, answer::Answer, form::Form};
+use super::{
+    Endpoint, Simulation,
+    accounts::Refused,
+    answer::Answer,
+    device,
+    form::{Form, read_form},
+};
 
 /// What the streamers of this simulation granted: to run polls in their channel.
-const SCOPES: [&str; 2] = ["channel:manage:polls", "channel:read:polls"];
+pub(super) const SCOPES: [&str; 2] = ["channel:manage:polls", "channel:read:polls"];
 
 /// What Twitch gives its applications: about 60 days.
 const APPLICATION_TOKEN_LIFETIME: Duration = Duration::from_hours(60 * 24);
 
-/// Far above any form that a client of these endpoints can mean.
-const BODY_LIMIT: usize = 64 * 1024;
-
 pub(super) fn routes() -> Router<Arc<Simulation>> {
     Router::new()
+        .route("/oauth2/device", post(device::device))
         .route("/oauth2/token", post(token))
         .route("/oauth2/validate", get(validate))
         .route("/oauth2/revoke", post(revoke))
@@ -76,6 +79,10 @@ fn grant(simulation: &Simulation, form: &Form) -> Answer {
         Some(id) if id != settings.client_id => return Answer::invalid_client(),
         Some(_) => {}
     }
+    // Whoever confirms the code shows more than a secret would.
+    if form.get("grant_type") == Some(device::GRANT_TYPE) {
+        return device::tokens(simulation, form);
+    }
     match form.get("client_secret") {
         None => return Answer::missing_client_secret(),
         Some(secret) if secret != simulation.lock().client_secret => return Answer::invalid_client_secret(),
@@ -109,13 +116,13 @@ fn refresh(simulation: &Simulation, form: &Form) -> Answer {
     let now = settings.clock.now();
     let mut state = simulation.lock();
     match state.accounts.refresh(refresh_token, settings.token_lifetime, now) {
-        Ok(pair) => {
+        Ok((pair, scopes)) => {
             drop(state);
             simulation.count(|totals| totals.refreshes += 1);
             Answer::ok(json!({
                 "access_token": pair.access.expose(),
                 "refresh_token": pair.refresh.expose(),
-                "scope": SCOPES,
+                "scope": scopes,
                 "token_type": "bearer",
                 "expires_in": settings.token_lifetime.as_secs(),
             }))
@@ -169,7 +176,7 @@ fn validation(simulation: &Simulation, access_token: Option<&str>) -> Answer {
         Answer::ok(json!({
             "client_id": simulation.settings.client_id,
             "login": valid.login,
-            "scopes": SCOPES,
+            "scopes": valid.scopes,
             "user_id": valid.user_id,
             "expires_in": valid.expires_in_seconds,
         }))
@@ -203,23 +210,6 @@ fn revocation(simulation: &Simulation, form: &Form) -> Response {
     } else {
         Answer::bad_request("Invalid token").into_response()
     }
-}
-
-/// The form in a request's body. The real service also reads the query string; here that is an error, since whatever
-/// stands in an address ends up in logs.
-async fn read_form(request: Request<Body>) -> Result<Form, Answer> {
-    if request.uri().query().is_some() {
-        return Err(Answer::bad_request("parameters belong in the body, never in the query string"));
-    }
-    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        return Err(Answer::bad_request("the body must be application/x-www-form-urlencoded"));
-    }
-    let body = to_bytes(request.into_body(), BODY_LIMIT)
-        .await
-        .map_err(|_| Answer::bad_request("the body can't be read or is too long"))?;
-    Form::parse(&body)
 }
 
 /// The access token of an `Authorization` header, under Twitch's own scheme or the standard one.

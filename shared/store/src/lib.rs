@@ -9,6 +9,7 @@ mod aside;
 mod claim;
 mod clock;
 mod condition;
+mod connect;
 mod connections;
 mod coverage;
 mod deactivate;
@@ -50,6 +51,7 @@ use tokio::time::{sleep, timeout};
 
 pub use self::clock::{CLOCK_TOLERANCE, DatabaseClock};
 pub use self::condition::{LastRuns, NotifyRole, Server, StoredTexts, StoredUnder, Tables, Trust, Waiting};
+pub use self::connect::{Channel, Connected};
 use self::connections::Known;
 pub use self::connections::Purpose;
 pub use self::coverage::{BrokenSession, Coverage, Gap};

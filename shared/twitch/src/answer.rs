@@ -117,7 +117,7 @@ impl Answer {
         self.body.object.texts(&REASONS).find(is_plain).map(str::to_owned)
     }
 
-    fn summary(&self) -> String {
+    pub(super) fn summary(&self) -> String {
         match self.message() {
             Some(message) => format!("Twitch answered {}: {message}", self.status.as_u16()),
             None => format!("Twitch answered {} with a body that we can't read", self.status.as_u16()),
@@ -128,7 +128,7 @@ impl Answer {
         Outage(self.body.cut_short.clone().unwrap_or_else(|| self.summary()))
     }
 
-    fn refused_credentials(&self) -> String {
+    pub(super) fn refused_credentials(&self) -> String {
         format!("{}: check TWITCH_CLIENT_ID and TWITCH_CLIENT_SECRET", self.summary())
     }
 }
@@ -146,13 +146,13 @@ fn pair(object: &Object, sent: &RefreshToken) -> Option<TokenPair> {
 }
 
 /// All that an answer says of its reason, in lower case, to look for words.
-fn said(object: &Object) -> String {
+pub(super) fn said(object: &Object) -> String {
     object.texts(&REASONS).collect::<Vec<_>>().join(". ").to_ascii_lowercase()
 }
 
 /// Whether it is our application that the endpoint does not take, whatever the status and the spelling. What is said of a
 /// token or a grant concerns that alone, whatever else it names: it must not end the cycle for all streamers.
-fn refuses_credentials(status: StatusCode, said: &str) -> bool {
+pub(super) fn refuses_credentials(status: StatusCode, said: &str) -> bool {
     let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
     if has(&["invalid_client", "unauthorized_client"]) {
         return true;
@@ -164,7 +164,7 @@ fn refuses_credentials(status: StatusCode, said: &str) -> bool {
 }
 
 /// Of these we know that it is the request that Twitch does not take.
-fn refuses_request(status: StatusCode) -> bool {
+pub(super) fn refuses_request(status: StatusCode) -> bool {
     matches!(
         status,
         StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND
@@ -172,7 +172,7 @@ fn refuses_request(status: StatusCode) -> bool {
 }
 
 /// `expires_in`, as a number or as its text. What no token can have says nothing.
-fn lifetime(expires_in: Option<&Value>) -> Lifetime {
+pub(super) fn lifetime(expires_in: Option<&Value>) -> Lifetime {
     const MAX: i64 = 10 * 365 * 24 * 3600;
     let seconds = expires_in.and_then(|value| match value {
         Value::String(text) => text.trim().parse().ok(),
@@ -190,7 +190,7 @@ fn lifetime(expires_in: Option<&Value>) -> Lifetime {
 }
 
 /// An id; what is not text, or empty, counts as missing. It is compared and logged: nothing but what ids are made of is kept.
-fn id(value: &Value) -> Option<String> {
+pub(super) fn id(value: &Value) -> Option<String> {
     const MAX_LENGTH: usize = 64;
     let text = value.as_str()?;
     let of_ids = |c: &char| c.is_ascii_alphanumeric() || "-_".contains(*c);

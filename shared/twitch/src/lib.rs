@@ -9,6 +9,7 @@ mod answer;
 mod body;
 mod config;
 mod connections;
+mod device;
 mod pace;
 #[cfg(test)]
 mod wire_tests;
@@ -31,6 +32,7 @@ use self::answer::Answer;
 use self::body::Body;
 pub use self::config::{ClientSecret, Credentials, TwitchConfig};
 use self::connections::Connections;
+pub use self::device::{Device, DeviceCode, DeviceError, Owner};
 use self::pace::{Endpoint, Pace};
 use telemetry::metrics::Metric;
 
@@ -48,6 +50,7 @@ const MAX_SILENCE: Duration = Duration::from_hours(1);
 /// connection that slept in a frozen sandbox may be dead without knowing.
 pub struct TwitchClient {
     config: TwitchConfig,
+    device_url: Url,
     token_url: Url,
     validate_url: Url,
     revoke_url: Url,
@@ -102,9 +105,10 @@ impl TwitchClient {
         };
         let (token_url, validate_url, revoke_url) =
             (url("/oauth2/token")?, url("/oauth2/validate")?, url("/oauth2/revoke")?);
+        let device_url = url("/oauth2/device")?;
         let connections = Connections::new(&config, clock.clone())?;
         let pace = Arc::new(Pace::new(config.max_per_second));
-        Ok(Self { config, token_url, validate_url, revoke_url, connections, pace, clock })
+        Ok(Self { config, device_url, token_url, validate_url, revoke_url, connections, pace, clock })
     }
 
     /// The same client with new connections, at the same pace.
