@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::ports::{Expiry, Lifetime, StoreErrorKind};
-use domain::{Caller, CancellationToken, Clock, NoExpiry, TokenPair, plain};
-use service::Process;
-use service::config::{RefreshConfig, Source};
-use store::{Channel, Connected, Database, Login, OtherLogin, PgStore, Purpose};
-use telemetry::Human;
+use tokens_domain::ports::{Expiry, Lifetime, StoreErrorKind};
+use tokens_domain::{Caller, CancellationToken, Clock, NoExpiry, TokenPair, plain};
+use tokens_service::Process;
+use tokens_service::config::{RefreshConfig, Source};
+use tokens_store::{Channel, Connected, Database, Login, OtherLogin, PgStore, Purpose};
+use tokens_telemetry::Human;
+use tokens_twitch::{Device, DeviceCode, DeviceError, Owner, TwitchClient};
 use tokio::time::{Instant, sleep};
-use twitch::{Device, DeviceCode, DeviceError, Owner, TwitchClient};
 
 use crate::output::{self, time, times_are_utc};
 

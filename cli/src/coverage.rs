@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::authorization::NO_END;
-use domain::{Clock, StreamerId};
 use serde::Serialize;
-use store::{BrokenSession, Coverage, Database, Gap};
-use telemetry::Human;
+use tokens_domain::authorization::NO_END;
+use tokens_domain::{Clock, StreamerId};
+use tokens_store::{BrokenSession, Coverage, Database, Gap};
+use tokens_telemetry::Human;
 use uuid::Uuid;
 
 use crate::duration;

@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
-use domain::Monotonic;
-use domain::notification::{Next, Notification, PushAnswer, Role};
-use domain::notify::NotifyReport;
 use serde::Serialize;
-use service::Notifier;
+use tokens_domain::Monotonic;
+use tokens_domain::notification::{Next, Notification, PushAnswer, Role};
+use tokens_domain::notify::NotifyReport;
+use tokens_service::Notifier;
 
 /// What became of the notifications that were due.
 #[derive(Debug, Default, Serialize)]
@@ -66,9 +66,9 @@ pub fn text(delivery: &Delivery) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use chrono::{TimeZone, Utc};
-    use domain::CampaignId;
-    use domain::StreamerId;
-    use domain::notification::{AlsoLost, Campaigns, Subscription};
+    use tokens_domain::CampaignId;
+    use tokens_domain::StreamerId;
+    use tokens_domain::notification::{AlsoLost, Campaigns, Subscription};
     use uuid::Uuid;
 
     use super::*;

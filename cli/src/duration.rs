@@ -1,7 +1,7 @@
 //! Lengths of time as they are typed: `90m`, `2h`, `7d`, `1h 30m`. For clap.
 
 use chrono::TimeDelta;
-use store::HISTORY_KEPT;
+use tokens_store::HISTORY_KEPT;
 
 /// A length of time above zero.
 pub fn parse(text: &str) -> Result<TimeDelta, String> {

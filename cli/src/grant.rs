@@ -2,12 +2,12 @@
 
 use anyhow::{Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::authorization::{Membership, NO_END, Unknown};
-use domain::grant::GrantError;
-use domain::health::CheckError;
-use domain::{Caller, CampaignId, MembershipKey, StreamerId, plain};
-use service::config::Source;
-use service::{Host, Process, Request};
+use tokens_domain::authorization::{Membership, NO_END, Unknown};
+use tokens_domain::grant::GrantError;
+use tokens_domain::health::CheckError;
+use tokens_domain::{Caller, CampaignId, MembershipKey, StreamerId, plain};
+use tokens_service::config::Source;
+use tokens_service::{Host, Process, Request};
 
 use crate::id;
 use crate::output::{self, name, time, times_are_utc};

@@ -2,8 +2,8 @@
 
 use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
-use domain::{Clock, StreamerId};
-use store::{Database, HistoryEntry, Lookup};
+use tokens_domain::{Clock, StreamerId};
+use tokens_store::{Database, HistoryEntry, Lookup};
 
 use crate::id;
 use crate::output::{self, table, time, times_are_utc};

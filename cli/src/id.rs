@@ -1,6 +1,6 @@
 //! Streamers as they are typed: by id.
 
-use domain::StreamerId;
+use tokens_domain::StreamerId;
 
 /// Where ids are found.
 pub const LISTED: &str = "`tokens status` lists the ids of who is authorized, `tokens reactivate --since 30d --dry-run` \

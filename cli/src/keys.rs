@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Subcommand;
-use service::keys::NewKey;
+use tokens_service::keys::NewKey;
 use zeroize::Zeroizing;
 
 use crate::output;

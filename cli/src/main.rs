@@ -25,13 +25,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use aws::{Access, Sdk};
 use clap::{Parser, Subcommand};
-use domain::{CancellationToken, StreamerId};
-use service::config::{self, Secret, Source, Whole};
-use service::shutdown::on_signals;
-use service::{Process, with_secrets};
-use store::{Database, MissingTables, Purpose, migrate};
+use tokens_aws::{Access, Sdk};
+use tokens_domain::{CancellationToken, StreamerId};
+use tokens_service::config::{self, Secret, Source, Whole};
+use tokens_service::shutdown::on_signals;
+use tokens_service::{Process, with_secrets};
+use tokens_store::{Database, MissingTables, Purpose, migrate};
 use tokio::runtime::Builder;
 
 /// Keeps the Twitch tokens of authorized streamers fresh.
@@ -208,7 +208,7 @@ async fn run(arguments: Arguments, stop: CancellationToken) -> Result<ExitCode> 
     };
     // The doctor reports by itself what other commands would stop at, or log.
     if !matches!(command, Command::Doctor { .. }) {
-        telemetry::start(config::log(&source));
+        tokens_telemetry::start(config::log(&source));
     }
     let process = Process::stopped_by(stop.clone()).with_sdk(sdk);
     match &command {

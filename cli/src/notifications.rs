@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use chrono::{DateTime, Utc};
-use domain::Clock;
 use serde::Serialize;
-use store::{Database, OutboxCounts, OutboxEntry};
+use tokens_domain::Clock;
+use tokens_store::{Database, OutboxCounts, OutboxEntry};
 
 use crate::output::{self, table, time};
 

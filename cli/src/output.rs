@@ -4,8 +4,8 @@ use std::io::{self, ErrorKind, Write};
 
 use chrono::{DateTime, Utc};
 use comfy_table::{ContentArrangement, Table, presets};
-use domain::Streamer;
 use serde::Serialize;
+use tokens_domain::Streamer;
 
 /// A line on standard output. A reader that went away (`tokens … | head`) is not an error.
 pub fn line(text: &str) -> io::Result<()> {

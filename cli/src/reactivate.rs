@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::ArgGroup;
-use domain::{Clock, Streamer, StreamerId};
 use serde::Serialize;
-use store::{Database, Deactivated, Lookup};
+use tokens_domain::{Clock, Streamer, StreamerId};
+use tokens_store::{Database, Deactivated, Lookup};
 
 use crate::output::{self, name, time, times_are_utc};
 use crate::{duration, id};

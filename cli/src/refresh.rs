@@ -8,18 +8,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::SystemClock;
-use domain::policy::{EXPIRY_MARGIN, RefreshMode};
-use domain::refresh::{Cycle, Limits, Scope};
-use domain::report::{Outcome, Report, Stop};
-use domain::schedule::Trigger;
-use domain::{Authorized, CancellationToken, Clock, Monotonic, NoExpiry, Streamer, StreamerId};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use service::config::{RefreshConfig, Source};
-use service::{Notifier, Opening, Process, Service};
-use store::{Database, Lookup, OtherLogin, Purpose};
-use telemetry::{Human, Text};
+use tokens_domain::SystemClock;
+use tokens_domain::policy::{EXPIRY_MARGIN, RefreshMode};
+use tokens_domain::refresh::{Cycle, Limits, Scope};
+use tokens_domain::report::{Outcome, Report, Stop};
+use tokens_domain::schedule::Trigger;
+use tokens_domain::{Authorized, CancellationToken, Clock, Monotonic, NoExpiry, Streamer, StreamerId};
+use tokens_service::config::{RefreshConfig, Source};
+use tokens_service::{Notifier, Opening, Process, Service};
+use tokens_store::{Database, Lookup, OtherLogin, Purpose};
+use tokens_telemetry::{Human, Text};
 use tokio::time::timeout;
 
 use crate::deliver::{self, Delivery, deliver};
@@ -314,7 +314,7 @@ fn progress_bar(expected: Option<usize>) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use chrono::{TimeDelta, TimeZone};
-    use domain::TokenState;
+    use tokens_domain::TokenState;
     use uuid::Uuid;
 
     use super::*;

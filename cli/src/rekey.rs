@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Result;
-use domain::{CancellationToken, Clock, Streamer};
 use serde::Serialize;
-use service::config::{self, Source};
-use store::{Database, Left, PgStore, Purpose};
+use tokens_domain::{CancellationToken, Clock, Streamer};
+use tokens_service::config::{self, Source};
+use tokens_store::{Database, Left, PgStore, Purpose};
 
 use crate::output::{self, name};
 
@@ -103,8 +103,8 @@ fn text(done: &Done) -> String {
 
 #[cfg(test)]
 mod tests {
-    use cipher::{self, Column};
-    use domain::StreamerId;
+    use tokens_cipher::{self, Column};
+    use tokens_domain::StreamerId;
     use uuid::Uuid;
 
     use super::*;
@@ -113,10 +113,10 @@ mod tests {
     fn what_is_left_is_named() {
         let streamer = Streamer::new(StreamerId(Uuid::nil()), "aria", "Aria\u{1b}");
         let left = |column, reason| Unreadable::from(Left { streamer: streamer.clone(), column, reason });
-        let unknown = cipher::DecryptError::UnknownKey { key_id: "2025".to_owned() };
+        let unknown = tokens_cipher::DecryptError::UnknownKey { key_id: "2025".to_owned() };
         let unreadable = vec![
             left(Column::AccessToken, unknown),
-            left(Column::RefreshToken, cipher::DecryptError::UnknownFormat),
+            left(Column::RefreshToken, tokens_cipher::DecryptError::UnknownFormat),
         ];
         let done = Done { dry_run: false, total: 4, rekeyed: 2, busy: 1, unreadable };
         insta::assert_snapshot!(text(&done), @r"

@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 use chrono::{DateTime, Utc};
-use domain::authorization::NO_END;
-use domain::policy::Policy;
-use domain::schedule::{self, Trigger, retry_minute};
-use domain::{Authorized, Clock, NoExpiry, Streamer};
 use serde::Serialize;
-use store::Database;
-use telemetry::Human;
+use tokens_domain::authorization::NO_END;
+use tokens_domain::policy::Policy;
+use tokens_domain::schedule::{self, Trigger, retry_minute};
+use tokens_domain::{Authorized, Clock, NoExpiry, Streamer};
+use tokens_store::Database;
+use tokens_telemetry::Human;
 
 use crate::output::{self, name, table, time};
 use crate::refresh::all_authorized;
@@ -113,8 +113,8 @@ fn text(statuses: &[Status], now: DateTime<Utc>) -> String {
 #[cfg(test)]
 mod tests {
     use chrono::{TimeDelta, TimeZone};
-    use domain::policy::{Failure, FailureKind};
-    use domain::{StreamerId, TokenState};
+    use tokens_domain::policy::{Failure, FailureKind};
+    use tokens_domain::{StreamerId, TokenState};
     use uuid::Uuid;
 
     use super::*;

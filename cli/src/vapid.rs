@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
-use push::{Vapid, VapidKey};
 use serde::Serialize;
+use tokens_push::{Vapid, VapidKey};
 use zeroize::Zeroizing;
 
 use crate::output;

@@ -5,15 +5,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
-use api::Context;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
-use domain::{Caller, CampaignId, MembershipKey, StreamerId};
 use reqwest::{Client, Method};
 use serde_json::Value;
-use service::config::Source;
-use service::{Host, Process};
 use tempfile::{Builder, NamedTempFile};
+use tokens_api::Context;
+use tokens_domain::{Caller, CampaignId, MembershipKey, StreamerId};
+use tokens_service::config::Source;
+use tokens_service::{Host, Process};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tracing::Dispatch;
@@ -57,7 +57,7 @@ impl Api {
     /// Serves on a free port, with a service of this environment, and logs to a file of its own.
     pub async fn start(environment: &[(String, String)]) -> Result<Self> {
         let source: Source = environment.iter().cloned().collect();
-        let router = api::whole(Arc::new(Host::new(source, Process::default())));
+        let router = tokens_api::whole(Arc::new(Host::new(source, Process::default())));
 
         let log = Builder::new().prefix("api-").suffix(".log").tempfile()?;
         // Not the process's only log: tests run many APIs in one process, and each reads its own.

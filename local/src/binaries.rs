@@ -55,9 +55,7 @@ impl Binaries {
             .args(match profile {
                 Profile::Dev => &[][..],
                 // The command and this crate are installed and run in the profile `tool`.
-                Profile::Release => {
-                    &["--release", "--exclude", "token-refresh-cli", "--exclude", "token-refresh-local"]
-                }
+                Profile::Release => &["--release", "--exclude", "tokens-cli", "--exclude", "tokens-local"],
             })
             .current_dir(workspace())
             .stderr(std::process::Stdio::inherit());

@@ -8,8 +8,8 @@ use std::{
 };
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use domain::SystemClock;
-use domain::{Clock, Monotonic};
+use tokens_domain::SystemClock;
+use tokens_domain::{Clock, Monotonic};
 
 /// A [`Clock`] that stands still or runs, and can be turned either way. Every part of a simulated system must share
 /// one, or its parts disagree about which tokens have expired.

@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
-use domain::ports::{EventPublisher, RetryScheduler, SignalError, StreamerDeactivated};
-pub use service::scheduler::Job;
-use service::scheduler::Scheduler;
+use tokens_domain::ports::{EventPublisher, RetryScheduler, SignalError, StreamerDeactivated};
+pub use tokens_service::scheduler::Job;
+use tokens_service::scheduler::Scheduler;
 
 /// The rules, the armed retries, and the events so far. Clones are the same scheduler.
 #[derive(Clone, Debug, Default)]

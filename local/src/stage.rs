@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use chrono::{DateTime, Utc};
-use domain::Streamer;
-use domain::notify::{NotifyReport, NotifyService};
-use domain::ports::Push;
-use domain::refresh::Cycle;
-use domain::report::{Outcome, Report};
-use domain::schedule::Trigger;
-use service::presentation::Presentation;
-use store::{self, PgOutbox};
+use tokens_domain::Streamer;
+use tokens_domain::notify::{NotifyReport, NotifyService};
+use tokens_domain::ports::Push;
+use tokens_domain::refresh::Cycle;
+use tokens_domain::report::{Outcome, Report};
+use tokens_domain::schedule::Trigger;
+use tokens_service::presentation::Presentation;
+use tokens_store::{self, PgOutbox};
 
 use crate::clock::TurnableClock;
 use crate::scheduler::{Job, LocalScheduler};
@@ -98,7 +98,7 @@ impl<P: Push> Stage<P> {
 
     /// Delivers what is due in the outbox.
     async fn deliver(&self) -> Result<NotifyReport> {
-        let database = store::Database::open(self.world.config(&[])?.database).await?;
+        let database = tokens_store::Database::open(self.world.config(&[])?.database).await?;
         let outbox = PgOutbox::new(database, self.world.clock.clone());
         let service =
             NotifyService::new(outbox, self.push.clone(), self.world.clock.clone(), Presentation::default());

@@ -4,20 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use aws::NoSignals;
 use chrono::{DateTime, TimeDelta, Utc};
-use cipher::Column;
-use domain::notification::Subscription;
-use domain::ports::{EventPublisher, RetryScheduler};
-use domain::refresh::RefreshService;
-use domain::{AccessToken, Clock, StreamerId, TokenPair};
-use service::config::{RefreshConfig, Source};
-use service::{Host, Process};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
-use store::{self, MissingTables, PgStore};
 use tempfile::NamedTempFile;
-use twitch::TwitchClient;
+use tokens_aws::NoSignals;
+use tokens_cipher::Column;
+use tokens_domain::notification::Subscription;
+use tokens_domain::ports::{EventPublisher, RetryScheduler};
+use tokens_domain::refresh::RefreshService;
+use tokens_domain::{AccessToken, Clock, StreamerId, TokenPair};
+use tokens_service::config::{RefreshConfig, Source};
+use tokens_service::{Host, Process};
+use tokens_store::{self, MissingTables, PgStore};
+use tokens_twitch::TwitchClient;
 use uuid::Uuid;
 
 use crate::postgres::{Database, Postgres};
@@ -94,7 +94,7 @@ impl World {
     /// Makes a migrated database and starts a Twitch with these settings.
     pub async fn start(postgres: &Postgres, settings: Settings) -> Result<Self> {
         let migrate = async |url: &str| {
-            store::migrate(&url.parse().context("the database's URL")?, MissingTables::Create)
+            tokens_store::migrate(&url.parse().context("the database's URL")?, MissingTables::Create)
                 .await
                 .map(drop)
                 .map_err(anyhow::Error::from)
@@ -164,7 +164,7 @@ impl World {
         changes: &[(&str, &str)],
     ) -> Result<RefreshService<PgStore, TwitchClient, G, G>> {
         let config = self.config(changes)?;
-        let database = store::Database::open(config.database).await?;
+        let database = tokens_store::Database::open(config.database).await?;
         let store = PgStore::new(database, config.cipher, self.clock.clone());
         let in_flight = config.twitch.in_flight();
         let twitch = TwitchClient::new(config.twitch, self.clock.clone())?;

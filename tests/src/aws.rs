@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
-use aws::Access;
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
-use domain::Clock;
-use local::clock::TurnableClock;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokens_aws::Access;
+use tokens_domain::Clock;
+use tokens_local::clock::TurnableClock;
 use url::form_urlencoded;
 use uuid::Uuid;
 use wiremock::matchers::{header, method, path, path_regex};

@@ -1,9 +1,9 @@
 //! The cycles that tests run in their own process, and what they ask of an outcome.
 
-use domain::policy::{FailureKind, RefreshMode};
-use domain::refresh::Cycle;
-use domain::report::{Outcome, Standing};
-use domain::schedule::Trigger;
+use tokens_domain::policy::{FailureKind, RefreshMode};
+use tokens_domain::refresh::Cycle;
+use tokens_domain::report::{Outcome, Standing};
+use tokens_domain::schedule::Trigger;
 
 /// As a planned run does.
 pub fn planned() -> Cycle {

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use chrono::TimeDelta;
-use cipher::Column;
-use domain::{RefreshToken, StreamerId, TokenPair};
-use local::lambda::Function;
-use local::twitch::{RefreshTokens, Settings};
-use local::world::{StreamerRow, World};
-use local::{postgres::Postgres, twitch::Totals};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgConnection};
+use tokens_cipher::Column;
+use tokens_domain::{RefreshToken, StreamerId, TokenPair};
+use tokens_local::lambda::Function;
+use tokens_local::twitch::{RefreshTokens, Settings};
+use tokens_local::world::{StreamerRow, World};
+use tokens_local::{postgres::Postgres, twitch::Totals};
 
 use crate::{binary, changed};
 
@@ -164,7 +164,9 @@ pub fn stored(world: &World, id: StreamerId, row: &StreamerRow) -> Result<TokenP
         cipher.decrypt(id.0, column, text, world.clock.now()).map_err(anyhow::Error::from)
     };
     Ok(TokenPair {
-        access: domain::AccessToken::new(read(Column::AccessToken, &row.access_token_encrypted)?.as_str()),
+        access: tokens_domain::AccessToken::new(
+            read(Column::AccessToken, &row.access_token_encrypted)?.as_str(),
+        ),
         refresh: RefreshToken::new(read(Column::RefreshToken, &row.refresh_token_encrypted)?.as_str()),
     })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
-use telemetry::metrics::{DIMENSION, Metric, NAMESPACE};
+use tokens_telemetry::metrics::{DIMENSION, Metric, NAMESPACE};
 
 /// The values of one line, by the names of their metrics.
 pub type Values = BTreeMap<&'static str, Vec<f64>>;

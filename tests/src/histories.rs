@@ -3,8 +3,8 @@
 
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::StreamerId;
 use sqlx::PgPool;
+use tokens_domain::StreamerId;
 use uuid::Uuid;
 
 /// A refresh of an invented history. All times are minutes after the history's beginning.

@@ -26,18 +26,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Utc};
-use domain::Streamer;
-use domain::ports::{EventPublisher, RetryScheduler, Store, Twitch};
-use domain::refresh::{Cycle, RefreshService};
-use domain::report::{Outcome, Report};
-use local::binaries::{Binaries, Profile};
-use local::clock::TurnableClock;
-use local::postgres::Postgres;
-use local::twitch::{Gate, RefreshTokens, Settings};
-use local::world::World;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnectOptions;
-use store::Database;
+use tokens_domain::Streamer;
+use tokens_domain::ports::{EventPublisher, RetryScheduler, Store, Twitch};
+use tokens_domain::refresh::{Cycle, RefreshService};
+use tokens_domain::report::{Outcome, Report};
+use tokens_local::binaries::{Binaries, Profile};
+use tokens_local::clock::TurnableClock;
+use tokens_local::postgres::Postgres;
+use tokens_local::twitch::{Gate, RefreshTokens, Settings};
+use tokens_local::world::World;
+use tokens_store::Database;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 

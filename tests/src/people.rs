@@ -6,20 +6,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, TimeDelta, Utc};
-use cipher::Column;
-use domain::StreamerId;
-use domain::attempt::{Attempt, FailedRefresh, Resolution, TwitchHealth};
-use domain::evidence::Proof;
-use domain::notification::{Next, PushAnswer, Subscription};
-use domain::notify::{NotifyReport, NotifyService};
-use domain::ports::{Push, PushMessage, Store as _};
-use domain::refresh::Cycle;
-use domain::schedule::Trigger;
-use local::world::{NewStreamer, World};
-use push::VapidKey;
-use service::presentation::Presentation;
 use sqlx::postgres::PgConnectOptions;
-use store::{Database, PgOutbox, PgStore};
+use tokens_cipher::Column;
+use tokens_domain::StreamerId;
+use tokens_domain::attempt::{Attempt, FailedRefresh, Resolution, TwitchHealth};
+use tokens_domain::evidence::Proof;
+use tokens_domain::notification::{Next, PushAnswer, Subscription};
+use tokens_domain::notify::{NotifyReport, NotifyService};
+use tokens_domain::ports::{Push, PushMessage, Store as _};
+use tokens_domain::refresh::Cycle;
+use tokens_domain::schedule::Trigger;
+use tokens_local::world::{NewStreamer, World};
+use tokens_push::VapidKey;
+use tokens_service::presentation::Presentation;
+use tokens_store::{Database, PgOutbox, PgStore};
 use uuid::Uuid;
 
 use crate::{Ran, Still, run};
@@ -46,7 +46,7 @@ pub async fn user(world: &World, name: &str) -> Result<Uuid> {
 /// Leases the streamer, and answers what there is to write if Twitch refuses for good now.
 pub async fn deactivation(store: &PgStore, streamer: StreamerId, now: DateTime<Utc>) -> Result<Attempt> {
     // Long ago: it is tried once.
-    let once = domain::Monotonic::after_start(TimeDelta::zero());
+    let once = tokens_domain::Monotonic::after_start(TimeDelta::zero());
     let claim = store.claim(&[streamer], now, now + TimeDelta::minutes(3), once).await?.pop();
     let claim = claim.context("another run holds the lease")?;
     Ok(Attempt {

@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 use chrono::{DateTime, Utc};
-use domain::{Caller, CampaignId, MembershipKey, StreamerId};
-pub use local::api::{authorization_path, authorizations_path, check_path};
-use local::lambda::ACCOUNT;
-use local::world::World;
 use serde_json::{Value, json};
-use service::{Host, Request};
+use tokens_domain::{Caller, CampaignId, MembershipKey, StreamerId};
+pub use tokens_local::api::{authorization_path, authorizations_path, check_path};
+use tokens_local::lambda::ACCOUNT;
+use tokens_local::world::World;
+use tokens_service::{Host, Request};
 
 use crate::doomed::until;
 

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::fs::{self, read_to_string};
 
 use anyhow::Result;
-use local::postgres::Server;
 use sqlx::{AssertSqlSafe, PgPool};
+use tokens_local::postgres::Server;
 
 /// A pool of the server's own superuser.
 pub async fn superuser(server: &Server) -> Result<PgPool> {

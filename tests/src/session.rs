@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
-use cipher::Column;
-use domain::policy::{BUDGET_PERIOD, EXPIRY_MARGIN, RETRY_DELAY};
-use domain::ports::Push;
-use domain::report::{Outcome, Report};
-use domain::schedule::Trigger;
-use domain::{AccessToken, Streamer};
-use local::clock::TurnableClock;
-use local::postgres::Postgres;
-use local::stage::{Did, Fired, Stage};
-use local::twitch::Settings;
-use local::world::{NewStreamer, World};
+use tokens_cipher::Column;
+use tokens_domain::policy::{BUDGET_PERIOD, EXPIRY_MARGIN, RETRY_DELAY};
+use tokens_domain::ports::Push;
+use tokens_domain::report::{Outcome, Report};
+use tokens_domain::schedule::Trigger;
+use tokens_domain::{AccessToken, Streamer};
+use tokens_local::clock::TurnableClock;
+use tokens_local::postgres::Postgres;
+use tokens_local::stage::{Did, Fired, Stage};
+use tokens_local::twitch::Settings;
+use tokens_local::world::{NewStreamer, World};
 use uuid::Uuid;
 
 /// A stage, and what was seen of it.

@@ -3,7 +3,7 @@
 use std::fs::read_to_string;
 
 use anyhow::{Context as _, Result};
-use local::binaries::workspace;
+use tokens_local::binaries::workspace;
 
 /// A row of the table.
 pub struct Setting {

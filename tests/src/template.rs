@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs::read_to_string;
 
 use anyhow::{Context as _, Result};
-use local::binaries::workspace;
 use serde_json::{Value, json};
+use tokens_local::binaries::workspace;
 
 /// The template's resources.
 pub struct Template(pub BTreeMap<String, Value>);

@@ -5,9 +5,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use local::lambda::{Function, Outcome};
 use serde_json::Value;
 use tempfile::NamedTempFile;
+use tokens_local::lambda::{Function, Outcome};
 
 use crate::emf::{Values, lines};
 use crate::{binary, changed};

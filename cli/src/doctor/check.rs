@@ -1,7 +1,7 @@
 //! One line of the doctor's: what was looked at, and how it is.
 
-use domain::plain;
 use serde::{Serialize, Serializer};
+use tokens_domain::plain;
 
 /// What is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,19 +3,19 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use aws::RetryConfig;
-use aws::RetryGroup;
 use chrono::{DateTime, TimeDelta, Utc};
-use cipher::DecryptError;
-use domain::policy::{ONLY_REFUSALS, Policy, VALIDATION_AGE};
-use domain::ports::{RefreshError, SetAside, StoreError};
-use domain::{Authorized, Streamer};
-use store::CLOCK_TOLERANCE;
-use store::{
+use tokens_aws::RetryConfig;
+use tokens_aws::RetryGroup;
+use tokens_cipher::DecryptError;
+use tokens_domain::policy::{ONLY_REFUSALS, Policy, VALIDATION_AGE};
+use tokens_domain::ports::{RefreshError, SetAside, StoreError};
+use tokens_domain::{Authorized, Streamer};
+use tokens_store::CLOCK_TOLERANCE;
+use tokens_store::{
     Hidden, LastRuns, Misplaced, NotifyRole, Rehearsal, SchemaVersion, Server, StoredTexts, StoredUnder,
     Tables, Trust, Waiting,
 };
-use telemetry::Human;
+use tokens_telemetry::Human;
 
 use super::check::{Check, Topic};
 use crate::output::{name, time};

@@ -9,16 +9,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Result;
-use aws::{RetryGroup, Sdk};
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::Clock;
-use domain::SystemClock;
-use domain::ports::StoreError;
-use push::Vapid;
 use serde::Serialize;
-use service::config::{Source, Whole};
-use store::{Database, HISTORY_KEPT, LastRuns, PgStore, Tables};
-use twitch::{TwitchClient, TwitchConfig};
+use tokens_aws::{RetryGroup, Sdk};
+use tokens_domain::Clock;
+use tokens_domain::SystemClock;
+use tokens_domain::ports::StoreError;
+use tokens_push::Vapid;
+use tokens_service::config::{Source, Whole};
+use tokens_store::{Database, HISTORY_KEPT, LastRuns, PgStore, Tables};
+use tokens_twitch::{TwitchClient, TwitchConfig};
 
 use self::check::{Check, State, Topic, not_among};
 use self::checks::Trial;

@@ -4,16 +4,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Context, Problem};
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, HOST};
 use axum::middleware::Next;
 use axum::response::Response;
-use domain::CampaignId;
-use service::Host;
-use service::config::ServeConfig;
-use service::keys::{ApiKey, ApiKeys, Right};
+use tokens_api::{Context, Problem};
+use tokens_domain::CampaignId;
+use tokens_service::Host;
+use tokens_service::config::ServeConfig;
+use tokens_service::keys::{ApiKey, ApiKeys, Right};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -180,8 +180,8 @@ fn campaign_in(path: &str) -> Option<CampaignId> {
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
-    use service::Process;
-    use service::config::{PublicName, Source};
+    use tokens_service::Process;
+    use tokens_service::config::{PublicName, Source};
 
     use super::*;
 

@@ -18,15 +18,15 @@ use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use chrono::TimeDelta;
-use domain::refresh::{Cycle, Limits};
-use domain::schedule::Trigger;
-use domain::{CancellationToken, Clock, SystemClock};
 use futures::FutureExt as _;
-use service::config::{Secret, ServeConfig, Source};
-use service::scheduler::{CycleAlarm, DeliveryAlarm, Scheduler};
-use service::{DeliveryError, Host, Notifier, Opened, Process, with_secrets};
-use telemetry::metrics::{Exporter, start_prometheus};
-use telemetry::{log_deliveries, log_delivery, log_panics};
+use tokens_domain::refresh::{Cycle, Limits};
+use tokens_domain::schedule::Trigger;
+use tokens_domain::{CancellationToken, Clock, SystemClock};
+use tokens_service::config::{Secret, ServeConfig, Source};
+use tokens_service::scheduler::{CycleAlarm, DeliveryAlarm, Scheduler};
+use tokens_service::{DeliveryError, Host, Notifier, Opened, Process, with_secrets};
+use tokens_telemetry::metrics::{Exporter, start_prometheus};
+use tokens_telemetry::{log_deliveries, log_delivery, log_panics};
 use tokio::net::TcpListener;
 use tokio::select;
 use tokio::task::JoinSet;
@@ -137,7 +137,7 @@ fn router(host: &Arc<Host>, door: &Arc<Door>, readiness: &Arc<Readiness>, export
             readiness.answer(door.caller(&request).is_ok()).await.into_response()
         }
     };
-    api::whole(host.clone())
+    tokens_api::whole(host.clone())
         .route(door::METRICS, get(metrics))
         .layer(from_fn_with_state(door.clone(), door::admit))
         .route("/healthz", get(async || "ok\n"))

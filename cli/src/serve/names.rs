@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use axum::http::uri::Authority;
-use service::config::PublicName;
+use tokens_service::config::PublicName;
 
 /// The names of a server.
 pub struct Names {

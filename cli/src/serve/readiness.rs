@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
-use service::Host;
+use tokens_service::Host;
 use tokio::time::timeout;
 
 /// Three sweeps. The start counts as a success.

@@ -2,6 +2,6 @@
 
 // A function has a share of one core: a second thread would only wait for the first.
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), functions::Error> {
-    functions::health_check().await
+async fn main() -> Result<(), tokens_functions::Error> {
+    tokens_functions::health_check().await
 }

@@ -6,21 +6,21 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use api::{Context, Problem};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Uri, uri::PathAndQuery};
 use axum::response::Response;
-use domain::Caller;
 use lambda_http::aws_lambda_events::apigw::{
     ApiGatewayRequestAuthorizerIamDescription, ApiGatewayV2httpRequestContext,
 };
 use lambda_http::request::RequestContext;
 use lambda_http::tower::ServiceExt;
 use lambda_http::{Request, RequestExt, service_fn};
-use service::Host;
-use service::shutdown::Shutdown;
-use telemetry::metrics::written_after;
+use tokens_api::{Context, Problem};
+use tokens_domain::Caller;
+use tokens_service::Host;
+use tokens_service::shutdown::Shutdown;
+use tokens_telemetry::metrics::written_after;
 
 use crate::Error;
 

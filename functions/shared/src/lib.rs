@@ -11,16 +11,16 @@ mod retry;
 mod scheduled;
 
 use chrono::{DateTime, Datelike, TimeDelta};
-use domain::report::Stop;
-use domain::{Clock, Monotonic, SystemClock};
 use lambda_runtime::{LambdaEvent, service_fn};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use service::config::{self, Source};
-use service::shutdown::Shutdown;
-use service::{Host, Process, RunError};
-use telemetry::LogFormat;
-use telemetry::metrics::{self, written_after};
+use tokens_domain::report::Stop;
+use tokens_domain::{Clock, Monotonic, SystemClock};
+use tokens_service::config::{self, Source};
+use tokens_service::shutdown::Shutdown;
+use tokens_service::{Host, Process, RunError};
+use tokens_telemetry::LogFormat;
+use tokens_telemetry::metrics::{self, written_after};
 
 pub use lambda_runtime::Error;
 
@@ -34,7 +34,7 @@ pub use self::scheduled::scheduled_refresh;
 ///
 /// If the log's or the metrics' settings are wrong, or the Runtime API can't be reached.
 pub async fn grant_refresh() -> Result<(), Error> {
-    api_gateway::serve(api::grants).await
+    api_gateway::serve(tokens_api::grants).await
 }
 
 /// The function `health-check`: the check of a campaign before a session.
@@ -43,15 +43,15 @@ pub async fn grant_refresh() -> Result<(), Error> {
 ///
 /// As [`grant_refresh`].
 pub async fn health_check() -> Result<(), Error> {
-    api_gateway::serve(api::health).await
+    api_gateway::serve(tokens_api::health).await
 }
 
 /// Starts the log and, where it is JSON and the stack is known, the metrics; answers the settings.
 fn start() -> Result<Source, Error> {
     let environment = Source::environment();
     let log = config::log(&environment);
-    telemetry::start(log);
-    telemetry::log_panics();
+    tokens_telemetry::start(log);
+    tokens_telemetry::log_panics();
     match config::metrics_stack(&environment)? {
         Some(stack) if log.format == LogFormat::Json => metrics::start(stack),
         _ => {}

@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
-use domain::Monotonic;
-use domain::notify::{MIN_RUN, NotifyReport};
 use serde::Deserialize;
 use serde_json::Value;
-use service::shutdown::Shutdown;
-use service::{DeliveryError, Notifier, Opened, Process};
-use telemetry::{log_deliveries, log_delivery};
+use tokens_domain::Monotonic;
+use tokens_domain::notify::{MIN_RUN, NotifyReport};
+use tokens_service::shutdown::Shutdown;
+use tokens_service::{DeliveryError, Notifier, Opened, Process};
+use tokens_telemetry::{log_deliveries, log_delivery};
 
 use crate::Error;
 

@@ -4,15 +4,15 @@
 //! another run has refreshed meanwhile finds nothing to do, and says so.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use domain::refresh::{Cycle, Limits, Scope};
-use domain::report::Report;
-use domain::schedule::Trigger;
-use domain::{Monotonic, StreamerId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use service::Host;
-use service::shutdown::Shutdown;
-use store::Lookup;
+use tokens_domain::refresh::{Cycle, Limits, Scope};
+use tokens_domain::report::Report;
+use tokens_domain::schedule::Trigger;
+use tokens_domain::{Monotonic, StreamerId};
+use tokens_service::Host;
+use tokens_service::shutdown::Shutdown;
+use tokens_store::Lookup;
 use uuid::Uuid;
 
 use crate::Error;

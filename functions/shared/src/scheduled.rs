@@ -1,10 +1,10 @@
 //! `scheduled-refresh`, behind the EventBridge rules: a planned run or a sweep.
 
-use domain::refresh::{Cycle, Limits};
-use domain::schedule::Trigger;
 use serde::Deserialize;
 use serde_json::Value;
-use service::shutdown::Shutdown;
+use tokens_domain::refresh::{Cycle, Limits};
+use tokens_domain::schedule::Trigger;
+use tokens_service::shutdown::Shutdown;
 
 use crate::Error;
 

@@ -8,11 +8,11 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use cipher::Column;
-use domain::RefreshToken;
-use domain::ports::{Permit, Twitch};
 use serde_json::json;
-use twitch::TwitchClient;
+use tokens_cipher::Column;
+use tokens_domain::RefreshToken;
+use tokens_domain::ports::{Permit, Twitch};
+use tokens_twitch::TwitchClient;
 use uuid::Uuid;
 
 use super::{LATENCY, world};

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::ports::{Permit, Priority, Twitch};
-use domain::{CampaignId, MembershipKey, StreamerId};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokens_domain::ports::{Permit, Priority, Twitch};
+use tokens_domain::{CampaignId, MembershipKey, StreamerId};
+use tokens_twitch::TwitchClient;
 use tokio::task::JoinSet;
 use tokio::time::interval;
-use twitch::TwitchClient;
 use uuid::Uuid;
 
 use super::world;

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use chrono::TimeDelta;
-use domain::Clock;
-use push::{Loopback, Vapid, VapidKey, WebPush};
+use tokens_domain::Clock;
+use tokens_push::{Loopback, Vapid, VapidKey, WebPush};
 use tokio::process::Command;
 
 use self::cast::{CAST, DEVICES, invent};
@@ -210,7 +210,7 @@ async fn live_tokens(world: &World) -> Result<usize> {
     .await?;
     let mut live = 0;
     for id in ids {
-        live += usize::from(world.has_live_token(domain::StreamerId(id)).await?);
+        live += usize::from(world.has_live_token(tokens_domain::StreamerId(id)).await?);
     }
     Ok(live)
 }

@@ -5,7 +5,7 @@ use std::fs::read_to_string;
 
 use anyhow::{Context as _, Result, ensure};
 use chrono::{DateTime, Utc};
-use domain::{CampaignId, MembershipKey, StreamerId};
+use tokens_domain::{CampaignId, MembershipKey, StreamerId};
 use uuid::Uuid;
 
 use crate::api::{Answer, Api, authorization_path, authorizations_path, check_path};

@@ -3,12 +3,12 @@
 
 use anyhow::{Context as _, Result, ensure};
 use chrono::TimeDelta;
-use domain::Clock;
-use domain::policy::RefreshMode;
-use domain::ports::Push;
-use domain::refresh::Cycle;
-use domain::schedule::Trigger;
-use telemetry::Text;
+use tokens_domain::Clock;
+use tokens_domain::policy::RefreshMode;
+use tokens_domain::ports::Push;
+use tokens_domain::refresh::Cycle;
+use tokens_domain::schedule::Trigger;
+use tokens_telemetry::Text;
 
 use super::notification;
 use crate::push::SimulatedPush;
@@ -79,7 +79,7 @@ fn tell<P: Push>(stage: &Stage<P>, what: &str, did: &Did) {
 
 /// The streamer's row, as the brief looks at it.
 #[expect(clippy::print_stdout, reason = "a demo talks to the person in front of it")]
-async fn look<P: Push>(stage: &Stage<P>, id: domain::StreamerId) -> Result<()> {
+async fn look<P: Push>(stage: &Stage<P>, id: tokens_domain::StreamerId) -> Result<()> {
     let row = stage.world.row(id).await?;
     let failed_at =
         row.token_refresh_failed_at.map_or("NULL".to_owned(), |at| at.format("%H:%M:%S").to_string());

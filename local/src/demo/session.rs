@@ -3,10 +3,10 @@
 
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::ports::Push;
-use domain::report::Outcome;
-use domain::{Clock, StreamerId};
-use telemetry::Text;
+use tokens_domain::ports::Push;
+use tokens_domain::report::Outcome;
+use tokens_domain::{Clock, StreamerId};
+use tokens_telemetry::Text;
 
 use super::notification;
 use crate::push::SimulatedPush;

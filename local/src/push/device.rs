@@ -2,8 +2,8 @@
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
-use domain::notification::Subscription;
 use p256::SecretKey;
+use tokens_domain::notification::Subscription;
 use uuid::Uuid;
 
 use super::{Received, decrypt::SECRET_LENGTH, faults::Slot};

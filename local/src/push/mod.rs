@@ -21,7 +21,7 @@ use std::{
 
 use axum::{Router, routing::post};
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::{Clock, notification::Subscription};
+use tokens_domain::{Clock, notification::Subscription};
 use tokio::sync::watch;
 
 use self::device::Device;

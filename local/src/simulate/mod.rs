@@ -21,10 +21,10 @@ use std::iter::{self, Peekable};
 use std::sync::LazyLock;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::TokenState;
-use domain::policy::{Decision, FailureKind, Policy, Verdict};
-use domain::refresh::Cycle;
-use domain::schedule::{self, Trigger};
+use tokens_domain::TokenState;
+use tokens_domain::policy::{Decision, FailureKind, Policy, Verdict};
+use tokens_domain::refresh::Cycle;
+use tokens_domain::schedule::{self, Trigger};
 
 use self::figures::Figures;
 pub use self::report::{Report, print, run};

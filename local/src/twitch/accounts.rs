@@ -8,7 +8,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use domain::{AccessToken, RefreshToken, TokenPair};
+use tokens_domain::{AccessToken, RefreshToken, TokenPair};
 
 use super::{RefreshTokens, UnknownStreamer};
 use crate::clock::later;

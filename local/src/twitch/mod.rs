@@ -29,7 +29,7 @@ use std::{
 };
 
 use axum::{Router, http::StatusCode};
-use domain::{AccessToken, Clock, TokenPair};
+use tokens_domain::{AccessToken, Clock, TokenPair};
 use tokio::{sync::watch, time::Instant};
 
 pub use self::{

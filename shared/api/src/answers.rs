@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::authorization::{self, Membership, MembershipStatus, Participant, Unknown};
-use domain::health::{self, Checked, Finding, TwitchHealth};
-use domain::{CampaignId, Streamer, StreamerId, TokenState};
 use serde::Serialize;
+use tokens_domain::authorization::{self, Membership, MembershipStatus, Participant, Unknown};
+use tokens_domain::health::{self, Checked, Finding, TwitchHealth};
+use tokens_domain::{CampaignId, Streamer, StreamerId, TokenState};
 use utoipa::IntoResponses;
 use utoipa::openapi::example::ExampleBuilder;
 use utoipa::openapi::header::HeaderBuilder;

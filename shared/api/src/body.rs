@@ -1,10 +1,10 @@
 //! What is answered when all goes well. The names are part of the API.
 
 use chrono::{DateTime, Utc};
-use domain::authorization::{Membership, MembershipStatus};
-use domain::health::{self, Checked, Detail, Finding, TwitchHealth};
-use domain::{CampaignId, StreamerId};
 use serde::Serialize;
+use tokens_domain::authorization::{Membership, MembershipStatus};
+use tokens_domain::health::{self, Checked, Detail, Finding, TwitchHealth};
+use tokens_domain::{CampaignId, StreamerId};
 use utoipa::ToSchema;
 use uuid::Uuid;
 

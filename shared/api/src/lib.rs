@@ -18,8 +18,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use domain::{Caller, Monotonic};
-use service::{Host, Request};
+use tokens_domain::{Caller, Monotonic};
+use tokens_service::{Host, Request};
 
 pub use document::document;
 pub use problem::Problem;

@@ -6,12 +6,12 @@ use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use domain::authorization::Unknown;
-use domain::grant::GrantError;
-use domain::health::CheckError;
-use domain::ports::{MembershipError, StoreError};
 use serde::Serialize;
-use service::OpenError;
+use tokens_domain::authorization::Unknown;
+use tokens_domain::grant::GrantError;
+use tokens_domain::health::CheckError;
+use tokens_domain::ports::{MembershipError, StoreError};
+use tokens_service::OpenError;
 use utoipa::ToSchema;
 
 /// The header that carries a request's id, in every answer.

@@ -9,7 +9,7 @@ fn the_committed_documents_are_current() {
         let committed = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(
             committed == content,
-            "{} is not what the code says: cargo run -p token-refresh-api --example openapi",
+            "{} is not what the code says: cargo run -p tokens-api --example openapi",
             path.display()
         );
     }

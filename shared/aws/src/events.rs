@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use aws_sdk_eventbridge::Client;
 use aws_sdk_eventbridge::types::PutEventsRequestEntry;
-use domain::Clock;
-use domain::ports::{SignalError, StreamerDeactivated};
+use tokens_domain::Clock;
+use tokens_domain::ports::{SignalError, StreamerDeactivated};
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::iter;
 
 use aws_sdk_scheduler::error::{ProvideErrorMetadata, SdkError};
-use domain::plain;
+use tokens_domain::plain;
 
 /// Errors whose message says what to fix, and holds names and ARNs at most.
 const TELLING: [&str; 8] = [

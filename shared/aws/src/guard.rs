@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::Clock;
+use tokens_domain::Clock;
 
 use crate::Failure;
 use crate::sdk::OPERATION_TIMEOUT;

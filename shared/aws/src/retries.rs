@@ -14,10 +14,10 @@ use aws_sdk_scheduler::types::{
     ActionAfterCompletion, DeadLetterConfig, FlexibleTimeWindow, FlexibleTimeWindowMode, RetryPolicy, Target,
 };
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use domain::Clock;
-use domain::ports::SignalError;
-use domain::schedule::{Trigger, retry_minute};
 use serde_json::json;
+use tokens_domain::Clock;
+use tokens_domain::ports::SignalError;
+use tokens_domain::schedule::{Trigger, retry_minute};
 use tokio::sync::OnceCell;
 
 use crate::guard::Guard;
@@ -37,7 +37,7 @@ pub struct RetryConfig {
 }
 
 /// A schedule has to be there before its minute begins: as long as making it may take.
-const AHEAD: TimeDelta = domain::refresh::SIGNAL_TIMEOUT;
+const AHEAD: TimeDelta = tokens_domain::refresh::SIGNAL_TIMEOUT;
 
 /// In seconds. An invocation that EventBridge Scheduler couldn't deliver for this long has been overtaken by a sweep,
 /// which comes every 15 minutes; it goes to the dead-letter queue.

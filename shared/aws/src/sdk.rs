@@ -21,7 +21,7 @@ const ROOTS: &[u8] = include_bytes!("amazon-roots.pem");
 
 /// The longest that one operation may take, with its retries.
 pub(super) const OPERATION_TIMEOUT: Duration =
-    Duration::from_secs(domain::refresh::SIGNAL_TIMEOUT.num_seconds().cast_unsigned());
+    Duration::from_secs(tokens_domain::refresh::SIGNAL_TIMEOUT.num_seconds().cast_unsigned());
 
 /// An answer takes tens of milliseconds, a new connection as much again. What takes longer is better asked again.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use domain::Clock;
-use domain::ports::{EventPublisher, RetryScheduler, SignalError, StreamerDeactivated};
+use tokens_domain::Clock;
+use tokens_domain::ports::{EventPublisher, RetryScheduler, SignalError, StreamerDeactivated};
 
 use crate::Sdk;
 use crate::events::Events;

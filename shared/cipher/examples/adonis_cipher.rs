@@ -10,7 +10,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use token_refresh_cipher::{CipherSettings, Column, TokenCipher};
+use tokens_cipher::{CipherSettings, Column, TokenCipher};
 use uuid::Uuid;
 
 #[derive(Deserialize)]

@@ -8,11 +8,11 @@ use std::io::{self, BufRead};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::notification::Subscription;
-use domain::ports::{Push, PushMessage};
-use domain::{Clock, Monotonic};
 use serde_json::Value;
-use token_refresh_push::{Loopback, Vapid, WebPush};
+use tokens_domain::notification::Subscription;
+use tokens_domain::ports::{Push, PushMessage};
+use tokens_domain::{Clock, Monotonic};
+use tokens_push::{Loopback, Vapid, WebPush};
 use uuid::Uuid;
 
 struct Still(DateTime<Utc>);

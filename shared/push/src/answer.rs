@@ -3,9 +3,9 @@
 use std::error::Error;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::notification::PushAnswer;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
+use tokens_domain::notification::PushAnswer;
 
 use crate::endpoint::{NoSuchName, Refused};
 
@@ -105,7 +105,7 @@ fn sources(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static
 
 fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<TimeDelta> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
-    Some(domain::retry_after(text, now)?.min(MAX_WAIT))
+    Some(tokens_domain::retry_after(text, now)?.min(MAX_WAIT))
 }
 
 #[cfg(test)]

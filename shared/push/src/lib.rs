@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use domain::Clock;
-use domain::notification::{PushAnswer, Subscription};
-use domain::ports::{Push, PushMessage};
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, RequestBuilder, Response};
 use rustls::{ClientConfig, RootCertStore};
+use tokens_domain::Clock;
+use tokens_domain::notification::{PushAnswer, Subscription};
+use tokens_domain::ports::{Push, PushMessage};
 
 use crate::endpoint::{Endpoint, PublicResolver};
 use crate::vapid::Signer;
@@ -32,7 +32,7 @@ pub use crate::vapid::{KeyError, Vapid, VapidFaults, VapidKey};
 /// A connection that takes longer will hardly come.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// From the look-up of the name to the end of the answer; within [`domain::notify::PUSH_TIMEOUT`].
+/// From the look-up of the name to the end of the answer; within [`tokens_domain::notify::PUSH_TIMEOUT`].
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A connection that was idle for longer may have slept in a frozen sandbox, and be dead without knowing.
@@ -177,7 +177,7 @@ fn any_base64(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use chrono::{DateTime, TimeDelta, Utc};
-    use domain::Monotonic;
+    use tokens_domain::Monotonic;
 
     use super::*;
 
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_push_ends_within_what_the_outbox_grants_it() {
-        assert!(TimeDelta::from_std(CALL_TIMEOUT).unwrap() < domain::notify::PUSH_TIMEOUT);
+        assert!(TimeDelta::from_std(CALL_TIMEOUT).unwrap() < tokens_domain::notify::PUSH_TIMEOUT);
     }
 
     #[tokio::test]

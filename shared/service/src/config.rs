@@ -21,13 +21,13 @@ mod whole;
 use std::fmt;
 use std::str::FromStr;
 
-use ::twitch::TwitchConfig;
-use aws::SignalsConfig;
 use chrono::TimeDelta;
-use cipher::{CipherSettings, TokenCipher};
-use domain::plain;
-use domain::policy::{Policy, RETRY_DELAY, RETRY_WINDOW};
 use sqlx::postgres::PgConnectOptions;
+use tokens_aws::SignalsConfig;
+use tokens_cipher::{CipherSettings, TokenCipher};
+use tokens_domain::plain;
+use tokens_domain::policy::{Policy, RETRY_DELAY, RETRY_WINDOW};
+use tokens_twitch::TwitchConfig;
 use url::{Host, Url};
 use zeroize::Zeroizing;
 

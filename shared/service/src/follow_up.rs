@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use domain::Monotonic;
-use domain::ports::StoreError;
-use domain::refresh::DEADLINE_MARGIN;
-use domain::schedule::Trigger;
+use tokens_domain::Monotonic;
+use tokens_domain::ports::StoreError;
+use tokens_domain::refresh::DEADLINE_MARGIN;
+use tokens_domain::schedule::Trigger;
 use tokio::time::timeout;
 
 use crate::service::Service;

@@ -2,9 +2,9 @@
 //! and whether the promise was kept.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::policy::ONLY_REFUSALS;
-use domain::ports::StoreError;
-use telemetry::metrics::Metric;
+use tokens_domain::policy::ONLY_REFUSALS;
+use tokens_domain::ports::StoreError;
+use tokens_telemetry::metrics::Metric;
 
 use crate::service::Service;
 

@@ -4,15 +4,15 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::authorization::{AUTHORIZATION, Membership};
-use domain::grant::{GrantError, grant};
-use domain::health::{CheckError, HealthReport, check};
-use domain::refresh::{Cycle, DEADLINE_MARGIN, Limits};
-use domain::report::{Report, Stop};
-use domain::schedule::Trigger;
-use domain::{Caller, CampaignId, MembershipKey, Monotonic, StreamerId};
-use store::{Lookup, Purpose};
-use telemetry::{HealthCheckLog, RefreshLog};
+use tokens_domain::authorization::{AUTHORIZATION, Membership};
+use tokens_domain::grant::{GrantError, grant};
+use tokens_domain::health::{CheckError, HealthReport, check};
+use tokens_domain::refresh::{Cycle, DEADLINE_MARGIN, Limits};
+use tokens_domain::report::{Report, Stop};
+use tokens_domain::schedule::Trigger;
+use tokens_domain::{Caller, CampaignId, MembershipKey, Monotonic, StreamerId};
+use tokens_store::{Lookup, Purpose};
+use tokens_telemetry::{HealthCheckLog, RefreshLog};
 use tokio::time::Instant;
 
 use crate::config::{RefreshConfig, Secret, Source};

@@ -5,9 +5,9 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use domain::{Caller, CampaignId};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokens_domain::{Caller, CampaignId};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 

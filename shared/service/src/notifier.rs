@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use domain::notify::{MIN_RUN, NotifyReport, NotifyService, Observer};
-use domain::ports::StoreError;
-use domain::{Clock, Monotonic};
-use push::{Loopback, Vapid, WebPush};
-use store::{Database, Login, PgOutbox, Purpose};
+use tokens_domain::notify::{MIN_RUN, NotifyReport, NotifyService, Observer};
+use tokens_domain::ports::StoreError;
+use tokens_domain::{Clock, Monotonic};
+use tokens_push::{Loopback, Vapid, WebPush};
+use tokens_store::{Database, Login, PgOutbox, Purpose};
 
 use crate::config::{NotifyConfig, Secret, Source};
 use crate::opened::{MayBlameSecret, Open, OpenError, Opening};

@@ -8,11 +8,11 @@
 use std::sync::{Arc, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::Monotonic;
-use domain::ports::StoreError;
-use store::OtherLogin;
+use tokens_domain::Monotonic;
+use tokens_domain::ports::StoreError;
+use tokens_store::OtherLogin;
+use tokens_twitch::SetUpError;
 use tokio::sync::Mutex;
-use twitch::SetUpError;
 
 use crate::config::{ConfigError, Secret, Source};
 use crate::process::Process;
@@ -39,10 +39,10 @@ pub enum OpenError {
     Twitch(#[from] SetUpError),
     /// Our VAPID key or subject is wrong.
     #[error(transparent)]
-    Vapid(#[from] push::VapidFaults),
+    Vapid(#[from] tokens_push::VapidFaults),
     /// There is no way to talk to push services.
     #[error(transparent)]
-    Push(#[from] push::SetUpError),
+    Push(#[from] tokens_push::SetUpError),
 }
 
 /// What can be opened with settings.

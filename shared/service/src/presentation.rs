@@ -7,9 +7,9 @@ mod text;
 use std::str::FromStr;
 
 use chrono::SecondsFormat;
-use domain::notification::{AlsoLost, Campaigns, Notification, Role};
-use domain::ports::Compose;
 use serde_json::{Map, json};
+use tokens_domain::notification::{AlsoLost, Campaigns, Notification, Role};
+use tokens_domain::ports::Compose;
 
 /// The crate `web-push` encrypts no more bytes.
 pub const MAX_PAYLOAD: usize = 3_052;

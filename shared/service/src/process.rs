@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use aws::Sdk;
-use domain::{CancellationToken, Clock, SystemClock};
-use store::Database;
+use tokens_aws::Sdk;
+use tokens_domain::{CancellationToken, Clock, SystemClock};
+use tokens_store::Database;
 
 use crate::scheduler::Scheduler;
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::schedule::{self, NOTIFY_TIMER, Schedule, Trigger};
+use tokens_domain::schedule::{self, NOTIFY_TIMER, Schedule, Trigger};
 use tokio::select;
 use tokio::sync::Notify;
 use tokio::time::sleep;

@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
-use aws::SecretsManager;
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::Clock;
 use futures::FutureExt;
 use futures::future::join_all;
 use sqlx::postgres::PgConnectOptions;
-use store::OtherLogin;
+use tokens_aws::SecretsManager;
+use tokens_domain::Clock;
+use tokens_store::OtherLogin;
 use tokio::sync::Mutex;
 
 use crate::config::{self, Members, Secret, Source};

@@ -2,19 +2,19 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aws::AwsSignals;
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::policy::Policy;
-use domain::ports::StoreError;
-use domain::refresh::{Cycle, RefreshService};
-use domain::report::{Observer, Report, Stop};
-use domain::schedule::Trigger;
-use domain::{CancellationToken, Clock, Monotonic};
-use store::{Database, Login, PgStore, Purpose};
-use telemetry::RefreshLog;
-use telemetry::metrics::Metric;
+use tokens_aws::AwsSignals;
+use tokens_domain::policy::Policy;
+use tokens_domain::ports::StoreError;
+use tokens_domain::refresh::{Cycle, RefreshService};
+use tokens_domain::report::{Observer, Report, Stop};
+use tokens_domain::schedule::Trigger;
+use tokens_domain::{CancellationToken, Clock, Monotonic};
+use tokens_store::{Database, Login, PgStore, Purpose};
+use tokens_telemetry::RefreshLog;
+use tokens_telemetry::metrics::Metric;
+use tokens_twitch::{Bounded, SetUpError, TwitchClient, TwitchConfig};
 use tokio::time::Instant;
-use twitch::{Bounded, SetUpError, TwitchClient, TwitchConfig};
 
 use crate::config::RefreshConfig;
 use crate::opened::{OpenError, Opening};

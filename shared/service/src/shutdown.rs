@@ -4,7 +4,7 @@ use std::process::exit;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::CancellationToken;
+use tokens_domain::CancellationToken;
 use tokio::select;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::RwLock;

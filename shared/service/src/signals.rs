@@ -1,8 +1,8 @@
 //! Where the signals of a service go: to AWS as its settings say, or to the scheduler of a process that has one.
 
-use aws::AwsSignals;
 use chrono::{DateTime, Utc};
-use domain::ports::{EventPublisher, RetryScheduler, SignalError, StreamerDeactivated};
+use tokens_aws::AwsSignals;
+use tokens_domain::ports::{EventPublisher, RetryScheduler, SignalError, StreamerDeactivated};
 
 use crate::scheduler::Scheduler;
 

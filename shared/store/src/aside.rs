@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use domain::StreamerId;
-use domain::attempt::Attempt;
-use domain::policy::{MAX_SET_ASIDE, SET_ASIDE};
-use domain::ports::{SetAside, StoreError};
 use sqlx::Error;
+use tokens_domain::StreamerId;
+use tokens_domain::attempt::Attempt;
+use tokens_domain::policy::{MAX_SET_ASIDE, SET_ASIDE};
+use tokens_domain::ports::{SetAside, StoreError};
 use tokio::time::sleep;
 use uuid::Uuid;
 

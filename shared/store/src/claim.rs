@@ -1,15 +1,15 @@
 //! Leases: the right of one run to refresh a streamer's token.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::ports::{Claim, Expiry, Lease, PairMemory, Unreadable};
-use domain::{AccessToken, Monotonic, RefreshToken, StreamerId};
 use sqlx::{Error, PgExecutor};
+use tokens_domain::ports::{Claim, Expiry, Lease, PairMemory, Unreadable};
+use tokens_domain::{AccessToken, Monotonic, RefreshToken, StreamerId};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::state::{State, StateRow, no_expiry, query_states, state_of};
 use super::{Database, LAST_STATEMENT_TIMEOUT, Moment, PgStore};
-use cipher::{self, Column, TokenCipher};
+use tokens_cipher::{self, Column, TokenCipher};
 
 impl PgStore {
     /// Two statements on purpose: the second sees what the holder before us committed, which the snapshot of a
@@ -202,7 +202,7 @@ fn expiry(kind: Option<&str>, at: Option<DateTime<Utc>>) -> Option<Expiry> {
 }
 
 /// A stored token in plain; `None` if none is stored.
-type Opened = Option<Result<Zeroizing<String>, cipher::DecryptError>>;
+type Opened = Option<Result<Zeroizing<String>, tokens_cipher::DecryptError>>;
 
 fn open(cipher: &TokenCipher, id: Uuid, column: Column, stored: Option<&str>, now: DateTime<Utc>) -> Opened {
     Some(cipher.decrypt(id, column, stored.filter(|text| !text.is_empty())?, now))
@@ -210,7 +210,7 @@ fn open(cipher: &TokenCipher, id: Uuid, column: Column, stored: Option<&str>, no
 
 fn as_read(opened: Opened) -> Result<String, Unreadable> {
     opened.ok_or(Unreadable::Missing)?.map(|plain| plain.to_string()).map_err(|error| match error {
-        cipher::DecryptError::UnknownFormat => Unreadable::UnknownFormat,
+        tokens_cipher::DecryptError::UnknownFormat => Unreadable::UnknownFormat,
         ours => Unreadable::Keys(ours.to_string()),
     })
 }

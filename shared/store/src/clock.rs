@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::{Clock, Monotonic};
+use tokens_domain::{Clock, Monotonic};
 
 /// Further apart, the machine's clock is worth a warning, though the database's is used instead.
 pub const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(2);
@@ -80,7 +80,7 @@ fn agreed(
 
 #[cfg(test)]
 mod tests {
-    use domain::SystemClock;
+    use tokens_domain::SystemClock;
 
     use super::*;
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::ports::StoreError;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use tokens_domain::ports::StoreError;
 
 use super::{Database, Moment, PgStore, Purpose, SchemaVersion, failed, network, restore, schema, tables};
-use cipher::{Column, DecryptError};
-use domain::SystemClock;
+use tokens_cipher::{Column, DecryptError};
+use tokens_domain::SystemClock;
 
 /// What the login of everything but the function notify needs, of whole tables.
 const TABLE_RIGHTS: [(&str, &[&str]); 10] = [

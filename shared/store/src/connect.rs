@@ -1,12 +1,12 @@
 //! A channel that has connected: its first pair, or a new one in place of that which is stored.
 
 use chrono::{DateTime, Utc};
-use domain::attempt::{Attempt, Resolution, Stored};
-use domain::ports::{Expiry, Lease, PairMemory, StoreError};
-use domain::refresh::MAX_CALL;
-use domain::schedule::Trigger;
-use domain::{Caller, Streamer, StreamerId, TokenPair};
 use sqlx::Error;
+use tokens_domain::attempt::{Attempt, Resolution, Stored};
+use tokens_domain::ports::{Expiry, Lease, PairMemory, StoreError};
+use tokens_domain::refresh::MAX_CALL;
+use tokens_domain::schedule::Trigger;
+use tokens_domain::{Caller, Streamer, StreamerId, TokenPair};
 
 use super::record::write;
 use super::{Database, Moment, PgStore, failed};

@@ -2,8 +2,8 @@
 //! and what can't be seen. Reads only.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::ports::StoreError;
-use domain::{StreamerId, plain};
+use tokens_domain::ports::StoreError;
+use tokens_domain::{StreamerId, plain};
 use uuid::Uuid;
 
 use super::{Database, Moment, failed};

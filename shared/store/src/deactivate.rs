@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use domain::StreamerId;
-use domain::attempt::{Attempt, Resolution, Stored};
-use domain::notification::{Campaigns, DEVICES_OF_A_PERSON, NAMED_CAMPAIGNS, Recipient, Role};
-use domain::policy::{BUDGET_PERIOD, deactivation_budget};
-use domain::{CampaignId, plain};
 use sqlx::Error;
+use tokens_domain::StreamerId;
+use tokens_domain::attempt::{Attempt, Resolution, Stored};
+use tokens_domain::notification::{Campaigns, DEVICES_OF_A_PERSON, NAMED_CAMPAIGNS, Recipient, Role};
+use tokens_domain::policy::{BUDGET_PERIOD, deactivation_budget};
+use tokens_domain::{CampaignId, plain};
 use uuid::Uuid;
 
 use super::statements::{OfRow, Transaction};

@@ -2,11 +2,11 @@
 
 use std::io::ErrorKind;
 
-use domain::plain;
-use domain::ports::{StoreError, StoreErrorKind};
 use sqlx::Error;
 use sqlx::error::DatabaseError;
 use sqlx::postgres::PgDatabaseError;
+use tokens_domain::plain;
+use tokens_domain::ports::{StoreError, StoreErrorKind};
 
 /// What an error concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

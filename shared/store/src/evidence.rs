@@ -1,9 +1,9 @@
 //! What became of refreshes under one client id: what confirms refusals, and for how long there was nothing but them.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::evidence::History;
-use domain::ports::StoreError;
-use domain::{Streamer, StreamerId};
+use tokens_domain::evidence::History;
+use tokens_domain::ports::StoreError;
+use tokens_domain::{Streamer, StreamerId};
 use uuid::Uuid;
 
 use super::{Database, Moment, failed};

@@ -1,12 +1,12 @@
 //! The history of refreshes: read by the command, kept for 30 days like all that is ours and happened.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::ports::StoreError;
-use domain::{StreamerId, plain};
 use serde::Serialize;
 use sqlx::Postgres;
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
+use tokens_domain::ports::StoreError;
+use tokens_domain::{StreamerId, plain};
 
 use super::{Database, Moment, failed};
 

@@ -38,15 +38,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use cipher::TokenCipher;
-use domain::attempt::{Attempt, Stored};
-use domain::evidence::History;
-use domain::notification::Recipient;
-use domain::ports::{Claim, Page, Place, SetAside, Store, StoreError};
-use domain::{Clock, Monotonic, StreamerId, SystemClock};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{ConnectOptions, Postgres};
+use tokens_cipher::TokenCipher;
+use tokens_domain::attempt::{Attempt, Stored};
+use tokens_domain::evidence::History;
+use tokens_domain::notification::Recipient;
+use tokens_domain::ports::{Claim, Page, Place, SetAside, Store, StoreError};
+use tokens_domain::{Clock, Monotonic, StreamerId, SystemClock};
 use tokio::time::{sleep, timeout};
 
 pub use self::clock::{CLOCK_TOLERANCE, DatabaseClock};

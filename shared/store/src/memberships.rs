@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use domain::attempt::Attempt;
-use domain::authorization::{Authorization, Grant, Membership, MembershipStatus, Participant, Unknown};
-use domain::ports::{MembershipError, Memberships, Participants, StoreError, StoreErrorKind};
-use domain::{CampaignId, MembershipKey, StreamerId, plain};
 use sqlx::Error;
+use tokens_domain::attempt::Attempt;
+use tokens_domain::authorization::{
+    Authorization, Grant, Membership, MembershipStatus, Participant, Unknown,
+};
+use tokens_domain::ports::{MembershipError, Memberships, Participants, StoreError, StoreErrorKind};
+use tokens_domain::{CampaignId, MembershipKey, StreamerId, plain};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
@@ -27,8 +29,9 @@ const MAX_LOOK_PAUSE: Duration = Duration::from_millis(160);
 /// Where the time of the grant was not written, it is taken to hold for twelve hours.
 fn authorization(granted_at: Option<Moment>, expires_at: Option<Moment>) -> Option<Authorization> {
     let expires_at = expires_at?.end();
-    let granted_at =
-        granted_at.and_then(Moment::known).unwrap_or(expires_at - domain::authorization::AUTHORIZATION);
+    let granted_at = granted_at
+        .and_then(Moment::known)
+        .unwrap_or(expires_at - tokens_domain::authorization::AUTHORIZATION);
     Some(Authorization { granted_at, expires_at })
 }
 

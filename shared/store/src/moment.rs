@@ -2,11 +2,11 @@
 //! decoding with a panic. `sqlx.toml` says which columns are read as this instead.
 
 use chrono::{DateTime, NaiveDate, Utc};
-use domain::authorization::NO_END;
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo, PgValueRef};
 use sqlx::{Decode, Encode, Postgres, Type, ValueRef};
+use tokens_domain::authorization::NO_END;
 
 /// As PostgreSQL has it: microseconds since 2000, where the least and the greatest number are `-infinity` and `infinity`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

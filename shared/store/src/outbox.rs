@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use domain::notification::{AlsoLost, Next, Notification, Subscription};
-use domain::ports::{Claimed, Outbox, StoreError};
-use domain::{Clock, Monotonic, StreamerId, plain};
 use serde::Serialize;
 use sqlx::Error;
+use tokens_domain::notification::{AlsoLost, Next, Notification, Subscription};
+use tokens_domain::ports::{Claimed, Outbox, StoreError};
+use tokens_domain::{Clock, Monotonic, StreamerId, plain};
 use uuid::Uuid;
 
 use super::deactivate::role;

@@ -1,9 +1,9 @@
 //! Authorized streamers, page by page and one by one.
 
 use chrono::{DateTime, Utc};
-use domain::ports::{Page, Place, StoreError};
-use domain::{Authorized, Streamer, StreamerId};
 use sqlx::{Error, query};
+use tokens_domain::ports::{Page, Place, StoreError};
+use tokens_domain::{Authorized, Streamer, StreamerId};
 use uuid::Uuid;
 
 use super::errors::unreadable_row;

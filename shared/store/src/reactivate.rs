@@ -1,9 +1,9 @@
 //! Undoing deactivations: an operator knows that the grants were not dead.
 
 use chrono::{DateTime, Utc};
-use domain::ports::{StoreError, StoreErrorKind};
-use domain::{Streamer, StreamerId};
 use sqlx::Error;
+use tokens_domain::ports::{StoreError, StoreErrorKind};
+use tokens_domain::{Streamer, StreamerId};
 use uuid::Uuid;
 
 use super::{Database, Moment, failed};

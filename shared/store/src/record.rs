@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::attempt::{Attempt, Resolution, Stored};
-use domain::policy::{FailedUnder, Failure};
-use domain::ports::{Expiry, PairMemory};
-use domain::{Monotonic, NoExpiry, StreamerId};
 use sqlx::{Error, PgExecutor};
+use tokens_domain::attempt::{Attempt, Resolution, Stored};
+use tokens_domain::policy::{FailedUnder, Failure};
+use tokens_domain::ports::{Expiry, PairMemory};
+use tokens_domain::{Monotonic, NoExpiry, StreamerId};
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -19,7 +19,7 @@ use super::aside::Row;
 use super::memberships::grant;
 use super::statements::OfRow;
 use super::{Class, FIRST_PAUSE, PgStore, failed};
-use cipher::Column;
+use tokens_cipher::Column;
 
 /// A row that can be written again is noticed within this long.
 const MAX_ROW_PAUSE: Duration = Duration::from_secs(5);
@@ -133,7 +133,7 @@ impl PgStore {
         }
     }
 
-    /// See [`domain::ports::Store::insist`].
+    /// See [`tokens_domain::ports::Store::insist`].
     pub(super) async fn write_stubbornly(
         &self,
         attempt: &Attempt,

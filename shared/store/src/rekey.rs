@@ -4,14 +4,14 @@
 //! changed under it would cost that pair. And only over the texts that were read, because other writers know no leases.
 
 use chrono::{DateTime, Utc};
-use domain::ports::StoreError;
-use domain::refresh::MAX_CALL;
-use domain::{Streamer, StreamerId};
 use sqlx::Error;
+use tokens_domain::ports::StoreError;
+use tokens_domain::refresh::MAX_CALL;
+use tokens_domain::{Streamer, StreamerId};
 use uuid::Uuid;
 
 use super::{PgStore, failed, said};
-use cipher::{Column, DecryptError, TokenCipher};
+use tokens_cipher::{Column, DecryptError, TokenCipher};
 
 /// Streamers that are looked at with one statement, and leased for as long as it takes to write them.
 const PAGE: i64 = 200;

@@ -2,10 +2,10 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use domain::ports::{StoreError, StoreErrorKind};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Error, PgConnection, PgExecutor, Row};
+use tokens_domain::ports::{StoreError, StoreErrorKind};
 
 use super::errors::store_error;
 use super::tables::{self, Found, MissingTables};

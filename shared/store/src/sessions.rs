@@ -2,7 +2,7 @@
 //! and takes away. Written only on changes; nothing of the application's is touched.
 
 use chrono::{DateTime, Utc};
-use domain::ports::StoreError;
+use tokens_domain::ports::StoreError;
 
 use super::{Database, failed};
 

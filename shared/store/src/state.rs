@@ -4,8 +4,8 @@
 //! application from dropping its table or changing a column's type, and would be dropped with the table.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::policy::{FailedUnder, Failure, FailureKind};
-use domain::{NoExpiry, Streamer, StreamerId, TokenState};
+use tokens_domain::policy::{FailedUnder, Failure, FailureKind};
+use tokens_domain::{NoExpiry, Streamer, StreamerId, TokenState};
 use uuid::Uuid;
 
 use super::Moment;

@@ -5,12 +5,12 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use domain::attempt::{Attempt, FailedRefresh, Resolution, Stored, TwitchHealth};
-use domain::policy::{FailedUnder, Failure, FailureKind, Verdict};
-use domain::ports::{Lease, PairMemory, StoreError, StoreErrorKind};
-use domain::refresh::MAX_CALL;
-use domain::schedule::Trigger;
-use domain::{Streamer, StreamerId};
+use tokens_domain::attempt::{Attempt, FailedRefresh, Resolution, Stored, TwitchHealth};
+use tokens_domain::policy::{FailedUnder, Failure, FailureKind, Verdict};
+use tokens_domain::ports::{Lease, PairMemory, StoreError, StoreErrorKind};
+use tokens_domain::refresh::MAX_CALL;
+use tokens_domain::schedule::Trigger;
+use tokens_domain::{Streamer, StreamerId};
 
 use sqlx::{Error, PgExecutor};
 use uuid::Uuid;

@@ -10,10 +10,10 @@ pub use self::text::{Human, Text};
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
 
-use domain::notification::{Next, Notification, PushAnswer};
-use domain::notify::NotifyReport;
-use domain::report::{Observer, Outcome, Report, Skip};
-use domain::{Streamer, plain};
+use tokens_domain::notification::{Next, Notification, PushAnswer};
+use tokens_domain::notify::NotifyReport;
+use tokens_domain::report::{Observer, Outcome, Report, Skip};
+use tokens_domain::{Streamer, plain};
 pub use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -43,7 +43,7 @@ pub struct LogConfig {
 /// it can't read, a password among the rest.
 pub fn start(config: LogConfig) {
     // All our libraries begin with the first, and the command is the second.
-    let ours = ["token_refresh", "tokens"];
+    let ours = ["tokens"];
     let filter = Targets::new()
         .with_default(config.level.min(LevelFilter::WARN))
         .with_targets(ours.map(|name| (name, config.level)))

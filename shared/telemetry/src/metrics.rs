@@ -12,9 +12,9 @@ use std::io::Write;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use ::metrics::{Unit, counter, describe_counter, histogram};
-use domain::notify::NotifyReport;
-use domain::report::Report;
 use metrics_cloudwatch_embedded::{Builder, Collector};
+use tokens_domain::notify::NotifyReport;
+use tokens_domain::report::Report;
 
 #[cfg(feature = "prometheus")]
 pub use self::prometheus::{Exporter, start_prometheus};

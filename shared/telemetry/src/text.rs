@@ -3,9 +3,9 @@
 use std::fmt;
 
 use chrono::TimeDelta;
-use domain::notification::{Recipient, Role};
-use domain::policy::NotDue;
-use domain::report::{Outcome, Skip, Standing, Unusable};
+use tokens_domain::notification::{Recipient, Role};
+use tokens_domain::policy::NotDue;
+use tokens_domain::report::{Outcome, Skip, Standing, Unusable};
 
 /// A length of time as people read it: `2 h 10`, `35 min`, `9 min 5 s`, `40 s`, `under 1 s`.
 pub struct Human(pub TimeDelta);

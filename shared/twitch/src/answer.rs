@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use domain::ports::{Lifetime, Outage, RefreshError, TokenResponse, Validation, Validity};
-use domain::{AccessToken, RefreshToken, TokenPair};
 use reqwest::StatusCode;
 use serde_json::Value;
+use tokens_domain::ports::{Lifetime, Outage, RefreshError, TokenResponse, Validation, Validity};
+use tokens_domain::{AccessToken, RefreshToken, TokenPair};
 
 use super::body::{Body, Object};
 

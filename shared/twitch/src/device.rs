@@ -5,11 +5,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use domain::ports::{Lifetime, Outage, Permit, Priority};
-use domain::{AccessToken, CancellationToken, RefreshToken, TokenPair};
 use reqwest::Client;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use serde_json::Value;
+use tokens_domain::ports::{Lifetime, Outage, Permit, Priority};
+use tokens_domain::{AccessToken, CancellationToken, RefreshToken, TokenPair};
 use zeroize::Zeroizing;
 
 use super::answer::{Answer, id, lifetime, refuses_credentials, refuses_request, said};

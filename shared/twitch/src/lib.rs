@@ -20,11 +20,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::ports::{Outage, Permit, Priority, RefreshError, TokenResponse, Twitch, Validity, Withheld};
-use domain::refresh::MAX_CALL;
-use domain::{AccessToken, Clock, RefreshToken};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, StatusCode};
+use tokens_domain::ports::{
+    Outage, Permit, Priority, RefreshError, TokenResponse, Twitch, Validity, Withheld,
+};
+use tokens_domain::refresh::MAX_CALL;
+use tokens_domain::{AccessToken, Clock, RefreshToken};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use url::Url;
 
@@ -34,7 +36,7 @@ pub use self::config::{ClientSecret, Credentials, TwitchConfig};
 use self::connections::Connections;
 pub use self::device::{Device, DeviceCode, DeviceError, Owner};
 use self::pace::{Endpoint, Pace};
-use telemetry::metrics::Metric;
+use tokens_telemetry::metrics::Metric;
 
 /// From the first byte sent to the last one read. Twitch answers within a second; past ten it won't.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -331,11 +333,12 @@ fn is_busy(status: StatusCode) -> bool {
 /// `Retry-After` or, without one that can be read, `Ratelimit-Reset` as the second in which the limit ends.
 fn asked_to_wait(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok();
-    let wait = text(RETRY_AFTER.as_str()).and_then(|text| domain::retry_after(text, now)).or_else(|| {
-        let reset: i64 = text("ratelimit-reset")?.trim().parse().ok()?;
-        let left = reset.saturating_sub(now.timestamp()).max(0);
-        Some(TimeDelta::try_seconds(left).unwrap_or(TimeDelta::MAX))
-    })?;
+    let wait =
+        text(RETRY_AFTER.as_str()).and_then(|text| tokens_domain::retry_after(text, now)).or_else(|| {
+            let reset: i64 = text("ratelimit-reset")?.trim().parse().ok()?;
+            let left = reset.saturating_sub(now.timestamp()).max(0);
+            Some(TimeDelta::try_seconds(left).unwrap_or(TimeDelta::MAX))
+        })?;
     Some(wait.to_std().unwrap_or(Duration::ZERO).min(MAX_SILENCE))
 }
 

@@ -5,7 +5,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domain::ports::Priority;
+use tokens_domain::ports::Priority;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::with_jitter;

@@ -3,8 +3,8 @@
 use std::io::Read as _;
 use std::sync::Arc;
 
-use domain::ports::{RefreshError, Twitch as _};
-use domain::{RefreshToken, SystemClock};
+use tokens_domain::ports::{RefreshError, Twitch as _};
+use tokens_domain::{RefreshToken, SystemClock};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 

@@ -4,15 +4,15 @@
 use std::fs::read_to_string;
 
 use anyhow::{Context as _, Result};
-use end_to_end::people::refused_before;
-use end_to_end::{Printed, Sql as _, binary, changed, tokens};
-use local::binaries::workspace;
-use local::postgres::{Postgres, Settings as ServerSettings};
-use local::twitch::Settings;
-use local::world::{NewStreamer, World};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, PgPool};
-use store::{MissingTables, migrate};
+use tokens_local::binaries::workspace;
+use tokens_local::postgres::{Postgres, Settings as ServerSettings};
+use tokens_local::twitch::Settings;
+use tokens_local::world::{NewStreamer, World};
+use tokens_store::{MissingTables, migrate};
+use tokens_tests::people::refused_before;
+use tokens_tests::{Printed, Sql as _, binary, changed, tokens};
 
 /// The document's own statements, of which this is one.
 fn statements(one: &str) -> Result<String> {

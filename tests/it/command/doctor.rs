@@ -5,15 +5,15 @@ mod causes;
 mod database;
 
 use anyhow::{Context as _, Result, ensure};
-use end_to_end::aws::{Fault as AwsFault, Service, SimulatedAws};
-use end_to_end::people::sender;
-use end_to_end::{Printed, binary, changed, tokens, world};
-use local::postgres::{Postgres, Settings as ServerSettings};
-use local::twitch::{Fault, Settings};
-use local::world::{NewStreamer, World};
-use push::VapidKey;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
+use tokens_local::postgres::{Postgres, Settings as ServerSettings};
+use tokens_local::twitch::{Fault, Settings};
+use tokens_local::world::{NewStreamer, World};
+use tokens_push::VapidKey;
+use tokens_tests::aws::{Fault as AwsFault, Service, SimulatedAws};
+use tokens_tests::people::sender;
+use tokens_tests::{Printed, binary, changed, tokens, world};
 
 const ALL: [&str; 13] = [
     "configuration",

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs::{read_dir, read_to_string};
 
 use anyhow::{Context as _, Result};
-use end_to_end::{binary, tokens};
-use local::binaries::workspace;
+use tokens_local::binaries::workspace;
+use tokens_tests::{binary, tokens};
 
 /// The commands in spans of code and in the lines of blocks.
 fn commands(document: &str) -> Vec<Vec<&str>> {

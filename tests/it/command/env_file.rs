@@ -3,9 +3,9 @@
 use std::fs::write;
 
 use anyhow::Result;
-use end_to_end::aws::{Service, SimulatedAws};
-use end_to_end::{changed, tokens_in, world};
-use local::world::NewStreamer;
+use tokens_local::world::NewStreamer;
+use tokens_tests::aws::{Service, SimulatedAws};
+use tokens_tests::{changed, tokens_in, world};
 
 #[tokio::test]
 async fn a_file_in_the_directory_sends_no_secret_elsewhere() -> Result<()> {

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use chrono::TimeDelta;
-use domain::Caller;
-use domain::ports::Expiry;
-use end_to_end::{Still, binary, changed, tokens};
-use local::postgres::Postgres;
-use local::twitch::{Settings, SimulatedTwitch};
-use local::world::{NewStreamer, World};
 use sqlx::{AssertSqlSafe, PgPool};
-use store::{Channel, Connected, Database, PgStore};
+use tokens_domain::Caller;
+use tokens_domain::ports::Expiry;
+use tokens_local::postgres::Postgres;
+use tokens_local::twitch::{Settings, SimulatedTwitch};
+use tokens_local::world::{NewStreamer, World};
+use tokens_store::{Channel, Connected, Database, PgStore};
+use tokens_tests::{Still, binary, changed, tokens};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use uuid::Uuid;
@@ -105,7 +105,7 @@ async fn an_empty_database_is_migrated_and_a_channel_connected_granted_refreshed
     assert!(printed.contains(&id), "{printed}");
 
     // As docs/reference.md has it.
-    let documented = std::fs::read_to_string(local::binaries::workspace().join("docs/reference.md"))?;
+    let documented = std::fs::read_to_string(tokens_local::binaries::workspace().join("docs/reference.md"))?;
     let campaign = documented.split_once("```sql\n").and_then(|(_, rest)| rest.split_once("```"));
     let campaign = campaign.context("the statement for a campaign")?.0.replace("LOGIN", "aria");
     let campaign: Uuid = sqlx::query_scalar(AssertSqlSafe(campaign)).fetch_one(&pool).await?;

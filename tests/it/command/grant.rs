@@ -2,10 +2,10 @@
 
 use anyhow::{Context as _, Result, ensure};
 use chrono::TimeDelta;
-use end_to_end::requests::{authorization, membership};
-use end_to_end::{tokens, world};
-use local::world::NewStreamer;
 use serde_json::Value;
+use tokens_local::world::NewStreamer;
+use tokens_tests::requests::{authorization, membership};
+use tokens_tests::{tokens, world};
 use uuid::Uuid;
 
 #[tokio::test]

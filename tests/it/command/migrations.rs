@@ -3,19 +3,19 @@
 use std::fs::{DirEntry, read, read_dir, read_to_string};
 
 use anyhow::{Context as _, Result};
-use domain::Clock as _;
-use domain::SystemClock;
-use end_to_end::cycles::planned;
-use end_to_end::roles::hostile_search_path;
-use end_to_end::{Sql as _, Still, run};
-use local::binaries::workspace;
-use local::postgres::{Postgres, Settings};
-use local::world::NewStreamer;
 use serde_json::Value;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgPool, SqlSafeStr as _};
-use store::{Database, MissingTables, SchemaVersion, migrate};
+use tokens_domain::Clock as _;
+use tokens_domain::SystemClock;
+use tokens_local::binaries::workspace;
+use tokens_local::postgres::{Postgres, Settings};
+use tokens_local::world::NewStreamer;
+use tokens_store::{Database, MissingTables, SchemaVersion, migrate};
+use tokens_tests::cycles::planned;
+use tokens_tests::roles::hostile_search_path;
+use tokens_tests::{Sql as _, Still, run};
 
 /// The application's tables as its own migrations made them, before it knew of refreshes.
 const APPLICATION: &str = "
@@ -52,7 +52,7 @@ const THREE_COLUMNS: &str = "ALTER TABLE streamers ADD token_expires_at timestam
     ADD last_token_refresh_at timestamptz, ADD token_refresh_failed_at timestamptz;
     UPDATE streamers SET token_expires_at = '2026-11-23 20:00:00+00'";
 
-async fn migrated(before: &[&'static str]) -> Result<(local::postgres::Database, PgPool)> {
+async fn migrated(before: &[&'static str]) -> Result<(tokens_local::postgres::Database, PgPool)> {
     let database = Postgres::shared().await?.create_empty().await?;
     let pool = PgPool::connect(database.url()).await?;
     for sql in before {
@@ -287,7 +287,7 @@ async fn an_installation_in_another_schema_is_moved_to_the_applications_tables()
 }
 
 /// A database at this version.
-async fn migrated_to(version: i64) -> Result<(local::postgres::Database, PgPool)> {
+async fn migrated_to(version: i64) -> Result<(tokens_local::postgres::Database, PgPool)> {
     let database = Postgres::shared().await?.create_empty().await?;
     let pool = PgPool::connect(database.url()).await?;
     sqlx::raw_sql(APPLICATION).execute(&pool).await?;

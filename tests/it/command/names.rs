@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 use chrono::TimeDelta;
-use domain::plain;
-use end_to_end::people::{
+use serde_json::{Value, json};
+use tokens_domain::plain;
+use tokens_local::lambda::Function;
+use tokens_local::world::NewStreamer;
+use tokens_tests::people::{
     RecordingPush, campaign, deliver, device, notify, refused_before, refused_streamer, user,
 };
-use end_to_end::{binary, changed, tokens, world};
-use local::lambda::Function;
-use local::world::NewStreamer;
-use serde_json::{Value, json};
+use tokens_tests::{binary, changed, tokens, world};
 
 /// Turns the text around, steers a terminal, hides, and begins a line that looks like one of ours.
 const NAME: &str = "Evil\u{202e}\u{2066}\u{1b}[2J\u{9b}31m\u{200b}\u{feff}\u{ad}\u{e0041}\u{85}\u{2028}\u{7}\n  - Forged (forged) ✓";

@@ -1,11 +1,11 @@
 //! What the command shows of deactivations, and how it undoes them: its own binary, on the machine's time.
 
 use anyhow::Result;
-use domain::StreamerId;
-use end_to_end::people::{campaign, device, only_row, outbox, refused_before, refused_streamer, user};
-use end_to_end::{Printed, tokens, world};
-use local::world::{NewStreamer, World};
 use serde_json::Value;
+use tokens_domain::StreamerId;
+use tokens_local::world::{NewStreamer, World};
+use tokens_tests::people::{campaign, device, only_row, outbox, refused_before, refused_streamer, user};
+use tokens_tests::{Printed, tokens, world};
 
 /// What the command needs that does not refresh.
 fn bare(world: &World) -> Vec<(String, String)> {

@@ -1,13 +1,13 @@
 //! Commands that show, and dry runs, under logins that may only read: none of them writes.
 
 use anyhow::{Result, ensure};
-use end_to_end::people::{device, refused_streamer};
-use end_to_end::{binary, changed, tokens};
-use local::postgres::{Postgres, Settings as ServerSettings};
-use local::twitch::Settings;
-use local::world::{NewStreamer, World};
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
+use tokens_local::postgres::{Postgres, Settings as ServerSettings};
+use tokens_local::twitch::Settings;
+use tokens_local::world::{NewStreamer, World};
+use tokens_tests::people::{device, refused_streamer};
+use tokens_tests::{binary, changed, tokens};
 
 /// The second is what a standby is like.
 const LOGINS: &str = "

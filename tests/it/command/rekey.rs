@@ -4,18 +4,18 @@
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use cipher::Column;
-use domain::StreamerId;
-use domain::refresh::Cycle;
-use domain::schedule::Trigger;
-use end_to_end::doomed::{A_LOCK_IS_WAITED_FOR, until};
-use end_to_end::{
-    Sql as _, Still, binary, changed, on_write, run, tokens, wait_for_locks, with_change_at, world,
-};
-use local::world::{NewStreamer, World};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
-use store::{Database, PgStore};
+use tokens_cipher::Column;
+use tokens_domain::StreamerId;
+use tokens_domain::refresh::Cycle;
+use tokens_domain::schedule::Trigger;
+use tokens_local::world::{NewStreamer, World};
+use tokens_store::{Database, PgStore};
+use tokens_tests::doomed::{A_LOCK_IS_WAITED_FOR, until};
+use tokens_tests::{
+    Sql as _, Still, binary, changed, on_write, run, tokens, wait_for_locks, with_change_at, world,
+};
 
 /// Our own format, under the key `2026`; the other format and the key `2025` are read.
 fn keys() -> [(&'static str, String); 2] {

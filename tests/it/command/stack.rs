@@ -4,11 +4,11 @@ use std::fs::{create_dir_all, write};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use end_to_end::aws::{Fault, Service, SimulatedAws};
-use end_to_end::{Printed, changed, tokens_in, world};
-use local::world::{NewStreamer, World};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokens_local::world::{NewStreamer, World};
+use tokens_tests::aws::{Fault, Service, SimulatedAws};
+use tokens_tests::{Printed, changed, tokens_in, world};
 
 /// A stack that is deployed for a world with one streamer who is due; and a directory with a `.env` that must not be read.
 struct Deployed {

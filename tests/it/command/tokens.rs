@@ -2,12 +2,12 @@
 
 use anyhow::{Result, ensure};
 use chrono::TimeDelta;
-use end_to_end::{Printed, Sql as _, changed, tokens, world};
-use local::postgres::Postgres;
-use local::world::{NewStreamer, World};
-use push::Vapid;
 use serde_json::Value;
-use service::config::{NotifyConfig, VapidConfig};
+use tokens_local::postgres::Postgres;
+use tokens_local::world::{NewStreamer, World};
+use tokens_push::Vapid;
+use tokens_service::config::{NotifyConfig, VapidConfig};
+use tokens_tests::{Printed, Sql as _, changed, tokens, world};
 
 async fn run(world: &World, arguments: &[&str]) -> Result<Printed> {
     tokens(&world.environment(), arguments).await
@@ -24,7 +24,7 @@ fn lines(printed: &Printed, lines: &[&str]) {
 }
 
 /// A world with one streamer who is due and one who is not.
-async fn two() -> Result<(World, domain::StreamerId, domain::StreamerId)> {
+async fn two() -> Result<(World, tokens_domain::StreamerId, tokens_domain::StreamerId)> {
     let world = world().await?;
     let due = world.add(NewStreamer::due("bastien")).await?;
     let fresh = world.add(NewStreamer::fresh("aria")).await?;

@@ -4,19 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use aws::NoSignals;
 use chrono::TimeDelta;
-use domain::Clock;
-use domain::SystemClock;
-use domain::refresh::{Cycle, RefreshService};
-use domain::schedule::Trigger;
-use end_to_end::{Sql as _, run};
-use local::clock::TurnableClock;
-use local::postgres::Postgres;
-use local::twitch::{RefreshTokens, Settings};
-use local::world::{NewStreamer, World};
-use store::{Database, PgStore, Purpose};
-use twitch::TwitchClient;
+use tokens_aws::NoSignals;
+use tokens_domain::Clock;
+use tokens_domain::SystemClock;
+use tokens_domain::refresh::{Cycle, RefreshService};
+use tokens_domain::schedule::Trigger;
+use tokens_local::clock::TurnableClock;
+use tokens_local::postgres::Postgres;
+use tokens_local::twitch::{RefreshTokens, Settings};
+use tokens_local::world::{NewStreamer, World};
+use tokens_store::{Database, PgStore, Purpose};
+use tokens_tests::{Sql as _, run};
+use tokens_twitch::TwitchClient;
 
 const STREAMERS: usize = 40;
 
@@ -65,7 +65,7 @@ async fn hosts_with_clocks_ten_minutes_apart_respect_each_others_leases() -> Res
 /// The brief's report once said `Duration: -595 s`.
 #[tokio::test]
 async fn a_clock_that_is_set_back_during_a_cycle_changes_no_duration() -> Result<()> {
-    let still = end_to_end::Still::new().await?;
+    let still = tokens_tests::Still::new().await?;
     still.world.add(NewStreamer::due("aria")).await?;
     let gate = still.world.twitch.pause("aria")?;
     let service = still.world.service(&[]).await?;
@@ -75,7 +75,7 @@ async fn a_clock_that_is_set_back_during_a_cycle_changes_no_duration() -> Result
         Ok(())
     };
     let ran =
-        end_to_end::with_change_at(gate, run(&service, &Cycle::new(Trigger::Planned)), set_back).await?;
+        tokens_tests::with_change_at(gate, run(&service, &Cycle::new(Trigger::Planned)), set_back).await?;
     assert_eq!(ran.report.duration, TimeDelta::seconds(5));
     Ok(())
 }

@@ -2,16 +2,16 @@
 
 use anyhow::{Result, bail};
 use chrono::{DateTime, TimeDelta, TimeZone as _, Utc};
-use domain::StreamerId;
-use domain::refresh::Cycle;
-use domain::schedule::next_rule;
-use end_to_end::histories::{Histories, Refresh};
-use end_to_end::{Sql as _, Still, run};
-use local::twitch::{Fault, Settings};
-use local::world::NewStreamer;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use store::{BrokenSession, Coverage};
+use tokens_domain::StreamerId;
+use tokens_domain::refresh::Cycle;
+use tokens_domain::schedule::next_rule;
+use tokens_local::twitch::{Fault, Settings};
+use tokens_local::world::NewStreamer;
+use tokens_store::{BrokenSession, Coverage};
+use tokens_tests::histories::{Histories, Refresh};
+use tokens_tests::{Sql as _, Still, run};
 
 /// The present of the invented histories, in minutes after their beginning.
 const NOW: i64 = 1_000;
@@ -21,7 +21,7 @@ fn gaps(coverage: &Coverage, histories: &Histories<'_>, streamer: StreamerId) ->
     let minute = |at: DateTime<Utc>| (at - histories.beginning).num_minutes();
     let of = |session: &&BrokenSession| session.streamer_id == streamer;
     let lines = |session: &BrokenSession| {
-        let line = |gap: &store::Gap| {
+        let line = |gap: &tokens_store::Gap| {
             let kind = if gap.dead { "dead" } else { "unknown" };
             format!("{kind} {}-{}: {}", minute(gap.from), minute(gap.until), gap.reasons.join(", then "))
         };

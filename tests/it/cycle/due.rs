@@ -3,14 +3,14 @@
 
 use anyhow::Result;
 use chrono::TimeDelta;
-use domain::Clock as _;
-use domain::policy::NotDue;
-use domain::refresh::{Cycle, Limits};
-use domain::report::{Outcome, Skip, Stop};
-use end_to_end::cycles::{forced, planned, sweep};
-use end_to_end::{Sql as _, Still, run, with_change_at};
-use local::world::NewStreamer;
-use twitch::TwitchClient;
+use tokens_domain::Clock as _;
+use tokens_domain::policy::NotDue;
+use tokens_domain::refresh::{Cycle, Limits};
+use tokens_domain::report::{Outcome, Skip, Stop};
+use tokens_local::world::NewStreamer;
+use tokens_tests::cycles::{forced, planned, sweep};
+use tokens_tests::{Sql as _, Still, run, with_change_at};
+use tokens_twitch::TwitchClient;
 
 #[tokio::test]
 async fn what_is_due_is_refreshed_and_nothing_else() -> Result<()> {

@@ -2,17 +2,17 @@
 
 use anyhow::Result;
 use chrono::TimeDelta;
-use domain::Clock as _;
-use domain::refresh::DEADLINE_MARGIN;
-use domain::schedule::Trigger;
-use end_to_end::cycles::{forced, planned};
-use end_to_end::requests::host;
-use end_to_end::roles::app_under_row_level_security;
-use end_to_end::{Sql as _, Still, run};
-use local::world::{NewStreamer, World};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnectOptions;
-use store::{Database, HISTORY_KEPT};
+use tokens_domain::Clock as _;
+use tokens_domain::refresh::DEADLINE_MARGIN;
+use tokens_domain::schedule::Trigger;
+use tokens_local::world::{NewStreamer, World};
+use tokens_store::{Database, HISTORY_KEPT};
+use tokens_tests::cycles::{forced, planned};
+use tokens_tests::requests::host;
+use tokens_tests::roles::app_under_row_level_security;
+use tokens_tests::{Sql as _, Still, run};
 
 /// More than are forgotten at once.
 const OLD: i64 = 25_000;

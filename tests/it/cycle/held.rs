@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use chrono::TimeDelta;
-use domain::Clock as _;
-use domain::report::{Outcome, Skip};
-use end_to_end::cycles::planned;
-use end_to_end::{Ran, Still, run, with_change_at};
-use local::clock::TurnableClock;
-use local::twitch::{Endpoint, Fault};
-use local::world::NewStreamer;
+use tokens_domain::Clock as _;
+use tokens_domain::report::{Outcome, Skip};
+use tokens_local::clock::TurnableClock;
+use tokens_local::twitch::{Endpoint, Fault};
+use tokens_local::world::NewStreamer;
+use tokens_tests::cycles::planned;
+use tokens_tests::{Ran, Still, run, with_change_at};
 
 /// Twitch is busy with the first call, and while its answer is on its way this happens. Then the quick retry is due.
 async fn before_a_quick_retry(fault: Fault, happens: fn(&TurnableClock)) -> Result<(Still, Ran)> {

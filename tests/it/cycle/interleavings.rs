@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::authorization::{AUTHORIZATION, Authorization};
-use domain::policy::{DOUBLE_CLICK_WINDOW, EXPIRY_MARGIN, REFRESH_REUSE_WINDOW};
-use domain::refresh::Cycle;
-use domain::schedule::Trigger;
-use domain::{CampaignId, MembershipKey, StreamerId};
-use end_to_end::requests::{authorization, request};
-use end_to_end::{Sql as _, Still, run};
 use futures::future::{BoxFuture, join_all};
-use local::twitch::{RefreshTokens, Settings};
-use local::world::NewStreamer;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use service::Host;
+use tokens_domain::authorization::{AUTHORIZATION, Authorization};
+use tokens_domain::policy::{DOUBLE_CLICK_WINDOW, EXPIRY_MARGIN, REFRESH_REUSE_WINDOW};
+use tokens_domain::refresh::Cycle;
+use tokens_domain::schedule::Trigger;
+use tokens_domain::{CampaignId, MembershipKey, StreamerId};
+use tokens_local::twitch::{RefreshTokens, Settings};
+use tokens_local::world::NewStreamer;
+use tokens_service::Host;
+use tokens_tests::requests::{authorization, request};
+use tokens_tests::{Sql as _, Still, run};
 use uuid::Uuid;
 
 const STREAMERS: usize = 2;
@@ -193,8 +193,10 @@ impl Played {
             Deed::Check(campaign) => {
                 let checkup = self.host.check(self.campaigns[campaign], &request()).await?;
                 anyhow::ensure!(checkup.streamers.len() == STREAMERS, "{checkup:?}");
-                let known =
-                    checkup.streamers.iter().all(|one| one.finding != domain::health::Finding::Unknown);
+                let known = checkup
+                    .streamers
+                    .iter()
+                    .all(|one| one.finding != tokens_domain::health::Finding::Unknown);
                 anyhow::ensure!(known, "{checkup:?}");
             }
             Deed::Cycle(trigger) => {
@@ -231,7 +233,8 @@ impl Played {
             before = after;
         }
         // What is stored works: no pair was lost on the way.
-        let forced = Cycle { mode: domain::policy::RefreshMode::Forced, ..Cycle::new(Trigger::Command) };
+        let forced =
+            Cycle { mode: tokens_domain::policy::RefreshMode::Forced, ..Cycle::new(Trigger::Command) };
         for streamer in 0..STREAMERS {
             self.act(Deed::Grant(streamer, 0)).await?;
         }

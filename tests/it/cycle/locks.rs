@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use domain::grant::GrantError;
-use domain::report::{Outcome, Skip};
-use end_to_end::cycles::planned;
-use end_to_end::requests::{host, membership, request};
-use end_to_end::{Still, run};
-use local::world::NewStreamer;
-use service::Host;
+use tokens_domain::grant::GrantError;
+use tokens_domain::report::{Outcome, Skip};
+use tokens_local::world::NewStreamer;
+use tokens_service::Host;
+use tokens_tests::cycles::planned;
+use tokens_tests::requests::{host, membership, request};
+use tokens_tests::{Still, run};
 use tokio::time::timeout;
 
 /// Nothing here takes so long, unless it waits for a lock that is not released.

@@ -5,16 +5,16 @@ use std::pin::pin;
 
 use anyhow::Result;
 use chrono::TimeDelta;
-use domain::ports::Store as _;
-use domain::refresh::Cycle;
-use domain::report::{Outcome, Skip, Standing};
-use domain::schedule::Trigger;
-use domain::{Clock as _, StreamerId};
-use end_to_end::doomed::{A_LOCK_IS_WAITED_FOR, TURN, lock, until};
-use end_to_end::people::{deactivation, device, refused_before, refused_streamer};
-use end_to_end::{Sql as _, Still, run, wait_for_locks};
-use local::world::{NewStreamer, World};
-use store::PgStore;
+use tokens_domain::ports::Store as _;
+use tokens_domain::refresh::Cycle;
+use tokens_domain::report::{Outcome, Skip, Standing};
+use tokens_domain::schedule::Trigger;
+use tokens_domain::{Clock as _, StreamerId};
+use tokens_local::world::{NewStreamer, World};
+use tokens_store::PgStore;
+use tokens_tests::doomed::{A_LOCK_IS_WAITED_FOR, TURN, lock, until};
+use tokens_tests::people::{deactivation, device, refused_before, refused_streamer};
+use tokens_tests::{Sql as _, Still, run, wait_for_locks};
 
 /// The deactivation holds what we remember of the streamer; the claim has seen the streamer active, and waits.
 #[tokio::test]

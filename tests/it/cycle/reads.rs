@@ -7,15 +7,15 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use end_to_end::people::{device, refused_for_good, sender, user};
-use end_to_end::requests::{authorization_path, check_path, event, membership};
-use end_to_end::{binary, tokens, world};
-use local::binaries::workspace;
-use local::lambda::Function;
-use local::world::{NewStreamer, World};
-use push::VapidKey;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
+use tokens_local::binaries::workspace;
+use tokens_local::lambda::Function;
+use tokens_local::world::{NewStreamer, World};
+use tokens_push::VapidKey;
+use tokens_tests::people::{device, refused_for_good, sender, user};
+use tokens_tests::requests::{authorization_path, check_path, event, membership};
+use tokens_tests::{binary, tokens, world};
 
 const TIME_LEFT: Duration = Duration::from_mins(5);
 

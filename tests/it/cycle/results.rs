@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 use chrono::TimeDelta;
-use domain::Clock as _;
-use domain::refresh::{Cycle, Limits};
-use domain::report::{Alarm, Outcome, Skip, Standing, Stop};
-use end_to_end::cycles::{forced, planned, sweep};
-use end_to_end::{Ran, Sql as _, Still, run, wait_for_locks, with_change_at};
-use local::twitch::{Endpoint, Fault, Gate};
-use local::world::NewStreamer;
+use tokens_domain::Clock as _;
+use tokens_domain::refresh::{Cycle, Limits};
+use tokens_domain::report::{Alarm, Outcome, Skip, Standing, Stop};
+use tokens_local::twitch::{Endpoint, Fault, Gate};
+use tokens_local::world::NewStreamer;
+use tokens_tests::cycles::{forced, planned, sweep};
+use tokens_tests::{Ran, Sql as _, Still, run, wait_for_locks, with_change_at};
 
 /// The run counts as failed, and an alarm rings.
 fn pair_is_thrown_away(ran: &Ran, login: &str) {

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::StreamerId;
-use end_to_end::{Sql as _, Still, binary, tokens, world};
-use local::lambda::Function;
-use local::world::{NewStreamer, World};
 use serde_json::{Value, json};
+use tokens_domain::StreamerId;
+use tokens_local::lambda::Function;
+use tokens_local::world::{NewStreamer, World};
+use tokens_tests::{Sql as _, Still, binary, tokens, world};
 
 /// Granted when and ending when, of one streamer, in the order of time.
 async fn sessions(world: &World, id: StreamerId) -> Result<Vec<(DateTime<Utc>, DateTime<Utc>)>> {

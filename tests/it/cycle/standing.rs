@@ -3,15 +3,15 @@
 
 use anyhow::Result;
 use chrono::{TimeDelta, TimeZone as _, Utc};
-use domain::authorization::NO_END;
-use domain::refresh::Cycle;
-use domain::schedule::next_rule;
-use end_to_end::requests::{host, membership, request};
-use end_to_end::{Still, run};
-use local::twitch::Fault;
-use local::world::NewStreamer;
 use sqlx::postgres::PgConnectOptions;
-use store::{BrokenSession, Database};
+use tokens_domain::authorization::NO_END;
+use tokens_domain::refresh::Cycle;
+use tokens_domain::schedule::next_rule;
+use tokens_local::twitch::Fault;
+use tokens_local::world::NewStreamer;
+use tokens_store::{BrokenSession, Database};
+use tokens_tests::requests::{host, membership, request};
+use tokens_tests::{Still, run};
 
 #[tokio::test]
 async fn a_standing_authorization_is_kept_fresh_and_covered_by_day_until_it_is_revoked() -> Result<()> {

@@ -2,17 +2,17 @@
 
 use anyhow::Result;
 use chrono::{DateTime, Datelike, SubsecRound as _, TimeDelta, Utc};
-use domain::health::Finding;
-use domain::policy::FailureKind;
-use domain::report::{Outcome, Skip};
-use domain::{Authorized, StreamerId};
-use end_to_end::cycles::{planned, sweep};
-use end_to_end::requests::{host, membership, request};
-use end_to_end::{Sql as _, Still, run};
-use local::twitch::{Endpoint, Fault};
-use local::world::{NewStreamer, World};
 use sqlx::AssertSqlSafe;
-use store::Lookup;
+use tokens_domain::health::Finding;
+use tokens_domain::policy::FailureKind;
+use tokens_domain::report::{Outcome, Skip};
+use tokens_domain::{Authorized, StreamerId};
+use tokens_local::twitch::{Endpoint, Fault};
+use tokens_local::world::{NewStreamer, World};
+use tokens_store::Lookup;
+use tokens_tests::cycles::{planned, sweep};
+use tokens_tests::requests::{host, membership, request};
+use tokens_tests::{Sql as _, Still, run};
 
 /// Another program writes local time as if it were UTC, two hours ahead.
 #[tokio::test]

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
-use local::binaries::workspace;
 use tempfile::TempDir;
+use tokens_local::binaries::workspace;
 
 /// The beginning of a program for Linux on this machine, as ELF numbers machines, that needs this version of the C library.
 fn program(machine: u8, glibc: &str) -> Vec<u8> {

@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 use fancy_regex::Regex;
-use local::binaries::workspace;
-use local::postgres::{Postgres, Settings};
 use sqlx::PgPool;
-use store::{MissingTables, migrate};
+use tokens_local::binaries::workspace;
+use tokens_local::postgres::{Postgres, Settings};
+use tokens_store::{MissingTables, migrate};
 
 /// The documents, and what they have people run.
 fn documents() -> Result<Vec<(PathBuf, String)>> {

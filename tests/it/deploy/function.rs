@@ -5,12 +5,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Result;
-use end_to_end::{binary, world};
-use local::binaries::workspace;
-use local::lambda::Function;
-use local::twitch::Fault;
-use local::world::{NewStreamer, World};
 use serde_json::json;
+use tokens_local::binaries::workspace;
+use tokens_local::lambda::Function;
+use tokens_local::twitch::Fault;
+use tokens_local::world::{NewStreamer, World};
+use tokens_tests::{binary, world};
 
 const TIME_LEFT: Duration = Duration::from_mins(5);
 
@@ -74,7 +74,7 @@ fn the_functions_are_built_without_what_the_command_needs_of_aws() -> Result<()>
     let functions: Vec<_> =
         words.windows(2).filter(|pair| pair[0] == "--package").map(|pair| pair[1]).collect();
     assert_eq!(functions.len(), 5, "{functions:?}");
-    for (packages, has_them) in [(functions.as_slice(), false), (&["token-refresh-cli"], true)] {
+    for (packages, has_them) in [(functions.as_slice(), false), (&["tokens-cli"], true)] {
         let tree = Command::new(env!("CARGO"))
             .args(["tree", "--locked", "--offline", "--edges", "normal", "--prefix", "none"])
             .args(packages.iter().flat_map(|package| ["--package", package]))

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::fs::{read_dir, read_to_string};
 
 use anyhow::{Context as _, Result};
-use end_to_end::settings::{Setting, settings};
-use end_to_end::template::{Template, section};
-use local::binaries::workspace;
-use local::postgres::{Postgres, Settings as ServerSettings};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use tokens_local::binaries::workspace;
+use tokens_local::postgres::{Postgres, Settings as ServerSettings};
+use tokens_tests::settings::{Setting, settings};
+use tokens_tests::template::{Template, section};
 use yaml_serde::Value;
 
 #[test]

@@ -4,19 +4,19 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
 use chrono::TimeDelta;
-use domain::{Clock as _, MembershipKey, StreamerId};
-use end_to_end::aws::{Fault as AwsFault, Service, SimulatedAws};
-use end_to_end::emf::Values;
-use end_to_end::people::{campaign, refused_before, refused_for_good, sender, subscribe, user};
-use end_to_end::requests::{REQUEST_ID, authorization_path, check_path, event, membership};
-use end_to_end::watched::Watched;
-use end_to_end::world;
-use local::push::{Fault as PushFault, Settings, SimulatedPush};
-use local::twitch::{Endpoint, Fault};
-use local::world::{NewStreamer, World};
-use push::VapidKey;
 use serde_json::{Value, json};
-use telemetry::metrics::Metric;
+use tokens_domain::{Clock as _, MembershipKey, StreamerId};
+use tokens_local::push::{Fault as PushFault, Settings, SimulatedPush};
+use tokens_local::twitch::{Endpoint, Fault};
+use tokens_local::world::{NewStreamer, World};
+use tokens_push::VapidKey;
+use tokens_telemetry::metrics::Metric;
+use tokens_tests::aws::{Fault as AwsFault, Service, SimulatedAws};
+use tokens_tests::emf::Values;
+use tokens_tests::people::{campaign, refused_before, refused_for_good, sender, subscribe, user};
+use tokens_tests::requests::{REQUEST_ID, authorization_path, check_path, event, membership};
+use tokens_tests::watched::Watched;
+use tokens_tests::world;
 
 /// In no key that there is.
 const UNREADABLE: &str = "v1.other.AAAAAAAAAAAAAAAA.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::fs::read_to_string;
 
 use anyhow::{Context as _, Result};
-use end_to_end::template::{Template, elements, variables};
-use local::binaries::workspace;
 use serde_json::{Value, json};
-use telemetry::metrics::{DIMENSION, Metric, NAMESPACE};
+use tokens_local::binaries::workspace;
+use tokens_telemetry::metrics::{DIMENSION, Metric, NAMESPACE};
+use tokens_tests::template::{Template, elements, variables};
 
 fn documented() -> Result<String> {
     Ok(read_to_string(workspace().join("docs/operate.md"))?)

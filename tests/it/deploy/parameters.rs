@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
-use end_to_end::parameters::{broken_rules, is_allowed};
-use end_to_end::template::{Template, section, variables};
-use push::{Vapid, VapidKey};
-use service::config::{NotifyConfig, RefreshConfig, Source};
+use tokens_push::{Vapid, VapidKey};
+use tokens_service::config::{NotifyConfig, RefreshConfig, Source};
+use tokens_tests::parameters::{broken_rules, is_allowed};
+use tokens_tests::template::{Template, section, variables};
 
 const TEMPLATE: &str = "template.yaml";
 const DATABASE: &str = "infra/database.yaml";

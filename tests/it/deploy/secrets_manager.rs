@@ -10,23 +10,23 @@ use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use chrono::TimeDelta;
-use cipher::Column;
-use domain::authorization::Unknown;
-use domain::health::CheckError;
-use domain::refresh::Cycle;
-use domain::schedule::Trigger;
-use domain::{AccessToken, StreamerId};
-use end_to_end::aws::{Fault, Service, SimulatedAws};
-use end_to_end::requests::{membership, request};
-use end_to_end::roles::{app_with_password, as_app, change_password, superuser};
-use end_to_end::{Printed, Still, binary, changed, tokens, world};
-use local::lambda::Function;
-use local::postgres::{Postgres, Settings as PostgresSettings};
-use local::twitch::Settings;
-use local::world::{NewStreamer, World};
 use serde_json::{Map, Value, json};
-use service::config::{Secret, Source};
-use service::{Host, Process};
+use tokens_cipher::Column;
+use tokens_domain::authorization::Unknown;
+use tokens_domain::health::CheckError;
+use tokens_domain::refresh::Cycle;
+use tokens_domain::schedule::Trigger;
+use tokens_domain::{AccessToken, StreamerId};
+use tokens_local::lambda::Function;
+use tokens_local::postgres::{Postgres, Settings as PostgresSettings};
+use tokens_local::twitch::Settings;
+use tokens_local::world::{NewStreamer, World};
+use tokens_service::config::{Secret, Source};
+use tokens_service::{Host, Process};
+use tokens_tests::aws::{Fault, Service, SimulatedAws};
+use tokens_tests::requests::{membership, request};
+use tokens_tests::roles::{app_with_password, as_app, change_password, superuser};
+use tokens_tests::{Printed, Still, binary, changed, tokens, world};
 
 const TIME_LEFT: Duration = Duration::from_mins(5);
 
@@ -337,7 +337,7 @@ async fn the_token_keys_are_rotated_in_the_middle_of_a_cycle() -> Result<()> {
 /// In this process, on a clock that is turned.
 struct InProcess {
     kept: Kept,
-    clock: Arc<local::clock::TurnableClock>,
+    clock: Arc<tokens_local::clock::TurnableClock>,
     host: Host,
 }
 
@@ -362,7 +362,7 @@ impl InProcess {
     }
 
     fn clock_now(&self) -> chrono::DateTime<chrono::Utc> {
-        domain::Clock::now(self.clock.as_ref())
+        tokens_domain::Clock::now(self.clock.as_ref())
     }
 }
 

@@ -7,19 +7,19 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use domain::MembershipKey;
-use domain::schedule::{NOTIFY_TIMER, PLANNED_RUNS, SWEEP};
-use end_to_end::aws::SimulatedAws;
-use end_to_end::people::{refused_for_good, sender};
-use end_to_end::requests::membership;
-use end_to_end::settings::settings;
-use end_to_end::template::{Template, elements, section, variables};
-use end_to_end::{binary, world};
-use local::binaries::workspace;
-use local::lambda::Function;
-use local::world::{NewStreamer, World};
-use push::VapidKey;
 use serde_json::{Map, Value, json};
+use tokens_domain::MembershipKey;
+use tokens_domain::schedule::{NOTIFY_TIMER, PLANNED_RUNS, SWEEP};
+use tokens_local::binaries::workspace;
+use tokens_local::lambda::Function;
+use tokens_local::world::{NewStreamer, World};
+use tokens_push::VapidKey;
+use tokens_tests::aws::SimulatedAws;
+use tokens_tests::people::{refused_for_good, sender};
+use tokens_tests::requests::membership;
+use tokens_tests::settings::settings;
+use tokens_tests::template::{Template, elements, section, variables};
+use tokens_tests::{binary, world};
 
 const TIME_LEFT: Duration = Duration::from_mins(5);
 

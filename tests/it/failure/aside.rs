@@ -2,18 +2,18 @@
 
 use anyhow::{Context as _, Result};
 use chrono::TimeDelta;
-use domain::Clock as _;
-use domain::grant::GrantError;
-use domain::health::Finding;
-use domain::refresh::{Cycle, Limits};
-use domain::report::{Alarm, Outcome, Skip};
-use end_to_end::cycles::{forced, planned};
-use end_to_end::doomed::{has_newest_pair, until};
-use end_to_end::people::{device, reconnect, refused_before, refused_streamer};
-use end_to_end::requests::{authorization, host, membership, request};
-use end_to_end::{Ran, Sql as _, Still, on_write, run, tokens};
-use local::world::{NewStreamer, World};
 use serde_json::{Value, json};
+use tokens_domain::Clock as _;
+use tokens_domain::grant::GrantError;
+use tokens_domain::health::Finding;
+use tokens_domain::refresh::{Cycle, Limits};
+use tokens_domain::report::{Alarm, Outcome, Skip};
+use tokens_local::world::{NewStreamer, World};
+use tokens_tests::cycles::{forced, planned};
+use tokens_tests::doomed::{has_newest_pair, until};
+use tokens_tests::people::{device, reconnect, refused_before, refused_streamer};
+use tokens_tests::requests::{authorization, host, membership, request};
+use tokens_tests::{Ran, Sql as _, Still, on_write, run, tokens};
 
 const OTHERS: usize = 40;
 
@@ -47,7 +47,7 @@ async fn in_vain(still: &Still) -> Result<Ran> {
 }
 
 /// Aria, whose row has a fault, and others.
-async fn many(world: &World) -> Result<domain::StreamerId> {
+async fn many(world: &World) -> Result<tokens_domain::StreamerId> {
     let aria = world.add(NewStreamer::due("aria")).await?;
     world.add_all((0..OTHERS).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
     Ok(aria)
@@ -193,14 +193,14 @@ async fn a_row_that_becomes_unreadable_under_its_lease_is_set_aside() -> Result<
     world.sql("ALTER TABLE streamers ALTER twitch_display_name DROP NOT NULL").await?;
     let service = world.service(&[]).await?;
     // As it was found, before its name was gone.
-    let database = store::Database::open(world.config(&[])?.database).await?;
+    let database = tokens_store::Database::open(world.config(&[])?.database).await?;
     let page = database.authorized(None, still.now()).await?;
     let found = page.into_iter().map(|one| (one.streamer, one.token)).collect();
     sqlx::query("UPDATE streamers SET twitch_display_name = NULL WHERE id = $1")
         .bind(aria.0)
         .execute(&world.pool)
         .await?;
-    let cycle = Cycle { scope: domain::refresh::Scope::Listed(found), ..planned() };
+    let cycle = Cycle { scope: tokens_domain::refresh::Scope::Listed(found), ..planned() };
     fails_alone(&run(&service, &cycle).await, Alarm::Unreadable);
     still.turn(1);
     let again = run(&service, &cycle).await;
@@ -327,7 +327,11 @@ async fn rows_that_all_can_t_be_written_stop_the_cycle() -> Result<()> {
     // No time to try any of them again.
     let limits = Limits::of_request(still.clock.monotonic() + TimeDelta::seconds(3), None);
     let ran = run(&service, &Cycle { limits, ..planned() }).await;
-    assert!(ran.report.stopped.as_ref().is_some_and(domain::report::Stop::is_ours), "{:?}", ran.report);
+    assert!(
+        ran.report.stopped.as_ref().is_some_and(tokens_domain::report::Stop::is_ours),
+        "{:?}",
+        ran.report
+    );
     // What had been asked by then waits to be written.
     assert!(world.twitch.totals().token_requests < 700, "{:?}", world.twitch.totals());
     Ok(())

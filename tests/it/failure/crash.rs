@@ -11,15 +11,15 @@ mod notification;
 use std::time::Duration;
 
 use anyhow::Result;
-use domain::StreamerId;
-use end_to_end::doomed::{
+use serde_json::{Value, json};
+use tokens_domain::StreamerId;
+use tokens_local::twitch::{Gate, RefreshTokens};
+use tokens_local::world::{NewStreamer, StreamerRow, World};
+use tokens_tests::doomed::{
     LEASE, blocked, function, hang_up, has_newest_pair, kill_at, lease, lock, run, settled,
     three_minutes_later, until, world,
 };
-use end_to_end::wait_for_locks;
-use local::twitch::{Gate, RefreshTokens};
-use local::world::{NewStreamer, StreamerRow, World};
-use serde_json::{Value, json};
+use tokens_tests::wait_for_locks;
 
 fn planned() -> Value {
     json!({"trigger": "planned"})

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use chrono::TimeDelta;
-use domain::{StreamerId, TokenPair};
-use end_to_end::doomed::{
+use fastrand::Rng;
+use serde_json::{Value, json};
+use tokens_domain::{StreamerId, TokenPair};
+use tokens_local::twitch::RefreshTokens;
+use tokens_local::world::{NewStreamer, World};
+use tokens_tests::doomed::{
     LEASE, function, kill_at_or_let_end, lease, run, settled, stored, three_minutes_later, world,
 };
-use end_to_end::people::reconnect;
-use fastrand::Rng;
-use local::twitch::RefreshTokens;
-use local::world::{NewStreamer, World};
-use serde_json::{Value, json};
+use tokens_tests::people::reconnect;
 
 /// With this many streamers, this many rounds of up to [`KILLS`] kills.
 const STREAMERS: u64 = 60;
@@ -29,7 +29,7 @@ const IN_FLIGHT: &str = "8";
 /// A new seed, or the one that a failed run has printed.
 #[expect(clippy::print_stderr, reason = "a failure is repeated with its seed")]
 fn seed() -> Result<u64> {
-    let seed = match local::env::var("CRASH_SEED") {
+    let seed = match tokens_local::env::var("CRASH_SEED") {
         Some(text) => text.parse().context("CRASH_SEED is no whole number")?,
         None => getrandom::u64()?,
     };

@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 use chrono::TimeDelta;
-use domain::policy::{FailureKind, NotDue};
-use domain::report::{Outcome, Skip, Standing, Stop};
-use end_to_end::cycles::{failed_as, forced, planned, sweep};
-use end_to_end::people::refused_before;
-use end_to_end::{Sql as _, Still, run};
-use local::twitch::{Endpoint, Fault};
-use local::world::NewStreamer;
+use tokens_domain::policy::{FailureKind, NotDue};
+use tokens_domain::report::{Outcome, Skip, Standing, Stop};
+use tokens_local::twitch::{Endpoint, Fault};
+use tokens_local::world::NewStreamer;
+use tokens_tests::cycles::{failed_as, forced, planned, sweep};
+use tokens_tests::people::refused_before;
+use tokens_tests::{Sql as _, Still, run};
 
 /// Each answer over a socket; the rules by which it is read are tested in `twitch::answer`.
 #[tokio::test]

@@ -1,16 +1,16 @@
 //! Row-level security that hides rows from our login: what looks like "nothing to do" is a fault, and the text says which.
 
 use anyhow::{Context as _, Result};
-use domain::report::{Report, Stop};
-use end_to_end::cycles::planned;
-use end_to_end::people::{RecordingPush, deliver, device, notify_as, refused_before, refused_streamer};
-use end_to_end::requests::{membership, request};
-use end_to_end::roles::app_under_row_level_security;
-use end_to_end::{Sql as _, Still, run};
-use local::postgres::{Postgres, Settings as ServerSettings};
-use local::twitch::Settings;
-use local::world::{NewStreamer, World};
 use sqlx::postgres::PgConnectOptions;
+use tokens_domain::report::{Report, Stop};
+use tokens_local::postgres::{Postgres, Settings as ServerSettings};
+use tokens_local::twitch::Settings;
+use tokens_local::world::{NewStreamer, World};
+use tokens_tests::cycles::planned;
+use tokens_tests::people::{RecordingPush, deliver, device, notify_as, refused_before, refused_streamer};
+use tokens_tests::requests::{membership, request};
+use tokens_tests::roles::app_under_row_level_security;
+use tokens_tests::{Sql as _, Still, run};
 
 async fn world(postgres: &Postgres) -> Result<World> {
     let world = World::start(postgres, Settings::default()).await?;

@@ -3,14 +3,14 @@
 
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::policy::{RETRY_DELAY, deactivation_budget};
-use domain::schedule::Trigger;
-use end_to_end::Sql as _;
-use end_to_end::people::RecordingPush;
-use end_to_end::session::{Session, all_users_have_a_device, at, world_at_noon};
-use local::stage::Stage;
-use local::twitch::{Endpoint, Fault};
-use local::world::NewStreamer;
+use tokens_domain::policy::{RETRY_DELAY, deactivation_budget};
+use tokens_domain::schedule::Trigger;
+use tokens_local::stage::Stage;
+use tokens_local::twitch::{Endpoint, Fault};
+use tokens_local::world::NewStreamer;
+use tokens_tests::Sql as _;
+use tokens_tests::people::RecordingPush;
+use tokens_tests::session::{Session, all_users_have_a_device, at, world_at_noon};
 
 /// More than the outages that stop a cycle, fewer than a page.
 const COUNT: i32 = 50;

@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 use chrono::TimeDelta;
-use domain::report::{Outcome, Skip};
-use end_to_end::cycles::sweep;
-use end_to_end::{Sql as _, Still, run, with_change_at};
-use local::twitch::{Endpoint, Fault};
-use local::world::{NewStreamer, World};
+use tokens_domain::report::{Outcome, Skip};
+use tokens_local::twitch::{Endpoint, Fault};
+use tokens_local::world::{NewStreamer, World};
+use tokens_tests::cycles::sweep;
+use tokens_tests::{Sql as _, Still, run, with_change_at};
 
 const LIMITED: Fault = Fault::TooManyRequests { retry_after: Some(30), ratelimit_reset: None };
 

@@ -1,15 +1,15 @@
 //! A misconfiguration of ours that has been fixed makes its rows due at once; until then they are counted as waiting.
 
 use anyhow::Result;
-use domain::policy::NotDue;
-use domain::refresh::Cycle;
-use domain::report::{Alarm, Outcome, Skip};
-use domain::schedule::Trigger;
-use end_to_end::cycles::{forced, planned, sweep};
-use end_to_end::people::refused_for_good;
-use end_to_end::{Ran, Still, run};
-use local::twitch::{Endpoint, Fault, Settings, SimulatedTwitch};
-use local::world::NewStreamer;
+use tokens_domain::policy::NotDue;
+use tokens_domain::refresh::Cycle;
+use tokens_domain::report::{Alarm, Outcome, Skip};
+use tokens_domain::schedule::Trigger;
+use tokens_local::twitch::{Endpoint, Fault, Settings, SimulatedTwitch};
+use tokens_local::world::NewStreamer;
+use tokens_tests::cycles::{forced, planned, sweep};
+use tokens_tests::people::refused_for_good;
+use tokens_tests::{Ran, Still, run};
 
 const KEYS: (&str, &str) = ("TOKEN_KEYS", "2026:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=");
 const WRONG_KEYS: (&str, &str) = ("TOKEN_KEYS", "2026:OTg3NjU0MzIxMGFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=");

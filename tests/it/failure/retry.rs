@@ -4,12 +4,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Result;
-use domain::StreamerId;
-use end_to_end::{binary, world};
-use local::lambda::Function;
-use local::twitch::Fault;
-use local::world::NewStreamer;
 use serde_json::json;
+use tokens_domain::StreamerId;
+use tokens_local::lambda::Function;
+use tokens_local::twitch::Fault;
+use tokens_local::world::NewStreamer;
+use tokens_tests::{binary, world};
 use uuid::Uuid;
 
 #[tokio::test]

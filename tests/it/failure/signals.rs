@@ -4,22 +4,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
-use aws::AwsSignals;
-use aws::SignalsConfig;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use domain::CampaignId;
-use domain::Clock as _;
-use domain::Monotonic;
-use domain::StreamerId;
-use domain::policy::RefreshMode;
-use domain::ports::{EventPublisher, RetryScheduler, SignalError, StreamerDeactivated};
-use domain::refresh::{Cycle, Limits, SIGNAL_TIMEOUT};
-use domain::schedule::{Trigger, retry_minute};
-use end_to_end::aws::{Fault, Service, SimulatedAws};
-use end_to_end::{Still, run};
-use local::clock::TurnableClock;
-use local::world::NewStreamer;
 use serde_json::json;
+use tokens_aws::AwsSignals;
+use tokens_aws::SignalsConfig;
+use tokens_domain::CampaignId;
+use tokens_domain::Clock as _;
+use tokens_domain::Monotonic;
+use tokens_domain::StreamerId;
+use tokens_domain::policy::RefreshMode;
+use tokens_domain::ports::{EventPublisher, RetryScheduler, SignalError, StreamerDeactivated};
+use tokens_domain::refresh::{Cycle, Limits, SIGNAL_TIMEOUT};
+use tokens_domain::schedule::{Trigger, retry_minute};
+use tokens_local::clock::TurnableClock;
+use tokens_local::world::NewStreamer;
+use tokens_tests::aws::{Fault, Service, SimulatedAws};
+use tokens_tests::{Still, run};
 use uuid::Uuid;
 
 /// A still world and an AWS on the same clock.
@@ -37,7 +37,7 @@ impl Stage {
 
     /// What one process signals through.
     fn signals(&self) -> Result<AwsSignals> {
-        let config = service::config::signals(&self.aws.environment().into_iter().collect())?;
+        let config = tokens_service::config::signals(&self.aws.environment().into_iter().collect())?;
         Ok(AwsSignals::new(config, self.aws.access(), self.still.clock.clone()))
     }
 
@@ -109,7 +109,7 @@ async fn a_failure_arms_one_schedule_and_every_field_of_it_is_right() -> Result<
 async fn without_a_dead_letter_queue_none_is_named() -> Result<()> {
     let stage = Stage::new().await?;
     let environment = stage.aws.environment().into_iter().filter(|(name, _)| name != "RETRY_DLQ_ARN");
-    let config = service::config::signals(&environment.collect())?;
+    let config = tokens_service::config::signals(&environment.collect())?;
     let signals = AwsSignals::new(config, stage.aws.access(), stage.still.clock.clone());
     signals.arm_retry(stage.ahead(15)).await?;
     assert_eq!(stage.aws.schedules()[0].body["Target"].get("DeadLetterConfig"), None);
@@ -177,7 +177,7 @@ async fn what_is_not_allowed_is_reported_and_fails_no_cycle() -> Result<()> {
 #[tokio::test]
 async fn errors_hold_neither_secrets_nor_addresses() -> Result<()> {
     let stage = Stage::new().await?;
-    let config = || service::config::signals(&stage.aws.environment().into_iter().collect());
+    let config = || tokens_service::config::signals(&stage.aws.environment().into_iter().collect());
     let endpoint = stage.aws.endpoint().trim_start_matches("http://").to_owned();
     for fault in [Fault::Throttle, Fault::ServerError, Fault::AccessDenied, Fault::HangUp] {
         stage.aws.fault(Service::Scheduler, fault, 100);

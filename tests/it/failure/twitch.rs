@@ -3,20 +3,20 @@
 use std::pin::pin;
 
 use anyhow::Result;
-use domain::grant::GrantError;
-use domain::policy::FailureKind;
-use domain::ports::{Permit, RefreshError, Twitch as _};
-use domain::report::{Outcome, Stop};
-use domain::{CampaignId, MembershipKey, StreamerId};
-use end_to_end::cycles::{failed_as, planned};
-use end_to_end::entrance::Entrance;
-use end_to_end::requests::{membership, request};
-use end_to_end::{Still, run};
-use local::twitch::{Fault, Settings};
-use local::world::NewStreamer;
-use service::Host;
+use tokens_domain::grant::GrantError;
+use tokens_domain::policy::FailureKind;
+use tokens_domain::ports::{Permit, RefreshError, Twitch as _};
+use tokens_domain::report::{Outcome, Stop};
+use tokens_domain::{CampaignId, MembershipKey, StreamerId};
+use tokens_local::twitch::{Fault, Settings};
+use tokens_local::world::NewStreamer;
+use tokens_service::Host;
+use tokens_tests::cycles::{failed_as, planned};
+use tokens_tests::entrance::Entrance;
+use tokens_tests::requests::{membership, request};
+use tokens_tests::{Still, run};
+use tokens_twitch::TwitchClient;
 use tokio::net::TcpListener;
-use twitch::TwitchClient;
 use uuid::Uuid;
 
 #[tokio::test]

@@ -7,22 +7,22 @@ mod checks;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use api::Context;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use chrono::{DateTime, Utc};
-use domain::refresh::Cycle;
-use domain::report::Report;
-use domain::schedule::Trigger;
-use domain::{Caller, CampaignId, MembershipKey, StreamerId};
-use end_to_end::requests::{CALLER, REQUEST_ID, authorization_path, authorizations_path, membership};
-use end_to_end::{Still, run};
-use local::twitch::Gate;
-use local::world::NewStreamer;
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
+use tokens_api::Context;
+use tokens_domain::refresh::Cycle;
+use tokens_domain::report::Report;
+use tokens_domain::schedule::Trigger;
+use tokens_domain::{Caller, CampaignId, MembershipKey, StreamerId};
+use tokens_local::twitch::Gate;
+use tokens_local::world::NewStreamer;
+use tokens_tests::requests::{CALLER, REQUEST_ID, authorization_path, authorizations_path, membership};
+use tokens_tests::{Still, run};
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -66,7 +66,7 @@ impl Scene {
     async fn with(changes: &[(&str, &str)]) -> Result<Self> {
         let still = Still::new().await?;
         let host = still.world.host(changes);
-        Ok(Self { still, router: api::whole(Arc::new(host)) })
+        Ok(Self { still, router: tokens_api::whole(Arc::new(host)) })
     }
 
     /// Sends a request of an authenticated caller.
@@ -146,7 +146,7 @@ impl Scene {
 
 /// The answer has the form that the description documents.
 fn is_described(method: &Method, path: &str, answer: &Answer) -> Result<()> {
-    let document = serde_json::to_value(api::document())?;
+    let document = serde_json::to_value(tokens_api::document())?;
     let segments: Vec<_> = path.split('/').collect();
     let paths = document["paths"].as_object().context("paths")?;
     let operations = paths.iter().find(|(template, _)| {

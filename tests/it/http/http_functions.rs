@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::MembershipKey;
-use domain::authorization::AUTHORIZATION;
-use end_to_end::requests::{
-    CALLER, REQUEST_ID, authorization, authorization_path, authorizations_path, check_path, event, membership,
-};
-use end_to_end::{binary, changed, world};
-use local::lambda::Function;
-use local::world::{NewStreamer, World};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
+use tokens_domain::MembershipKey;
+use tokens_domain::authorization::AUTHORIZATION;
+use tokens_local::lambda::Function;
+use tokens_local::world::{NewStreamer, World};
+use tokens_tests::requests::{
+    CALLER, REQUEST_ID, authorization, authorization_path, authorizations_path, check_path, event, membership,
+};
+use tokens_tests::{binary, changed, world};
 
 /// As much as API Gateway waits.
 const TIME_LEFT: Duration = Duration::from_secs(30);

@@ -2,17 +2,17 @@
 
 use anyhow::Result;
 use chrono::TimeDelta;
-use domain::health::{Detail, Finding, HealthReport, Issue, TwitchHealth};
-use domain::policy::NotDue;
-use domain::refresh::Cycle;
-use domain::report::{Outcome, Skip, Unusable};
-use domain::schedule::Trigger;
-use domain::{NoExpiry, StreamerId};
-use end_to_end::cycles::{forced, planned, sweep};
-use end_to_end::requests::{membership, request};
-use end_to_end::{Sql as _, Still, run};
-use local::twitch::{Endpoint, Fault};
-use local::world::{NewStreamer, World};
+use tokens_domain::health::{Detail, Finding, HealthReport, Issue, TwitchHealth};
+use tokens_domain::policy::NotDue;
+use tokens_domain::refresh::Cycle;
+use tokens_domain::report::{Outcome, Skip, Unusable};
+use tokens_domain::schedule::Trigger;
+use tokens_domain::{NoExpiry, StreamerId};
+use tokens_local::twitch::{Endpoint, Fault};
+use tokens_local::world::{NewStreamer, World};
+use tokens_tests::cycles::{forced, planned, sweep};
+use tokens_tests::requests::{membership, request};
+use tokens_tests::{Sql as _, Still, run};
 
 fn left(login: &str, minutes: i64) -> NewStreamer {
     NewStreamer {

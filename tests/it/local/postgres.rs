@@ -7,10 +7,10 @@ use std::time::Duration;
 use std::{fs, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use end_to_end::binary;
-use local::postgres::{Postgres, Server, Settings};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
+use tokens_local::postgres::{Postgres, Server, Settings};
+use tokens_tests::binary;
 
 /// Far more than stopping a server takes on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(30);

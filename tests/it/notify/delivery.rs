@@ -5,13 +5,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use end_to_end::people::{campaign, refused_before, refused_streamer, sender, subscribe, user};
-use end_to_end::{Sql as _, binary, changed, tokens, world};
-use local::lambda::Function;
-use local::push::{Fault, Settings, SimulatedPush};
-use local::world::World;
-use push::VapidKey;
 use serde_json::json;
+use tokens_local::lambda::Function;
+use tokens_local::push::{Fault, Settings, SimulatedPush};
+use tokens_local::world::World;
+use tokens_push::VapidKey;
+use tokens_tests::people::{campaign, refused_before, refused_streamer, sender, subscribe, user};
+use tokens_tests::{Sql as _, binary, changed, tokens, world};
 
 const TIME_LEFT: Duration = Duration::from_mins(2);
 

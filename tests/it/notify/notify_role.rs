@@ -1,13 +1,13 @@
 //! The database role of the function notify: it delivers the outbox, and can read no token.
 
 use anyhow::{Context as _, Result};
-use domain::notification::PushAnswer;
-use end_to_end::Still;
-use end_to_end::people::{RecordingPush, deliver, device, notify_as, refused_streamer, two_runs};
-use local::postgres::{Postgres, Settings};
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-use store::{MissingTables, migrate};
+use tokens_domain::notification::PushAnswer;
+use tokens_local::postgres::{Postgres, Settings};
+use tokens_store::{MissingTables, migrate};
+use tokens_tests::Still;
+use tokens_tests::people::{RecordingPush, deliver, device, notify_as, refused_streamer, two_runs};
 
 /// Every session begins as a member of the group that has put the group's role on.
 fn as_notify(url: &str) -> Result<PgConnectOptions> {

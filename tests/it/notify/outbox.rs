@@ -8,17 +8,17 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use chrono::TimeDelta;
-use domain::Clock as _;
-use domain::notification::{Next, PushAnswer};
-use domain::notify::NotifyReport;
-use domain::ports::Outbox as _;
-use end_to_end::people::{
+use serde_json::Value;
+use tokens_domain::Clock as _;
+use tokens_domain::notification::{Next, PushAnswer};
+use tokens_domain::notify::NotifyReport;
+use tokens_domain::ports::Outbox as _;
+use tokens_store::PgOutbox;
+use tokens_tests::people::{
     RecordingPush, campaign, deliver, device, notify, only_row, outbox, prefer, refused_streamer, two_runs,
     user,
 };
-use end_to_end::{Sql as _, Still};
-use serde_json::Value;
-use store::PgOutbox;
+use tokens_tests::{Sql as _, Still};
 
 /// A deactivated streamer with this one device, whose notification is due.
 async fn one_device() -> Result<Still> {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use chrono::TimeDelta;
-use domain::notification::{PushAnswer, Subscription};
-use domain::ports::{Push, PushMessage};
-use local::clock::TurnableClock;
-use local::push::{Fault, Received, Settings, SimulatedPush};
-use push::{Loopback, Vapid, VapidKey, WebPush};
 use serde_json::json;
+use tokens_domain::notification::{PushAnswer, Subscription};
+use tokens_domain::ports::{Push, PushMessage};
+use tokens_local::clock::TurnableClock;
+use tokens_local::push::{Fault, Received, Settings, SimulatedPush};
+use tokens_push::{Loopback, Vapid, VapidKey, WebPush};
 
 /// A push service and a sender on one clock that stands still.
 struct Scene {

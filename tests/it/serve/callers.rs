@@ -1,10 +1,10 @@
 //! Who may call `tokens serve`, and by which names.
 
 use anyhow::{Context as _, Result};
-use domain::MembershipKey;
-use end_to_end::requests::{authorization_path, authorizations_path, check_path, membership};
-use end_to_end::{tokens, world};
-use local::world::NewStreamer;
+use tokens_domain::MembershipKey;
+use tokens_local::world::NewStreamer;
+use tokens_tests::requests::{authorization_path, authorizations_path, check_path, membership};
+use tokens_tests::{tokens, world};
 
 use super::server::{KEY, Server};
 

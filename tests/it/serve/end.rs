@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use end_to_end::doomed::{has_newest_pair, settled, three_minutes_later, until, world as with_tokens};
-use end_to_end::requests::{authorization_path, membership};
-use local::twitch::RefreshTokens;
-use local::world::{NewStreamer, World};
+use tokens_local::twitch::RefreshTokens;
+use tokens_local::world::{NewStreamer, World};
+use tokens_tests::doomed::{has_newest_pair, settled, three_minutes_later, until, world as with_tokens};
+use tokens_tests::requests::{authorization_path, membership};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
@@ -47,7 +47,7 @@ async fn a_server_that_is_asked_to_end_finishes_cycle_and_requests() -> Result<(
             }
         };
         soon("the closed port", refused).await?;
-        gates.into_iter().for_each(local::twitch::Gate::release);
+        gates.into_iter().for_each(tokens_local::twitch::Gate::release);
         let granted = grant.await??;
         assert_eq!((granted.status, &granted.body["authorized"]), (200, &true.into()), "{granted:?}");
         assert_eq!(server.ended().await?, Some(0), "{:?}", server.log());

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use end_to_end::doomed::lock;
-use end_to_end::requests::{authorization_path, membership};
-use end_to_end::{wait_for_locks, world};
-use local::world::{NewStreamer, World};
+use tokens_local::world::{NewStreamer, World};
+use tokens_tests::doomed::lock;
+use tokens_tests::requests::{authorization_path, membership};
+use tokens_tests::{wait_for_locks, world};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;

@@ -4,12 +4,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use end_to_end::doomed::{until, world as with_tokens};
-use end_to_end::relay::{Refusal, Relay};
-use end_to_end::requests::{authorization_path, check_path, membership};
-use end_to_end::{binary, changed, tokens, world};
-use local::twitch::{Fault, RefreshTokens};
-use local::world::NewStreamer;
+use tokens_local::twitch::{Fault, RefreshTokens};
+use tokens_local::world::NewStreamer;
+use tokens_tests::doomed::{until, world as with_tokens};
+use tokens_tests::relay::{Refusal, Relay};
+use tokens_tests::requests::{authorization_path, check_path, membership};
+use tokens_tests::{binary, changed, tokens, world};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 

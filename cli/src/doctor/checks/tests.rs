@@ -1,9 +1,9 @@
 //! What is well, a warning and a fault.
 
 use chrono::TimeZone;
-use domain::authorization::AUTHORIZATION;
-use domain::ports::Outage;
-use domain::{Streamer, StreamerId, TokenState};
+use tokens_domain::authorization::AUTHORIZATION;
+use tokens_domain::ports::Outage;
+use tokens_domain::{Streamer, StreamerId, TokenState};
 use uuid::Uuid;
 
 use super::*;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 /// The files and what is to be in them.
 pub fn files() -> [(PathBuf, String); 2] {
-    let document = serde_json::to_value(token_refresh_api::document()).expect("a document of texts and maps");
+    let document = serde_json::to_value(tokens_api::document()).expect("a document of texts and maps");
     let mut page = String::new();
     write_page(&mut page, &document).expect("a text takes whatever is written");
     let json = serde_json::to_string_pretty(&document).expect("it was a value before") + "\n";
@@ -20,7 +20,7 @@ fn write_page(page: &mut String, document: &Value) -> Result {
     writeln!(page, "# HTTP API: reference\n")?;
     writeln!(
         page,
-        "Made from [openapi.json](openapi.json) by `cargo run -p token-refresh-api --example openapi`; [http-api.md](http-api.md)"
+        "Made from [openapi.json](openapi.json) by `cargo run -p tokens-api --example openapi`; [http-api.md](http-api.md)"
     )?;
     writeln!(page, "says how it is used. Each answer of a function carries the header `x-request-id`.")?;
     let mut problems = BTreeMap::new();

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use store::network::{address, is_near};
+use tokens_store::network::{address, is_near};
 use url::{Host, Url};
 
 use super::Reader;

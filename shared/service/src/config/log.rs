@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use telemetry::{LevelFilter, LogConfig, LogFormat};
+use tokens_telemetry::{LevelFilter, LogConfig, LogFormat};
 
 use super::{ConfigError, Reader, Source};
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::presentation::{Locale, Presentation};
 use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
-use store::network::is_near;
+use tokens_store::network::is_near;
 use zeroize::Zeroizing;
 
 use super::{ConfigError, Reader, Secret, Source};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
-use store::network::address;
+use tokens_store::network::address;
 use url::Host;
 use zeroize::Zeroizing;
 

@@ -1,6 +1,6 @@
 //! Where signals go: EventBridge Scheduler for retries, an EventBridge bus for domain events. Both may be absent.
 
-use aws::{RetryConfig, SignalsConfig};
+use tokens_aws::{RetryConfig, SignalsConfig};
 
 use super::{ConfigError, Reader, Source};
 

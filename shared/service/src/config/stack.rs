@@ -1,6 +1,6 @@
 //! Settings of a deployed stack, for the command.
 
-use aws::{Sdk, stack};
+use tokens_aws::{Sdk, stack};
 
 use super::{ConfigError, Source};
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use twitch::{ClientSecret, Credentials, TwitchConfig};
+use tokens_twitch::{ClientSecret, Credentials, TwitchConfig};
 use url::Url;
 
 use super::source::TWITCH_ID_URL_ALLOW;

@@ -1,7 +1,7 @@
 //! Which way a password may go to the database.
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use store::network::{address, is_near, is_private};
+use tokens_store::network::{address, is_near, is_private};
 use url::Url;
 
 use super::Reader;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use aws::SignalsConfig;
-use cipher::TokenCipher;
-use domain::policy::Policy;
 use sqlx::postgres::PgConnectOptions;
-use twitch::TwitchConfig;
+use tokens_aws::SignalsConfig;
+use tokens_cipher::TokenCipher;
+use tokens_domain::policy::Policy;
+use tokens_twitch::TwitchConfig;
 
 use super::{Reader, Secret, Source, VapidConfig};
 

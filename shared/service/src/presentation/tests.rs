@@ -1,10 +1,10 @@
 //! What a person reads, and that it fits.
 
 use chrono::{DateTime, TimeZone, Utc};
-use domain::notification::Subscription;
-use domain::{CampaignId, StreamerId};
 use proptest::prelude::*;
 use serde_json::Value;
+use tokens_domain::notification::Subscription;
+use tokens_domain::{CampaignId, StreamerId};
 use uuid::Uuid;
 
 use super::*;

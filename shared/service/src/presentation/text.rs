@@ -1,6 +1,6 @@
 //! Every text that a person reads in a notification, in every language.
 
-use domain::notification::{AlsoLost, Campaigns, Notification, Role};
+use tokens_domain::notification::{AlsoLost, Campaigns, Notification, Role};
 
 use super::Locale;
 

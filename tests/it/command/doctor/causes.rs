@@ -1,9 +1,9 @@
 //! What keeps us from a database, from Twitch and from AWS: the doctor says what it really is, in each kind of way.
 
 use anyhow::Result;
-use end_to_end::aws::SimulatedAws;
-use end_to_end::{changed, tokens, world};
 use futures::future::try_join_all;
+use tokens_tests::aws::SimulatedAws;
+use tokens_tests::{changed, tokens, world};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 

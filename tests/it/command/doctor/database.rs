@@ -5,16 +5,16 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use end_to_end::people::{campaign, device, refused_before, refused_streamer, user};
-use end_to_end::requests::{authorization_path, authorizations_path, check_path, event, membership};
-use end_to_end::roles::{app_under_row_level_security, app_with_password, as_app, hostile_search_path};
-use end_to_end::{Sql as _, binary, changed, tokens};
-use local::binaries::workspace;
-use local::lambda::Function;
-use local::postgres::{Postgres, Settings as ServerSettings};
-use local::twitch::Settings;
-use local::world::{NewStreamer, World};
 use serde_json::{Value, json};
+use tokens_local::binaries::workspace;
+use tokens_local::lambda::Function;
+use tokens_local::postgres::{Postgres, Settings as ServerSettings};
+use tokens_local::twitch::Settings;
+use tokens_local::world::{NewStreamer, World};
+use tokens_tests::people::{campaign, device, refused_before, refused_streamer, user};
+use tokens_tests::requests::{authorization_path, authorizations_path, check_path, event, membership};
+use tokens_tests::roles::{app_under_row_level_security, app_with_password, as_app, hostile_search_path};
+use tokens_tests::{Sql as _, binary, changed, tokens};
 
 use super::{Environment, doctor, sql, well, with};
 

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use domain::MembershipKey;
-use end_to_end::doomed::{
+use serde_json::Value;
+use tokens_domain::MembershipKey;
+use tokens_local::twitch::{Endpoint, Fault, RefreshTokens};
+use tokens_local::world::{NewStreamer, StreamerRow, World};
+use tokens_tests::doomed::{
     LEASE, blocked, function, has_newest_pair, kill_at, lease, lock, run, settled, three_minutes_later,
     until, world,
 };
-use end_to_end::requests::{authorization, authorization_path, event, membership};
-use local::twitch::{Endpoint, Fault, RefreshTokens};
-use local::world::{NewStreamer, StreamerRow, World};
-use serde_json::Value;
+use tokens_tests::requests::{authorization, authorization_path, event, membership};
 
 /// Aria authorizes a campaign, and the function dies of it.
 struct Granting {

@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use domain::StreamerId;
-use end_to_end::aws::SimulatedAws;
-use end_to_end::doomed::{
+use serde_json::{Value, json};
+use tokens_domain::StreamerId;
+use tokens_local::push::{Fault, SimulatedPush};
+use tokens_local::twitch::RefreshTokens;
+use tokens_local::world::World;
+use tokens_push::VapidKey;
+use tokens_tests::aws::SimulatedAws;
+use tokens_tests::doomed::{
     CLAIM, LEASE, TURN, blocked, function, half_a_minute_later, hang_up, kill_at, lease, lock, run, settled,
     three_minutes_later, world,
 };
-use end_to_end::people::{campaign, refused_before, refused_streamer, sender, subscribe, user};
-use local::push::{Fault, SimulatedPush};
-use local::twitch::RefreshTokens;
-use local::world::World;
-use push::VapidKey;
-use serde_json::{Value, json};
+use tokens_tests::people::{campaign, refused_before, refused_streamer, sender, subscribe, user};
 use tokio::net::TcpListener;
 
 use super::{planned, retry};
@@ -30,7 +30,7 @@ struct Doom {
 impl Doom {
     async fn new() -> Result<Self> {
         let world = world(RefreshTokens::OneTime, Duration::ZERO).await?;
-        let push = SimulatedPush::start(local::push::Settings::default()).await?;
+        let push = SimulatedPush::start(tokens_local::push::Settings::default()).await?;
         let (aria, account) = refused_streamer(&world, "aria").await?;
         refused_before(&world, aria).await?;
         subscribe(&world, account, &push.subscribe("aria's phone")).await?;

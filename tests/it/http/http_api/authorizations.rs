@@ -5,13 +5,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use axum::http::StatusCode;
 use chrono::TimeDelta;
-use domain::schedule::Trigger;
-use end_to_end::people::{campaign, user};
-use end_to_end::requests::{CALLER, authorization, sessions, waits_for_a_lease};
-use end_to_end::run;
-use local::twitch::{Endpoint, Fault};
-use local::world::NewStreamer;
 use serde_json::{Value, json};
+use tokens_domain::schedule::Trigger;
+use tokens_local::twitch::{Endpoint, Fault};
+use tokens_local::world::NewStreamer;
+use tokens_tests::people::{campaign, user};
+use tokens_tests::requests::{CALLER, authorization, sessions, waits_for_a_lease};
+use tokens_tests::run;
 
 use super::{Scene, time, unauthorized};
 
@@ -106,7 +106,7 @@ async fn a_revocation_ends_the_authorization_at_once_and_exactly() -> Result<()>
     assert_eq!(scene.revoke(key).await?.status, StatusCode::NO_CONTENT);
     assert_eq!(scene.status(key).await?.body["expires_at"], revoked["expires_at"], "the first one counts");
     assert_eq!(sessions(world, key).await?, [(granted_at, revoked_at)], "no sweep has seen it");
-    let swept = run(&world.service(&[]).await?, &domain::refresh::Cycle::new(Trigger::Sweep)).await;
+    let swept = run(&world.service(&[]).await?, &tokens_domain::refresh::Cycle::new(Trigger::Sweep)).await;
     assert_eq!(swept.report.total, 0, "nothing is refreshed for it any more");
 
     // A grant of the application's own, which no run of ours has seen.

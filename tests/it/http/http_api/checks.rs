@@ -3,12 +3,12 @@
 use anyhow::{Context as _, Result};
 use axum::http::StatusCode;
 use chrono::TimeDelta;
-use domain::CampaignId;
-use domain::schedule::Trigger;
-use end_to_end::requests::{CALLER, waits_for_a_lease};
-use local::twitch::{Endpoint, Fault};
-use local::world::NewStreamer;
 use serde_json::{Value, json};
+use tokens_domain::CampaignId;
+use tokens_domain::schedule::Trigger;
+use tokens_local::twitch::{Endpoint, Fault};
+use tokens_local::world::NewStreamer;
+use tokens_tests::requests::{CALLER, waits_for_a_lease};
 
 use super::{Answer, Scene, time, unauthorized};
 

@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use chrono::TimeDelta;
-use domain::notification::{PushAnswer, TIME_TO_LIVE};
-use domain::notify::NotifyReport;
-use end_to_end::Still;
-use end_to_end::people::{
+use tokens_domain::notification::{PushAnswer, TIME_TO_LIVE};
+use tokens_domain::notify::NotifyReport;
+use tokens_tests::Still;
+use tokens_tests::people::{
     RecordingPush, deliver, device, notify, only_row, outbox, refused_streamer, two_runs,
 };
 

@@ -1,15 +1,15 @@
 //! The service worker shows one notice of a kind, so the newest names all streamers that are still lost for its person.
 
 use anyhow::Result;
-use domain::attempt::Stored;
-use domain::ports::Store as _;
-use domain::{Clock as _, StreamerId};
-use end_to_end::Still;
-use end_to_end::people::{
+use serde_json::Value;
+use tokens_domain::attempt::Stored;
+use tokens_domain::ports::Store as _;
+use tokens_domain::{Clock as _, StreamerId};
+use tokens_store::{Database, PgStore};
+use tokens_tests::Still;
+use tokens_tests::people::{
     RecordingPush, campaign, deactivation, deliver, device, endpoint, notify, outbox, refused_streamer, user,
 };
-use serde_json::Value;
-use store::{Database, PgStore};
 use uuid::Uuid;
 
 /// Corvin, with a phone, and the streamers of his campaigns, each in one of its own.

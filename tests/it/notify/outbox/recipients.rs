@@ -4,19 +4,19 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::attempt::Stored;
-use domain::notification::{Campaigns, Recipient, Role};
-use domain::notify::NotifyReport;
-use domain::ports::Store as _;
-use domain::report::{Outcome, Standing};
-use domain::{CampaignId, Clock as _};
-use end_to_end::people::{
+use serde_json::Value;
+use tokens_domain::attempt::Stored;
+use tokens_domain::notification::{Campaigns, Recipient, Role};
+use tokens_domain::notify::NotifyReport;
+use tokens_domain::ports::Store as _;
+use tokens_domain::report::{Outcome, Standing};
+use tokens_domain::{CampaignId, Clock as _};
+use tokens_store::{Database, PgStore};
+use tokens_tests::people::{
     RecordingPush, campaign, deactivation, deliver, device, endpoint, notify, only_row, outbox, prefer,
     refused_streamer, two_runs, user,
 };
-use end_to_end::{Ran, Still};
-use serde_json::Value;
-use store::{Database, PgStore};
+use tokens_tests::{Ran, Still};
 
 use super::one_device;
 
