@@ -46,9 +46,8 @@ impl Connecting {
         let mut user_code = None;
         while user_code.is_none() {
             let line = lines.next_line().await?;
-            let line = match line {
-                Some(line) => line,
-                None => bail!("it ended before it gave a code: {:?}", child.wait_with_output().await?),
+            let Some(line) = line else {
+                bail!("it ended before it gave a code: {:?}", child.wait_with_output().await?);
             };
             user_code =
                 line.strip_prefix("and confirm the code ").map(|code| code.trim_end_matches('.').to_owned());

@@ -30,9 +30,12 @@ fn gaps(coverage: &Coverage, histories: &Histories<'_>, streamer: StreamerId) ->
     coverage.broken.iter().filter(of).flat_map(lines).collect()
 }
 
+/// Name, session, refreshes, stored expiry, gaps.
+type Row = (&'static str, (i64, i64, i64), &'static str, Option<i64>, &'static [&'static str]);
+
 /// Histories of one session each, in minutes: its name; the session and how long it counts; the refreshes, each as
 /// `outcome @ minute: expiry before > expiry after`; the expiry that is stored now; the gaps.
-const HISTORIES: &[(&str, (i64, i64, i64), &str, Option<i64>, &[&str])] = &[
+const HISTORIES: &[Row] = &[
     (
         "a perfect session",
         (0, 720, 720),

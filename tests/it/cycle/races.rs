@@ -158,7 +158,9 @@ async fn runs_that_deactivate_at_once_share_one_budget() -> Result<()> {
     let at = still.clock.monotonic();
     let (done, others, released) =
         tokio::join!(one.deactivate(first, at), other.deactivate(second, at), both_wait);
-    (done?, others?, released?);
+    released?;
+    done?;
+    others?;
     let deactivated = world.count("SELECT count(*) FROM token_refresh.deactivations").await?;
     assert_eq!(deactivated, 3, "the budget of six streamers");
     Ok(())
