@@ -122,11 +122,11 @@ mod tests {
     #[test]
     fn each_state_has_its_words() {
         let now = Utc.with_ymd_and_hms(2026, 11, 23, 20, 0, 0).unwrap();
-        let status = |login: &str, token| {
+        let until = |until, login: &str, token| {
             let streamer = Streamer::new(StreamerId(Uuid::nil()), login, login.to_uppercase());
-            let authorized = Authorized { streamer, until: now + TimeDelta::hours(2), token };
-            Status::new(authorized, Policy::default(), true, now)
+            Status::new(Authorized { streamer, until, token }, Policy::default(), true, now)
         };
+        let status = |login: &str, token| until(now + TimeDelta::hours(2), login, token);
         let living = |left| TokenState { expires_at: Some(now + left), ..TokenState::default() };
         let failure = Failure::first(FailureKind::Refusal, now - TimeDelta::minutes(5));
         let statuses = [
@@ -140,7 +140,7 @@ mod tests {
             ),
             status("failed", TokenState { failure: Some(failure), ..living(TimeDelta::minutes(-5)) }),
             status("unknown", TokenState::default()),
-            Status { authorized_until: NO_END, ..status("bot", living(TimeDelta::minutes(235))) },
+            until(NO_END, "bot", living(TimeDelta::minutes(235))),
         ];
         insta::assert_snapshot!(text(&statuses, now), @r"
         STREAMER           TOKEN EXPIRES  LAST REFRESH         LAST FAILURE                 NEXT TRIGGER         AUTHORIZED FOR  ID
@@ -148,7 +148,6 @@ mod tests {
         SOON (soon)        in 1 h 15      2026-11-23 18:00:00  -                            20:22 sweep          2 h 00          00000000-0000-0000-0000-000000000000
         FAILED (failed)    expired        -                    2026-11-23 19:55:00 refusal  20:10 retry          2 h 00          00000000-0000-0000-0000-000000000000
         UNKNOWN (unknown)  unknown        -                    -                            20:07 sweep          2 h 00          00000000-0000-0000-0000-000000000000
-
         BOT (bot)          in 3 h 55      -                    -                            23:07 sweep          no end          00000000-0000-0000-0000-000000000000
 
         5 authorized; times are UTC, now 2026-11-23 20:00:00

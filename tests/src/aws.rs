@@ -319,7 +319,8 @@ impl SimulatedAws {
         let requests = self.server.received_requests().await.expect("requests are recorded");
         let text = |request: &Request| {
             let body = String::from_utf8_lossy(&request.body);
-            format!("{} {}\n{:?}\n{body}", request.method, request.url, request.headers)
+            let query = request.url.query().map(|query| format!("?{query}")).unwrap_or_default();
+            format!("{} {}{query}\n{:?}\n{body}", request.method, request.url.path(), request.headers)
         };
         requests.iter().map(text).collect()
     }
