@@ -21,7 +21,7 @@ use crate::output::{self, time, times_are_utc};
   tokens connect
   tokens connect --scopes channel:manage:polls chat:read")]
 pub struct Arguments {
-    /// What the tokens are to be good for: scopes of Twitch's. Without it, those of REQUIRED_SCOPES, or else `channel:manage:polls`.
+    /// The scopes of the tokens; by default those of `REQUIRED_SCOPES`, or else `channel:manage:polls`.
     #[arg(long, num_args = 1.., value_delimiter = ' ', value_name = "SCOPE")]
     scopes: Vec<String>,
 }
