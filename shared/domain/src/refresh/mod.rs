@@ -1,9 +1,9 @@
 //! The cycle: *refresh what is due now*. Every trigger runs this one path: load, decide, (stop here in a dry run,)
 //! claim, ask Twitch, write.
 //!
-//! Four parts run side by side: [`lease`] reads the authorized streamers page by page and leases what is due, [`ask`] keeps a
-//! bounded number of calls to Twitch in flight, [`write`] stores what has arrived in batches, and [`announce`] arms retries
-//! and publishes deactivations. [`judge`] serves two of them, where an answer of Twitch's is not enough. All run on the
+//! Four parts run side by side: `lease` reads the authorized streamers page by page and leases what is due, `ask` keeps a
+//! bounded number of calls to Twitch in flight, `write` stores what has arrived in batches, and `announce` arms retries
+//! and publishes deactivations. `judge` serves two of them, where an answer of Twitch's is not enough. All run on the
 //! caller's task: nothing is spawned, and dropping the future stops everything. Bounded channels between them hold back the
 //! one that is ahead; a slow database never keeps an answer of Twitch's from being read.
 
