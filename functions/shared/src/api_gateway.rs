@@ -4,7 +4,7 @@
 //! Who asks stands in the event's request context, which API Gateway writes after IAM has authenticated the caller. Nothing
 //! that a client sends ends up there. A route that has lost its authorizer has no caller in it, and is refused.
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::Body;
@@ -33,14 +33,16 @@ const LOCAL_ACCOUNT: &str = "000000000000";
 /// Serves routes to API Gateway. Only requests of callers of the function's own account reach them.
 pub(crate) async fn serve(routes: fn(Arc<Host>) -> Router) -> Result<(), Error> {
     let (environment, shutdown) = (crate::start()?, Shutdown::listen());
-    let routes = routes(Arc::new(crate::host(environment, &shutdown)));
+    let (host, router) = (Arc::new(crate::host(environment, &shutdown)), OnceLock::new());
     let answer = async |request| {
-        Ok::<_, Infallible>(shutdown.event(written_after(answer(routes.clone(), request))).await)
+        let router = || router.get_or_init(|| routes(host.clone())).clone();
+        Ok::<_, Infallible>(shutdown.event(written_after(answer(router, request))).await)
     };
     shutdown.serve(lambda_http::run(service_fn(answer))).await
 }
 
-async fn answer(routes: Router, request: Request) -> Response {
+/// The routes are made for the first caller that is let in, so that the function starts sooner.
+async fn answer(routes: impl FnOnce() -> Router, request: Request) -> Response {
     let lambda = request.lambda_context();
     let Some(RequestContext::ApiGatewayV2(gateway)) = request.request_context_ref() else {
         return refuse(Problem::CallerUnidentified, &lambda.request_id);
@@ -63,7 +65,7 @@ async fn answer(routes: Router, request: Request) -> Response {
         deadline: crate::deadline(lambda.deadline),
     });
     // A router is always ready and never fails.
-    routes.oneshot(request).await.unwrap_or_else(|never: Infallible| match never {})
+    routes().oneshot(request).await.unwrap_or_else(|never: Infallible| match never {})
 }
 
 /// The caller, if it belongs to the account that the function runs in.
@@ -136,7 +138,7 @@ mod tests {
         lambda.deadline = 1_795_813_200_000;
         lambda.invoked_function_arn = arn.to_owned();
         let request = lambda_http::request::from_str(&event.to_string()).unwrap();
-        let response = answer(routes(), request.with_lambda_context(lambda)).await;
+        let response = answer(routes, request.with_lambda_context(lambda)).await;
         let (parts, body) = response.into_parts();
         (parts.status, String::from_utf8(to_bytes(body, usize::MAX).await.unwrap().to_vec()).unwrap())
     }
