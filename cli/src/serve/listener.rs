@@ -15,7 +15,7 @@ use tokens_domain::CancellationToken;
 use tokio::net::TcpListener;
 use tokio::select;
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::door::Peer;
 
@@ -34,11 +34,16 @@ const MAX_HEADERS: usize = 64;
 /// After a failed accept (most likely no file descriptor is left), so that the loop doesn't spin.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// How long connections may take to close. Requests are answered in tasks of their own, which are waited for elsewhere.
-const CLOSING: Duration = Duration::from_secs(20);
+/// How long it may take to send what has been answered.
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Serves until `stop`, and then until each open request is answered.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+/// Serves until `stop`, and then until each open request is answered, which `all_answered` waits for.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+    all_answered: impl Future<Output = ()>,
+) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -78,6 +83,12 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         });
     }
     drop(listener);
-    // A connection on which half a request waits for its rest is not idle.
-    let _ = timeout(CLOSING, graceful.shutdown()).await;
+    // A connection on which half a request waits for its rest does not close by itself.
+    select! {
+        () = graceful.shutdown() => {}
+        () = async {
+            all_answered.await;
+            sleep(SEND_TIMEOUT).await;
+        } => {}
+    }
 }

@@ -24,7 +24,7 @@ use tokens_domain::schedule::Trigger;
 use tokens_domain::{CancellationToken, Clock, SystemClock};
 use tokens_service::config::{Secret, ServeConfig, Source};
 use tokens_service::scheduler::{CycleAlarm, DeliveryAlarm, Scheduler};
-use tokens_service::{DeliveryError, Host, Notifier, Opened, Process, with_secrets};
+use tokens_service::{Host, Notifier, Opened, Process, with_secrets};
 use tokens_telemetry::metrics::{Exporter, start_prometheus};
 use tokens_telemetry::{log_deliveries, log_delivery, log_panics};
 use tokio::net::TcpListener;
@@ -89,16 +89,25 @@ pub async fn run(environment: Source, arguments: &Arguments, process: Process) -
     let router = router(&host, &door, &readiness, &exporter);
 
     let mut parts = JoinSet::new();
-    parts.spawn(listener::serve(listener, router, stop.clone()));
+    let all_answered = {
+        let door = door.clone();
+        async move { door.all_answered().await }
+    };
+    parts.spawn(listener::serve(listener, router, stop.clone(), all_answered));
     parts.spawn(work(host, notifier, scheduler, readiness, stop.clone()));
     parts.spawn(tidy(exporter, stop.clone()));
     tracing::info!(%address, "listening");
     let ended = async {
+        let mut failure = Ok(());
         while let Some(part) = parts.join_next().await {
-            part.context("a part of the server has failed")?;
+            if part.is_err() {
+                failure = part.context("a part of the server has failed");
+                // The others finish what is in flight.
+                stop.cancel();
+            }
         }
         door.all_answered().await;
-        anyhow::Ok(ExitCode::SUCCESS)
+        failure.map(|()| ExitCode::SUCCESS)
     };
     let too_late = async {
         stop.cancelled().await;
@@ -212,9 +221,10 @@ async fn deliveries(
     stop: &CancellationToken,
 ) {
     let Some(notifier) = notifier else { return };
-    let deliver = async |notifier: Arc<Notifier>, _| {
+    let deliver = async || {
+        let notifier = notifier.current(None).await?;
         let deadline = notifier.monotonic() + DELIVERY_TIMEOUT;
-        Ok::<_, DeliveryError>(notifier.run(Some(deadline), &log_delivery).await?)
+        anyhow::Ok(notifier.run(Some(deadline), &log_delivery).await?)
     };
     let mut alarm = DeliveryAlarm::new(scheduler, host.now());
     while !stop.is_cancelled() {
@@ -225,7 +235,7 @@ async fn deliveries(
             }
             continue;
         }
-        match notifier.run(None, deliver).await {
+        match deliver().await {
             Ok(report) => log_deliveries(&report),
             Err(error) => {
                 tracing::error!("the delivery of notifications failed, and the timer repeats it: {error}");

@@ -33,10 +33,10 @@ const LOCAL_ACCOUNT: &str = "000000000000";
 /// Serves routes to API Gateway. Only requests of callers of the function's own account reach them.
 pub(crate) async fn serve(routes: fn(Arc<Host>) -> Router) -> Result<(), Error> {
     let (environment, shutdown) = (crate::start()?, Shutdown::listen());
-    let (host, router) = (Arc::new(crate::host(environment, &shutdown)), OnceLock::new());
+    let (host, made) = (Arc::new(crate::host(environment, &shutdown)), OnceLock::new());
     let answer = async |request| {
-        let router = || router.get_or_init(|| routes(host.clone())).clone();
-        Ok::<_, Infallible>(shutdown.event(written_after(answer(router, request))).await)
+        let get = || made.get_or_init(|| routes(host.clone())).clone();
+        Ok::<_, Infallible>(shutdown.event(written_after(answer(get, request))).await)
     };
     shutdown.serve(lambda_http::run(service_fn(answer))).await
 }

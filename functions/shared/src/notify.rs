@@ -3,14 +3,11 @@
 //! It is the only function that calls addresses which users gave us. It needs no Twitch secret and no token key, and its database
 //! role can read no token.
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 use serde_json::Value;
-use tokens_domain::Monotonic;
-use tokens_domain::notify::{MIN_RUN, NotifyReport};
+use tokens_domain::notify::MIN_RUN;
 use tokens_service::shutdown::Shutdown;
-use tokens_service::{DeliveryError, Notifier, Opened, Process};
+use tokens_service::{Notifier, Opened, Process};
 use tokens_telemetry::{log_deliveries, log_delivery};
 
 use crate::Error;
@@ -51,21 +48,19 @@ pub async fn notify() -> Result<(), Error> {
     let (environment, shutdown) = (crate::start()?, Shutdown::listen());
     let opened = &Opened::<Notifier>::new(environment, Process::stopped_by(shutdown.signal()));
     crate::serve(shutdown, async |Wake, deadline| {
-        let report = opened.run(None, async |notifier, _| deliver(notifier, deadline).await).await?;
+        let notifier = opened.current(None).await?;
+        if deadline.is_some_and(|at| at - notifier.monotonic() < MIN_RUN) {
+            return Err(format!(
+                "no time to begin: a delivery may take {} s; give the function a timeout of at least a minute",
+                MIN_RUN.num_seconds()
+            )
+            .into());
+        }
+        let report = notifier.run(deadline, &log_delivery).await?;
         log_deliveries(&report);
         Ok(report)
     })
     .await
-}
-
-async fn deliver(
-    notifier: Arc<Notifier>,
-    deadline: Option<Monotonic>,
-) -> Result<NotifyReport, DeliveryError> {
-    if deadline.is_some_and(|at| at - notifier.monotonic() < MIN_RUN) {
-        return Err(DeliveryError::NoTime);
-    }
-    Ok(notifier.run(deadline, &log_delivery).await?)
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ const SLOW_DOWN: Duration = Duration::from_secs(5);
 
 /// No streamer is asked to confirm such a code.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the simulated Twitch waits for nobody to confirm the code ‘{user_code}’")]
+#[error("no code ‘{user_code}’ waits to be confirmed at the simulated Twitch")]
 pub struct UnknownCode {
     pub user_code: String,
 }

@@ -79,7 +79,7 @@ fn grant(simulation: &Simulation, form: &Form) -> Answer {
         Some(id) if id != settings.client_id => return Answer::invalid_client(),
         Some(_) => {}
     }
-    // Whoever confirms the code shows more than a secret would.
+    // A confirmed code proves more than a secret would.
     if form.get("grant_type") == Some(device::GRANT_TYPE) {
         return device::tokens(simulation, form);
     }

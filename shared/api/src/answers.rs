@@ -63,7 +63,7 @@ impl IntoResponses for StatusAnswers {
     fn responses() -> Responses {
         let later = Authorization::of(membership(), now() + TimeDelta::hours(1));
         answers(
-            success("The authorization; `authorized` is false if there is none.", "Authorization", &later),
+            success("The authorization; `authorized` is false without one.", "Authorization", &later),
             of_membership(),
         )
     }

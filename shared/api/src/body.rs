@@ -158,7 +158,7 @@ pub(crate) struct StreamerReport {
     /// When the access token expires, if known.
     #[schema(required)]
     pub token_expires_at: Option<DateTime<Utc>>,
-    /// When the authorization of this campaign ends or has ended; null if there is none: the game master's own
+    /// When the authorization of this campaign ends or has ended; null without one: the game master's own
     /// channel needs none.
     #[schema(required)]
     pub authorization_expires_at: Option<DateTime<Utc>>,

@@ -105,6 +105,12 @@ async fn send(method: Method, path: &str, body: impl Into<Body>) -> Answer {
     ask(request.body(body.into()).unwrap()).await
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_end_is_not_waited_for() {
+    let endless = Body::from_stream(futures::stream::pending::<Result<String, std::io::Error>>());
+    send(Method::POST, "/fine", endless).await.is(Problem::UnexpectedBody);
+}
+
 #[tokio::test]
 async fn nobody_gets_in_without_a_context_whatever_the_headers_say() {
     let forged = |header: Option<&str>| {

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::service::Service;
 
 /// Each takes seconds with 100,000 streamers; what takes longer is given up.
-const LONGEST: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Service {
     /// Does what follows a cycle, in a host that is killed at `deadline`.
@@ -34,11 +34,11 @@ impl Service {
         work: impl Future<Output = Result<(), StoreError>>,
     ) {
         let left = deadline
-            .map_or(LONGEST, |at| (at - DEADLINE_MARGIN - self.monotonic()).to_std().unwrap_or_default());
+            .map_or(TIMEOUT, |at| (at - DEADLINE_MARGIN - self.monotonic()).to_std().unwrap_or_default());
         let done = tokio::select! {
             biased;
             () = self.stop().cancelled() => return,
-            done = timeout(left.min(LONGEST), work) => done,
+            done = timeout(left.min(TIMEOUT), work) => done,
         };
         let failure = match done {
             Ok(Ok(())) => return,

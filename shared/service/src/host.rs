@@ -16,7 +16,7 @@ use tokens_telemetry::{HealthCheckLog, RefreshLog};
 use tokio::time::Instant;
 
 use crate::config::{RefreshConfig, Secret, Source};
-use crate::opened::{MayBlameSecret, Open, OpenError, Opened, Opening};
+use crate::opened::{Open, OpenError, Opened, Opening};
 use crate::process::Process;
 use crate::service::{RunError, Service};
 
@@ -76,7 +76,7 @@ impl Host {
     ///
     /// If it can't be opened.
     pub async fn service(&self) -> Result<Arc<Service>, OpenError> {
-        Ok(self.0.current(None).await?.0)
+        self.0.current(None).await
     }
 
     /// Opens the service, unless it is open, and waits until `give_up_at` for a database that is away.
@@ -99,9 +99,12 @@ impl Host {
     ///
     /// If nothing could be opened, or the cycle stopped for what needs the operator.
     pub async fn run(&self, cycle: &Cycle, deadline: Option<Monotonic>) -> Result<Report, RunError> {
+        let blames = |error: &RunError| {
+            matches!(error, RunError::Stopped(Stop::Misconfigured(_) | Stop::UnknownKey(_)))
+        };
         let ran = self
             .0
-            .run(cycle.limits.start, async |service: Arc<Service>, keys_are_current| {
+            .run(cycle.limits.start, blames, async |service: Arc<Service>, keys_are_current| {
                 service.run(&Cycle { keys_are_current, ..cycle.clone() }).await
             })
             .await;
@@ -142,8 +145,9 @@ impl Host {
         request: &Request,
     ) -> Result<Membership, GrantError> {
         let answer_by = request.answer_by(self.monotonic(), GRANT_TIMEOUT);
+        let blames = |error: &GrantError| matches!(error, GrantError::Secrets(_));
         self.0
-            .run(Some(answer_by), async |service: Arc<Service>, keys_are_current| {
+            .run(Some(answer_by), blames, async |service: Arc<Service>, keys_are_current| {
                 let cycles =
                     service.cycles(Some(twitch_until(answer_by, &service))).map_err(OpenError::from)?;
                 let cycle = Cycle { keys_are_current, ..request.cycle(Trigger::Grant, answer_by) };
@@ -190,8 +194,9 @@ impl Host {
     /// campaign without streamers is no error.
     pub async fn check(&self, campaign: CampaignId, request: &Request) -> Result<HealthReport, CheckError> {
         let began = self.monotonic();
+        let blames = |error: &CheckError| matches!(error, CheckError::Secrets(_));
         self.0
-            .run(None, async |service: Arc<Service>, keys_are_current| {
+            .run(None, blames, async |service: Arc<Service>, keys_are_current| {
                 let time = service.health_check_timeout();
                 let answer_by = request.answer_by(began, time);
                 let cycles =
@@ -208,12 +213,12 @@ impl Host {
     }
 
     /// Reads or writes with what is open, without Twitch.
-    async fn with<R, E, F, D>(&self, work: impl Fn(Arc<Service>) -> F) -> Result<R, D>
+    async fn with<R, E, F, D>(&self, work: impl FnOnce(Arc<Service>) -> F) -> Result<R, D>
     where
         F: Future<Output = Result<R, E>>,
-        D: From<E> + From<OpenError> + MayBlameSecret,
+        D: From<E> + From<OpenError>,
     {
-        self.0.run(None, async |service, _| Ok(work(service).await?)).await
+        Ok(work(self.0.current(None).await?).await?)
     }
 }
 
@@ -251,29 +256,5 @@ impl From<OpenError> for CheckError {
             OpenError::Store(error) => Self::Store(error),
             other => Self::Ours(other.to_string()),
         }
-    }
-}
-
-impl MayBlameSecret for OpenError {
-    fn may_blame_secret(&self) -> bool {
-        false
-    }
-}
-
-impl MayBlameSecret for RunError {
-    fn may_blame_secret(&self) -> bool {
-        matches!(self, Self::Stopped(Stop::Misconfigured(_) | Stop::UnknownKey(_)))
-    }
-}
-
-impl MayBlameSecret for GrantError {
-    fn may_blame_secret(&self) -> bool {
-        matches!(self, Self::Secrets(_))
-    }
-}
-
-impl MayBlameSecret for CheckError {
-    fn may_blame_secret(&self) -> bool {
-        matches!(self, Self::Secrets(_))
     }
 }

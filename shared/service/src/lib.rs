@@ -20,7 +20,7 @@ pub mod shutdown;
 mod signals;
 
 pub use self::host::{Host, Request};
-pub use self::notifier::{DeliveryError, Notifier};
+pub use self::notifier::Notifier;
 pub use self::opened::{Open, OpenError, Opened, Opening};
 pub use self::process::Process;
 pub use self::secrets::with_secrets;

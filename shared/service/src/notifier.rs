@@ -2,39 +2,15 @@
 
 use std::sync::Arc;
 
-use tokens_domain::notify::{MIN_RUN, NotifyReport, NotifyService, Observer};
+use tokens_domain::notify::{NotifyReport, NotifyService, Observer};
 use tokens_domain::ports::StoreError;
 use tokens_domain::{Clock, Monotonic};
 use tokens_push::{Loopback, Vapid, WebPush};
 use tokens_store::{Database, Login, PgOutbox, Purpose};
 
 use crate::config::{NotifyConfig, Secret, Source};
-use crate::opened::{MayBlameSecret, Open, OpenError, Opening};
+use crate::opened::{Open, OpenError, Opening};
 use crate::process::Process;
-
-/// Nothing, or not all, could be delivered.
-#[derive(Debug, thiserror::Error)]
-pub enum DeliveryError {
-    /// A delivery may take longer than is left.
-    #[error(
-        "no time to begin: a delivery may take {} s; give the function a timeout of at least a minute",
-        MIN_RUN.num_seconds()
-    )]
-    NoTime,
-    /// Nothing could be opened.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The database failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl MayBlameSecret for DeliveryError {
-    /// A VAPID key that push services refuse is no error of a delivery.
-    fn may_blame_secret(&self) -> bool {
-        false
-    }
-}
 
 /// Delivers what is due in the outbox.
 pub struct Notifier {

@@ -106,8 +106,8 @@ impl<T: Open> Opened<T> {
         self.value.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Does this with what is open; once more, if it fails by what a secret says. `work` hears whether the secrets were read just
-    /// now, or stand in the environment: then there is nothing newer.
+    /// Does this with what is open; once more, if it fails by what a secret may have said, which `may_blame_secret` knows. `work`
+    /// hears whether the secrets were read just now, or stand in the environment: then nothing newer can be had.
     ///
     /// # Errors
     ///
@@ -115,23 +115,34 @@ impl<T: Open> Opened<T> {
     pub async fn run<R, E, F>(
         &self,
         give_up_at: Option<Monotonic>,
+        may_blame_secret: impl Fn(&E) -> bool,
         work: impl Fn(Arc<T>, bool) -> F,
     ) -> Result<R, E>
     where
-        E: From<OpenError> + MayBlameSecret,
+        E: From<OpenError>,
         F: Future<Output = Result<R, E>>,
     {
-        let (value, is_current) = self.current(give_up_at).await?;
+        let (value, is_current) = self.look_up(give_up_at).await?;
         match work(value.clone(), is_current).await {
-            Err(error) if !is_current && error.may_blame_secret() => {
+            Err(error) if !is_current && may_blame_secret(&error) => {
                 work(self.renewed(&value).await, true).await
             }
             done => done,
         }
     }
 
-    /// What is open, opened again if that was a while ago and a secret has changed; and whether nothing newer can be had.
-    pub(crate) async fn current(&self, give_up_at: Option<Monotonic>) -> Result<(Arc<T>, bool), OpenError> {
+    /// What is open, opened again if that was a while ago and a secret has changed. A database that is away is waited for until
+    /// `give_up_at`.
+    ///
+    /// # Errors
+    ///
+    /// If nothing can be opened.
+    pub async fn current(&self, give_up_at: Option<Monotonic>) -> Result<Arc<T>, OpenError> {
+        Ok(self.look_up(give_up_at).await?.0)
+    }
+
+    /// The same, and whether nothing newer can be had.
+    async fn look_up(&self, give_up_at: Option<Monotonic>) -> Result<(Arc<T>, bool), OpenError> {
         let mut current = match (self.opened(), self.current.try_lock()) {
             // Another event looks meanwhile: what is open serves until it has found something.
             (Some(value), Err(_)) => return Ok((value, self.secrets.are_none())),
@@ -211,10 +222,4 @@ impl<T> Current<T> {
     fn is_current(&self, now: DateTime<Utc>) -> bool {
         self.is_newest && self.is_settled(now)
     }
-}
-
-/// An error whose cause may be a secret that has changed.
-pub trait MayBlameSecret {
-    /// Whether that is possible.
-    fn may_blame_secret(&self) -> bool;
 }

@@ -100,7 +100,7 @@ piece AS (
         -- A token that another writer replaced, and that died before the session, is taken to be replaced by then.
         (false, CASE WHEN stated IS NOT NULL AND doubtful_at <= granted_at THEN dead_at ELSE doubtful_at END, dead_at,
          CASE WHEN stated IS NULL AND promised IS NULL THEN 'the expiry is not known'
-              ELSE 'another writer stored a token, nobody knows when' END)
+              ELSE 'another writer stored a token at an unknown time' END)
     ) AS part (dead, begins_at, stops_at, reason)
     -- The first is what nearly all fail, before the pieces are looked at.
     WHERE judged.doubtful_at < least(judged.stops_at, counts_until)

@@ -40,6 +40,25 @@ pub struct HistoryEntry {
     pub caller: Option<String>,
 }
 
+/// Deletes a part of a table of ours: what is older by this column.
+macro_rules! forget_before {
+    ($table:literal, $time:literal, $before:expr) => {
+        sqlx::query!(
+            "DELETE FROM token_refresh."
+                + $table
+                + " WHERE ctid = ANY(ARRAY(SELECT ctid FROM token_refresh."
+                + $table
+                + " WHERE "
+                + $time
+                + " < $1 ORDER BY "
+                + $time
+                + " LIMIT $2))",
+            $before,
+            PART
+        )
+    };
+}
+
 impl Database {
     /// The last `limit` refreshes of a streamer, the newest first.
     pub async fn history(&self, id: StreamerId, limit: i64) -> Result<Vec<HistoryEntry>, StoreError> {
@@ -113,51 +132,10 @@ impl Database {
     /// Forgets what is older than 30 days, a part at a time: what is forgotten stays so if there is no time for the rest.
     pub async fn forget_old_history(&self, now: DateTime<Utc>) -> Result<(), StoreError> {
         let before = now - HISTORY_KEPT;
-        self.forget(|| {
-            sqlx::query!(
-                r#"
-                DELETE FROM token_refresh.refreshes WHERE ctid = ANY(ARRAY(
-                    SELECT ctid FROM token_refresh.refreshes WHERE started_at < $1 ORDER BY started_at LIMIT $2))
-                "#,
-                before,
-                PART
-            )
-        })
-        .await?;
-        self.forget(|| {
-            sqlx::query!(
-                r#"
-                DELETE FROM token_refresh.deactivations WHERE ctid = ANY(ARRAY(
-                    SELECT ctid FROM token_refresh.deactivations WHERE deactivated_at < $1
-                    ORDER BY deactivated_at LIMIT $2))
-                "#,
-                before,
-                PART
-            )
-        })
-        .await?;
-        self.forget(|| {
-            sqlx::query!(
-                r#"
-                DELETE FROM token_refresh.sessions WHERE ctid = ANY(ARRAY(
-                    SELECT ctid FROM token_refresh.sessions WHERE ends_at < $1 ORDER BY ends_at LIMIT $2))
-                "#,
-                before,
-                PART
-            )
-        })
-        .await?;
-        self.forget(|| {
-            sqlx::query!(
-                r#"
-                DELETE FROM token_refresh.outbox WHERE ctid = ANY(ARRAY(
-                    SELECT ctid FROM token_refresh.outbox WHERE created_at < $1 ORDER BY created_at LIMIT $2))
-                "#,
-                before,
-                PART
-            )
-        })
-        .await
+        self.forget(|| forget_before!("refreshes", "started_at", before)).await?;
+        self.forget(|| forget_before!("deactivations", "deactivated_at", before)).await?;
+        self.forget(|| forget_before!("sessions", "ends_at", before)).await?;
+        self.forget(|| forget_before!("outbox", "created_at", before)).await
     }
 
     /// Repeats a deletion until it finds no whole part any more.

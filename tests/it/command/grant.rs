@@ -72,7 +72,7 @@ async fn what_is_not_granted_has_a_reason_and_what_to_do() -> Result<()> {
     let campaign = membership(&world, gone).await?.campaign.to_string();
     let others = [membership(&world, inactive).await?, membership(&world, pending).await?];
     let [of_inactive, of_pending] = others.map(|key| key.campaign.to_string());
-    let nobody = Uuid::new_v4().to_string();
+    let unknown = Uuid::new_v4().to_string();
     for (arguments, says) in [
         (["grant", &campaign, &gone.to_string()], "Invalid refresh token: have the streamer reconnect"),
         (["grant", &of_inactive, &inactive.to_string()], "is deactivated: have the streamer reconnect"),
@@ -80,10 +80,10 @@ async fn what_is_not_granted_has_a_reason_and_what_to_do() -> Result<()> {
             ["grant", &of_pending, &pending.to_string()],
             "has not accepted the campaign's invitation yet: have",
         ),
-        (["grant", &nobody, &gone.to_string()], "no campaign has this id: the table `campaigns`"),
-        (["grant", &campaign, &nobody], "no streamer has this id: the table `streamers`"),
+        (["grant", &unknown, &gone.to_string()], "no campaign has this id: the table `campaigns`"),
+        (["grant", &campaign, &unknown], "no streamer has this id: the table `streamers`"),
         (["grant", &campaign, &pending.to_string()], "no member of the campaign: invite"),
-        (["revoke", &nobody, &gone.to_string()], "nothing was revoked: no campaign has this id"),
+        (["revoke", &unknown, &gone.to_string()], "nothing was revoked: no campaign has this id"),
     ] {
         let printed = tokens(&environment, &arguments).await?;
         assert_eq!((printed.code, printed.stdout.as_str()), (1, ""), "{arguments:?}: {printed:?}");

@@ -158,7 +158,7 @@ const HISTORIES: &[Row] = &[
         (0, 720, 720),
         "refreshed @ 0: 10 > 235, refreshed @ 400: 460 > 800",
         Some(800),
-        &["unknown 235-400: another writer stored a token, nobody knows when"],
+        &["unknown 235-400: another writer stored a token at an unknown time"],
     ),
     (
         "another writer stored a token before the session",

@@ -1,5 +1,7 @@
-//! Settings in Secrets Manager, and their rotation while everything runs: the real function binaries on the simulated
-//! AWS, between two events and in the middle of a cycle. Whatever is rotated, nobody fails.
+//! Settings in Secrets Manager: when they are read, and what is said of wrong ones. How they are rotated while everything runs is in
+//! `rotation`.
+
+mod rotation;
 
 use std::fs::{File, read_to_string};
 use std::process::Stdio;
@@ -98,8 +100,8 @@ impl Kept {
         tokens(&self.environment, arguments).await
     }
 
-    /// Everybody's token is about to expire.
-    async fn everybody_is_due(&self) -> Result<()> {
+    /// All tokens are about to expire.
+    async fn all_are_due(&self) -> Result<()> {
         sqlx::query("UPDATE streamers SET token_expires_at = now() + interval '10 minutes'")
             .execute(&self.world.pool)
             .await?;
@@ -157,7 +159,7 @@ async fn secrets_are_read_once_in_a_process_and_only_where_they_are_named() -> R
     assert_eq!(tokens(&environment, &["status"]).await?.code, 0);
     assert_eq!(kept.asked(), 4);
 
-    kept.everybody_is_due().await?;
+    kept.all_are_due().await?;
     let plain = changed(
         kept.settings.iter().chain(&kept.environment).cloned().collect(),
         &PLACES.map(|(secret, ..)| (secret.variable(), "")),
@@ -165,172 +167,6 @@ async fn secrets_are_read_once_in_a_process_and_only_where_they_are_named() -> R
     let function = Function::start(&binary("scheduled-refresh").await?, &plain, Stdio::null()).await?;
     assert_refreshed(&function.invoke(planned(), TIME_LEFT).await?, 1);
     assert_eq!(kept.asked(), 4, "nobody is asked where no secret is named");
-    Ok(())
-}
-
-#[tokio::test]
-async fn twitchs_secret_is_rotated_between_two_events() -> Result<()> {
-    let mut kept = Kept::in_a_world().await?;
-    let many = (0..20).map(|n| NewStreamer::due(format!("s{n}"))).collect();
-    kept.world.add_all(many).await?;
-    let function = kept.function(&[]).await?;
-    assert_refreshed(&function.invoke(planned(), TIME_LEFT).await?, 20);
-
-    kept.world.twitch.change_client_secret("the-second-secret");
-    kept.change(&[("TWITCH_CLIENT_SECRET", "the-second-secret")]);
-    kept.everybody_is_due().await?;
-    assert_refreshed(&function.invoke(planned(), TIME_LEFT).await?, 20);
-    assert_eq!(kept.asked(), 6, "the three are read again once, for all that were refused");
-    Ok(())
-}
-
-#[tokio::test]
-async fn twitchs_secret_is_rotated_in_the_middle_of_a_cycle() -> Result<()> {
-    let mut kept = Kept::in_a_world().await?;
-    let id = kept.world.add(NewStreamer::due("aria")).await?;
-    let function = kept.function(&[]).await?;
-    let gate = kept.world.twitch.pause("aria")?;
-    let rotate = async {
-        gate.arrived().await;
-        kept.world.twitch.change_client_secret("the-second-secret");
-        kept.change(&[("TWITCH_CLIENT_SECRET", "the-second-secret")]);
-        gate.release();
-    };
-    let (report, ()) = tokio::join!(function.invoke(planned(), TIME_LEFT), rotate);
-    assert_refreshed(&report?, 1);
-    assert!(kept.is_live(id).await?);
-    Ok(())
-}
-
-#[tokio::test]
-async fn without_another_secret_the_cycle_stops_and_nobody_is_marked() -> Result<()> {
-    let kept = Kept::in_a_world().await?;
-    kept.world.add_all((0..20).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
-    let function = kept.function(&[]).await?;
-    kept.world.twitch.change_client_secret("the-second-secret");
-    let error = function.invoke(planned(), TIME_LEFT).await.unwrap_err();
-    assert!(error.error_message.contains("check TWITCH_CLIENT_ID"), "{error}");
-    let marked: i64 = sqlx::query_scalar("SELECT count(token_refresh_failed_at) FROM streamers")
-        .fetch_one(&kept.world.pool)
-        .await?;
-    assert_eq!(marked, 0);
-    Ok(())
-}
-
-/// A world on a server of its own, which the function enters as `app`.
-async fn with_a_password() -> Result<(Postgres, Kept)> {
-    binary("tokens").await?;
-    let postgres = Postgres::own(PostgresSettings::default()).await?;
-    app_with_password(postgres.server().context("it is ours")?, "the-first-password").await?;
-    let world = World::start(&postgres, Settings::default()).await?;
-    let mut kept = Kept::new(world, SimulatedAws::start().await?);
-    kept.password("the-first-password");
-    Ok((postgres, kept))
-}
-
-impl Kept {
-    fn password(&mut self, password: &str) {
-        let url = as_app(self.world.database_url(), password);
-        self.change(&[("DATABASE_URL", &url)]);
-    }
-}
-
-#[tokio::test]
-async fn the_databases_password_is_rotated_between_two_events() -> Result<()> {
-    let (postgres, mut kept) = with_a_password().await?;
-    let server = postgres.server().context("it is ours")?;
-    let pool = superuser(server).await?;
-    let function = kept.function(&[]).await?;
-    assert_refreshed(&function.invoke(planned(), TIME_LEFT).await?, 0);
-
-    change_password(server, "the-second-password").await?;
-    kept.password("the-second-password");
-    kept.world.add(NewStreamer::due("aria")).await?;
-    // What was open is closed, as after a night; a connection that was used within the last second is not tested.
-    let idle = "SELECT coalesce(bool_and(clock_timestamp() - state_change > interval '2 seconds'), true)
-                FROM pg_stat_activity WHERE usename = 'app'";
-    while !sqlx::query_scalar::<_, bool>(idle).fetch_one(&pool).await? {}
-    let closed = "SELECT count(pg_terminate_backend(pid)) = 0 FROM pg_stat_activity WHERE usename = 'app'";
-    while !sqlx::query_scalar::<_, bool>(closed).fetch_one(&pool).await? {}
-    assert_refreshed(&function.invoke(planned(), TIME_LEFT).await?, 1);
-    assert_eq!(kept.asked(), 4, "the database's secret alone is read again");
-    Ok(())
-}
-
-#[tokio::test]
-async fn the_databases_password_is_rotated_in_the_middle_of_a_cycle() -> Result<()> {
-    let (postgres, mut kept) = with_a_password().await?;
-    let id = kept.world.add(NewStreamer::due("aria")).await?;
-    let function = kept.function(&[]).await?;
-    let gate = kept.world.twitch.pause("aria")?;
-    let server = postgres.server().context("it is ours")?;
-    let rotate = async {
-        gate.arrived().await;
-        change_password(server, "the-second-password").await?;
-        kept.password("the-second-password");
-        // As when the server fails over: what was open is gone.
-        sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
-            .execute(&superuser(server).await?)
-            .await?;
-        gate.release();
-        anyhow::Ok(())
-    };
-    let (report, rotated) = tokio::join!(function.invoke(planned(), TIME_LEFT), rotate);
-    rotated?;
-    assert_refreshed(&report?, 1);
-    assert!(kept.is_live(id).await?);
-    Ok(())
-}
-
-#[tokio::test]
-async fn the_token_keys_are_rotated_between_two_events() -> Result<()> {
-    let mut kept = Kept::in_a_world().await?;
-    let id = kept.world.add(NewStreamer::due("aria")).await?;
-    let function = kept.function(&[]).await?;
-    assert_refreshed(&function.invoke(planned(), TIME_LEFT).await?, 1);
-
-    kept.change(&[("TOKEN_KEYS", &ring(&["2026", "2025"]))]);
-    // Somebody else writes with the new key already.
-    let printed = kept.tokens(&["refresh", &id.to_string(), "--force"]).await?;
-    assert_eq!((printed.code, kept.key(id).await?), (0, "2026".to_owned()), "{printed:?}");
-    kept.everybody_is_due().await?;
-    let asked = kept.asked();
-    assert_refreshed(&function.invoke(planned(), TIME_LEFT).await?, 1);
-    assert_eq!((kept.asked() - asked, kept.key(id).await?), (3, "2026".to_owned()));
-    assert!(kept.is_live(id).await?);
-    Ok(())
-}
-
-#[tokio::test]
-async fn the_token_keys_are_rotated_in_the_middle_of_a_cycle() -> Result<()> {
-    let mut kept = Kept::in_a_world().await?;
-    let first = NewStreamer { authorized_for: Some(TimeDelta::hours(1)), ..NewStreamer::due("first") };
-    kept.world.add(first).await?;
-    kept.world.add_all((0..8).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
-    let last = NewStreamer { authorized_for: Some(TimeDelta::hours(13)), ..NewStreamer::due("last") };
-    let last = kept.world.add(last).await?;
-    let function = kept.function(&[("TWITCH_MAX_IN_FLIGHT", "1")]).await?;
-    let gate = kept.world.twitch.pause("first")?;
-    let rotate = async {
-        gate.arrived().await;
-        kept.change(&[("TOKEN_KEYS", &ring(&["2026", "2025"]))]);
-        let printed = kept.tokens(&["refresh", &last.to_string(), "--force"]).await?;
-        assert_eq!((printed.code, kept.key(last).await?), (0, "2026".to_owned()), "{printed:?}");
-        kept.everybody_is_due().await?;
-        gate.release();
-        anyhow::Ok(())
-    };
-    let (report, rotated) = tokio::join!(function.invoke(planned(), TIME_LEFT), rotate);
-    rotated?;
-    // The cycle ran once more with the new keys, and skipped those that it had refreshed before.
-    let report = report?;
-    assert_eq!((&report["failed"], &report["stopped"]), (&json!(0), &Value::Null), "{report}");
-    let (refreshed, marked): (i64, i64) =
-        sqlx::query_as("SELECT count(last_token_refresh_at), count(token_refresh_failed_at) FROM streamers")
-            .fetch_one(&kept.world.pool)
-            .await?;
-    assert_eq!((refreshed, marked), (10, 0), "{report}");
-    assert!(kept.is_live(last).await?);
     Ok(())
 }
 
@@ -351,7 +187,7 @@ impl InProcess {
         Ok(Self { kept, clock, host })
     }
 
-    async fn everybody_is_refreshed(&self, count: u64) -> Result<()> {
+    async fn all_are_refreshed(&self, count: u64) -> Result<()> {
         sqlx::query("UPDATE streamers SET token_expires_at = $1")
             .bind(self.clock_now())
             .execute(&self.kept.world.pool)
@@ -367,16 +203,16 @@ impl InProcess {
 }
 
 #[tokio::test]
-async fn a_new_key_writes_after_a_quarter_of_an_hour_even_if_nobody_misses_it() -> Result<()> {
+async fn a_new_key_writes_after_15_min_even_if_no_token_needs_it() -> Result<()> {
     let mut here = InProcess::new().await?;
     let id = here.kept.world.add(NewStreamer::due("aria")).await?;
-    here.everybody_is_refreshed(1).await?;
+    here.all_are_refreshed(1).await?;
     here.kept.change(&[("TOKEN_KEYS", &ring(&["2026", "2025"]))]);
     here.clock.advance(Duration::from_mins(14));
-    here.everybody_is_refreshed(1).await?;
+    here.all_are_refreshed(1).await?;
     assert_eq!((here.kept.asked(), here.kept.key(id).await?), (3, "2025".to_owned()));
     here.clock.advance(Duration::from_mins(1));
-    here.everybody_is_refreshed(1).await?;
+    here.all_are_refreshed(1).await?;
     assert_eq!((here.kept.asked(), here.kept.key(id).await?), (6, "2026".to_owned()));
     Ok(())
 }
@@ -428,23 +264,23 @@ async fn each_request_looks_whether_the_secrets_have_changed() -> Result<()> {
 async fn while_secrets_manager_is_away_or_holds_nonsense_what_it_said_is_used() -> Result<()> {
     let here = InProcess::new().await?;
     here.kept.world.add(NewStreamer::due("aria")).await?;
-    here.everybody_is_refreshed(1).await?;
+    here.all_are_refreshed(1).await?;
     here.kept.aws.fault(Service::Secrets, Fault::AccessDenied, usize::MAX);
     here.clock.advance(Duration::from_mins(16));
-    here.everybody_is_refreshed(1).await?;
-    here.everybody_is_refreshed(1).await?;
+    here.all_are_refreshed(1).await?;
+    here.all_are_refreshed(1).await?;
     assert_eq!(here.kept.asked(), 6, "it is left alone for a minute");
     here.kept.aws.clear_faults();
     for nonsense in ["nonsense", r#"{"TOKEN_KEYS":1}"#, r#"{"TOKEN_KEYS":"nonsense"}"#, "{}"] {
         here.kept.aws.put_secret("polls/token-keys", nonsense);
         here.clock.advance(Duration::from_mins(16));
-        here.everybody_is_refreshed(1).await?;
+        here.all_are_refreshed(1).await?;
     }
     Ok(())
 }
 
 #[tokio::test]
-async fn what_is_refused_for_everybody_is_asked_for_once_and_then_again() -> Result<()> {
+async fn credentials_refused_for_all_are_read_once_and_then_again() -> Result<()> {
     let mut here = InProcess::new().await?;
     here.kept.world.add_all((0..20).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
     here.kept.world.twitch.change_client_secret("the-second-secret");
@@ -454,11 +290,11 @@ async fn what_is_refused_for_everybody_is_asked_for_once_and_then_again() -> Res
     assert_eq!(here.kept.asked(), 6, "a moment ago they were the same");
     here.kept.change(&[("TWITCH_CLIENT_SECRET", "the-second-secret")]);
     here.clock.advance(Duration::from_secs(10));
-    here.everybody_is_refreshed(20).await
+    here.all_are_refreshed(20).await
 }
 
 #[tokio::test]
-async fn a_key_that_nobody_has_is_asked_for_once_and_is_an_outage() -> Result<()> {
+async fn a_missing_key_is_read_for_once_and_is_an_outage() -> Result<()> {
     let here = InProcess::new().await?;
     let ids = here.kept.world.add_all((0..200).map(|n| NewStreamer::due(format!("s{n}"))).collect()).await?;
     sqlx::query("UPDATE streamers SET refresh_token_encrypted = 'v1.2027.AAAA.AAAA'")
@@ -509,7 +345,7 @@ async fn what_is_wrong_with_secrets_is_listed_at_once_by_name_and_without_a_valu
         ] {
             assert!(said.contains(fault), "{fault}\nin {said}");
         }
-        assert!(!said.contains("DATABASE_URL is missing"), "nobody knows that: {said}");
+        assert!(!said.contains("DATABASE_URL is missing"), "that is not known: {said}");
         for value in ["the-id", "another-id", "too-short", "c2hvcnQ"] {
             assert!(!said.contains(value), "{value} in {said}");
         }

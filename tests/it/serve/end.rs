@@ -59,6 +59,20 @@ async fn a_server_that_is_asked_to_end_finishes_cycle_and_requests() -> Result<(
 }
 
 #[tokio::test]
+async fn a_client_that_sends_half_a_request_does_not_hold_the_end_up() -> Result<()> {
+    let world = one_time().await?;
+    let mut server = Server::start(&world, &[]).await?;
+    let mut client = TcpStream::connect(&server.address).await?;
+    client.write_all(b"GET /healthz HT").await?;
+    // The server has read it: it answers what came later.
+    assert_eq!(server.ask("GET", "/healthz").await?.status, 200);
+    server.signal("TERM").await?;
+    assert_eq!(server.ended().await?, Some(0), "{:?}", server.log());
+    drop(client);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_second_signal_ends_a_server_at_once() -> Result<()> {
     let world = one_time().await?;
     world.add(NewStreamer::due("aria")).await?;

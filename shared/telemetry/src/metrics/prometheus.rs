@@ -20,7 +20,7 @@ impl Exporter {
         self.0.render()
     }
 
-    /// Has to be called now and then: times that nobody asks for would fill the memory.
+    /// Has to be called now and then: times that are never asked for would fill the memory.
     pub fn tidy(&self) {
         self.0.run_upkeep();
     }
